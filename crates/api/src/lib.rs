@@ -1,1 +1,9 @@
-//! Placeholder.
+//! The API model of Keelson: kinds, schemas, codecs, defaulting, validation, patches, selectors, quantities.
+//!
+//! Pure: no I/O, no clock, no randomness. Objects are [`serde_json::Value`]s; what is true of a kind stands in two
+//! tables ([`resources`] and `schema`) from which everything generic is driven, for built-in and custom kinds alike.
+
+pub mod field;
+pub mod gvk;
+pub mod resources;
+pub mod status;

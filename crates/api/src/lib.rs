@@ -1,9 +1,16 @@
 //! The API model of Keelson: kinds, schemas, codecs, defaulting, validation, patches, selectors, quantities.
 //!
 //! Pure: no I/O, no clock, no randomness. Objects are [`serde_json::Value`]s; what is true of a kind stands in two
-//! tables ([`resources`] and `schema`) from which everything generic is driven, for built-in and custom kinds alike.
+//! tables ([`resources`] and [`schema`]) from which everything generic is driven, for built-in and custom kinds alike.
 
+pub mod codec;
+pub mod duration;
 pub mod field;
 pub mod gvk;
+pub mod int_or_string;
+pub mod normalize;
+pub mod quantity;
 pub mod resources;
+pub mod schema;
 pub mod status;
+pub mod time;

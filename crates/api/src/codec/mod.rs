@@ -1,0 +1,4 @@
+//! Wire formats: JSON (with strict decoding) and YAML.
+
+pub mod json;
+pub mod yaml;

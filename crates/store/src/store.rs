@@ -149,20 +149,52 @@ pub enum WatchMessage {
     Lagged,
 }
 
+/// Where a backend's watch messages come from, one per running watch.
+#[async_trait]
+pub trait WatchSource: Send {
+    /// The next message; `None` when the store has shut down or after [`WatchMessage::Lagged`]. Must be cancel safe.
+    async fn next(&mut self) -> Option<WatchMessage>;
+
+    /// See [`WatchStream::request_progress`].
+    fn request_progress(&mut self) -> bool;
+}
+
 /// A running watch. Dropping it ends it. Cancel safe.
 pub struct WatchStream {
-    pub(crate) receiver: mpsc::Receiver<WatchMessage>,
+    source: Box<dyn WatchSource>,
 }
 
 impl WatchStream {
-    /// A stream that delivers what arrives at `receiver`; for backends.
+    /// A stream that delivers what arrives at `receiver`, without progress on request; for backends.
     pub fn new(receiver: mpsc::Receiver<WatchMessage>) -> Self {
-        Self { receiver }
+        Self::from_source(Box::new(receiver))
+    }
+
+    /// A stream that delivers what `source` gives; for backends.
+    pub fn from_source(source: Box<dyn WatchSource>) -> Self {
+        Self { source }
     }
 
     /// The next message; `None` when the store has shut down.
     pub async fn next(&mut self) -> Option<WatchMessage> {
-        self.receiver.recv().await
+        self.source.next().await
+    }
+
+    /// Asks for a [`WatchMessage::Progress`] once everything committed so far has been delivered; costs no I/O. False when the
+    /// backend cannot give one.
+    pub fn request_progress(&mut self) -> bool {
+        self.source.request_progress()
+    }
+}
+
+#[async_trait]
+impl WatchSource for mpsc::Receiver<WatchMessage> {
+    async fn next(&mut self) -> Option<WatchMessage> {
+        self.recv().await
+    }
+
+    fn request_progress(&mut self) -> bool {
+        false
     }
 }
 
@@ -195,10 +227,12 @@ pub trait Store: Send + Sync + 'static {
     async fn delete(&self, key: Bytes, precondition: Precondition) -> Result<WriteOutcome, Error>;
 
     /// Watches all keys under `prefix`. `from` is the first revision wanted (`None`: only what comes next).
-    /// A `from` at or below the compaction mark is `Error::Compacted`.
+    /// A `from` at or below the compaction mark is `Error::Compacted`. With `from`, a [`WatchMessage::Progress`] says when the
+    /// watch has caught up.
     async fn watch(&self, prefix: Bytes, from: Option<Revision>) -> Result<WatchStream, Error>;
 
-    /// Forgets history before `revision`: the newest version of each key at or before it stays.
+    /// Forgets history before `revision`: the newest version of each key at or before it stays. A revision at or below the
+    /// mark changes nothing; one above the newest is `Error::FutureRevision`.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
 
     /// Grants a lease of `ttl_seconds`.

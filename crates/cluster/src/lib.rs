@@ -1,1 +1,9 @@
-//! Placeholder.
+//! Lifecycle of a cluster on this machine: where its files are, how its processes start, join, stop and leave nothing behind.
+
+pub mod join;
+pub mod kubeconfig;
+pub mod paths;
+pub mod process;
+pub mod sandbox;
+pub mod token;
+pub mod underlay;

@@ -10,5 +10,7 @@ mod registry;
 mod table;
 
 pub use defaults::apply_defaults;
-pub use model::{DefId, Field, FieldExtra, List, ListType, Map, MapType, Object, PatchStrategy, Schema, TagPath};
+pub use model::{
+    DefId, Field, FieldExtra, List, ListType, Map, MapType, Object, PatchStrategy, Schema, TagPath,
+};
 pub use registry::{Registry, registry};

@@ -1,0 +1,7 @@
+//! Selectors of objects by labels and by fields, in upstream's syntax and with its error texts.
+
+mod field;
+mod label;
+
+pub use field::{FieldRequirement, FieldSelector, FieldSelectorError};
+pub use label::{LabelSelector, LabelSelectorError, Operator, Requirement};

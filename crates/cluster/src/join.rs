@@ -246,13 +246,17 @@ async fn fetch_authority(server: &str, expected: &str) -> Result<String, Error> 
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     for certificate in chain {
         let Ok(authority) = keelson_pki::Certificate::from_der(certificate) else { continue };
-        let Ok(key) = authority.public_key() else { continue };
-        let hash = format!("sha256:{}", hex::encode(Sha256::digest(key.spki())));
+        let Ok(hash) = authority_hash(&authority) else { continue };
         if authority.is_ca() && hash == expected {
             return Ok(authority.to_pem());
         }
     }
     Err(Error::WrongCluster { server: server.into(), expected: expected.into() })
+}
+
+/// The hash of an authority's public key, `sha256:…`.
+pub fn authority_hash(authority: &keelson_pki::Certificate) -> Result<String, keelson_pki::Error> {
+    Ok(format!("sha256:{}", hex::encode(Sha256::digest(authority.public_key()?.spki()))))
 }
 
 fn chain_reader() -> rustls::ClientConfig {

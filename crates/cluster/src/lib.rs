@@ -3,7 +3,11 @@
 pub mod join;
 pub mod kubeconfig;
 pub mod paths;
+pub mod preflight;
 pub mod process;
+pub mod progress;
 pub mod sandbox;
+pub mod settings;
 pub mod token;
 pub mod underlay;
+pub mod up;

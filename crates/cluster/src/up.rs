@@ -1,0 +1,286 @@
+//! `keelson up`: the server process in the background, then the sandboxed nodes, then Ready.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::paths::Paths;
+use crate::preflight;
+use crate::process::ProcessRecord;
+use crate::progress::{Progress, Step};
+use crate::sandbox::{self, NodeSpec};
+use crate::settings::{self, ClusterSettings, sandboxed_nodes};
+use crate::{join, kubeconfig, token};
+
+/// The cluster did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This machine is not fit.
+    #[error(transparent)]
+    Preflight(#[from] preflight::Error),
+    /// The data directory does not fit.
+    #[error(transparent)]
+    Settings(#[from] settings::Error),
+    /// The server process could not be started.
+    #[error("cannot start the server process")]
+    Spawn(#[source] io::Error),
+    /// The server process ended.
+    #[error("the server process ended before it was ready; the end of {log}:\n{tail}", log = log.display())]
+    ServerDied {
+        /// Its log.
+        log: PathBuf,
+        /// The last lines.
+        tail: String,
+    },
+    /// It took too long.
+    #[error("{what} was not ready within {seconds} s; see `keelson logs` and `keelson status`; the cluster goes on starting")]
+    TimedOut {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        seconds: u64,
+    },
+    /// The API refused something.
+    #[error("{operation} failed")]
+    Api {
+        /// What was tried.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The network of sandboxed nodes.
+    #[error(transparent)]
+    Underlay(#[from] crate::underlay::Error),
+    /// A sandboxed node.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    /// The user's kubeconfig.
+    #[error(transparent)]
+    Kubeconfig(#[from] kubeconfig::Error),
+    /// Keys.
+    #[error(transparent)]
+    Pki(#[from] keelson_pki::Error),
+    /// The underlay has no room for so many nodes.
+    #[error("{network} has no room for {nodes} nodes: use a larger --underlay-cidr")]
+    TooManyNodes {
+        /// The underlay.
+        network: ipnet::Ipv4Net,
+        /// How many were asked for.
+        nodes: u16,
+    },
+}
+
+fn api(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
+    move |source| Error::Api { operation, source: Box::new(source) }
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct UpOptions {
+    /// The directories.
+    pub paths: Paths,
+    /// The cluster.
+    pub settings: ClusterSettings,
+    /// Nodes in all.
+    pub nodes: u16,
+    /// Arguments for the server process, after the program's name.
+    pub server_arguments: Vec<String>,
+    /// Longest wait for everything.
+    pub timeout: Duration,
+    /// Merge the kubeconfig into this file.
+    pub merge_into: Option<PathBuf>,
+}
+
+/// What is there now.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// Whether it was merged, and where.
+    pub merged_into: Option<PathBuf>,
+    /// The nodes, all Ready.
+    pub nodes: Vec<String>,
+}
+
+/// The address of this machine's node: the default route's, else the underlay's first.
+pub fn default_node_ip(underlay: ipnet::Ipv4Net) -> IpAddr {
+    preflight::default_route_address()
+        .unwrap_or_else(|| underlay.hosts().next().unwrap_or(underlay.addr()).into())
+}
+
+/// Starts what is not running yet and waits until all nodes are Ready. Doing it again is harmless.
+pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Result<Summary, Error> {
+    let progress = Progress::new(report);
+    preflight::require_root()?;
+    preflight::require_kernel()?;
+    let existing = ClusterSettings::read(&options.paths)?;
+    if let Some(existing) = &existing {
+        existing.check_unchanged(&options.settings, &options.paths.data)?;
+    }
+    let mut settings = options.settings.clone();
+    settings.merged_into = options.merge_into.clone().or(existing.and_then(|e| e.merged_into));
+    let deadline = tokio::time::Instant::now() + options.timeout;
+    let within = |what: &str| {
+        let (what, seconds) = (what.to_owned(), options.timeout.as_secs());
+        move |_| Error::TimedOut { what, seconds }
+    };
+    if ProcessRecord::read_running(&options.paths.server_record()).is_some() {
+        progress.done("server process already running");
+    } else {
+        preflight::require_ports(settings.api_port)?;
+        settings.write(&options.paths)?;
+        tokio::time::timeout_at(deadline, start_server(options, &progress))
+            .await
+            .map_err(within("the API server"))??;
+    }
+    settings.write(&options.paths)?;
+    let client = keelson_client::client_from_kubeconfig(&options.paths.admin_kubeconfig())
+        .await
+        .map_err(|error| Error::Api { operation: "reading the administrator's kubeconfig", source: Box::new(error) })?;
+    let mut names = BTreeSet::from([settings.node_name.clone()]);
+    if options.nodes > 1 {
+        names.extend(start_nodes(options, &settings, &client).await?);
+        progress.done(format!("{} sandboxed nodes started", options.nodes - 1));
+    }
+    tokio::time::timeout_at(deadline, nodes_ready(&client, &names, &progress))
+        .await
+        .map_err(within("every node"))?
+        .map_err(|source| Error::Api { operation: "watching the nodes", source: Box::new(source) })?;
+    if let Some(target) = &options.merge_into {
+        kubeconfig::merge(&options.paths.admin_kubeconfig(), target)?;
+    }
+    Ok(Summary {
+        kubeconfig: options.paths.admin_kubeconfig(),
+        merged_into: options.merge_into.clone(),
+        nodes: names.into_iter().collect(),
+    })
+}
+
+/// Starts the server process and returns when it says that its API server and node are up.
+async fn start_server(options: &UpOptions, progress: &Progress<'_>) -> Result<(), Error> {
+    let log_path = options.paths.server_log();
+    std::fs::create_dir_all(options.paths.logs()).map_err(Error::Spawn)?;
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path).map_err(Error::Spawn)?;
+    let mut server = tokio::process::Command::new("/proc/self/exe")
+        .args(&options.server_arguments)
+        .env("KEELSON_BACKGROUND", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(Error::Spawn)?;
+    let stdout = server.stdout.take().ok_or_else(|| Error::Spawn(io::ErrorKind::BrokenPipe.into()))?;
+    let mut lines = BufReader::new(stdout).lines();
+    while let Some(line) = lines.next_line().await.map_err(Error::Spawn)? {
+        let Ok(step) = serde_json::from_str::<Step>(&line) else { continue };
+        progress.done(step.done);
+        if step.last {
+            return Ok(());
+        }
+    }
+    Err(Error::ServerDied { tail: tail(&log_path, 8), log: log_path })
+}
+
+fn tail(path: &std::path::Path, lines: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Starts the sandboxed nodes that are missing; the names of all of them.
+async fn start_nodes(
+    options: &UpOptions,
+    settings: &ClusterSettings,
+    client: &Client,
+) -> Result<Vec<String>, Error> {
+    let underlay = settings.underlay(&options.paths);
+    underlay.ensure().await?;
+    let mut names: Vec<String> = Vec::new();
+    for spec in sandboxed_nodes(&options.paths) {
+        if names.len() + 1 < usize::from(options.nodes) {
+            sandbox::start(&spec, &underlay).await?;
+            names.push(spec.name);
+        }
+    }
+    let mut number = 0;
+    while names.len() + 1 < usize::from(options.nodes) {
+        number += 1;
+        let name = format!("{}-{}", settings.node_name, number + 1);
+        if names.contains(&name) {
+            continue;
+        }
+        let address = underlay.address(number).ok_or(Error::TooManyNodes {
+            network: settings.underlay_cidr,
+            nodes: options.nodes,
+        })?;
+        let ca_hash = authority_hash(&options.paths)?;
+        let ttl = Some(jiff::SignedDuration::from_mins(30));
+        let token = token::create(client, &ca_hash, ttl, &format!("sandboxed node {name}"))
+            .await
+            .map_err(api("making a join token"))?;
+        let gateway = underlay.gateway();
+        let mut agent = vec![
+            format!("--server=https://{gateway}:{}", settings.api_port),
+            format!("--token={token}"),
+            format!("--node-name={name}"),
+            format!("--node-ip={address}"),
+        ];
+        if let Some(registries) = &settings.registries {
+            agent.push(format!("--registries={}", registries.display()));
+        }
+        let id = options.paths.id();
+        let spec = NodeSpec {
+            dir: options.paths.sandbox(&name),
+            cgroup: format!("/keelson-{id}-{}", number + 1),
+            link: format!("kl-{id}-{}", number + 1),
+            address,
+            prefix: settings.underlay_cidr.prefix_len(),
+            gateway,
+            agent,
+            name: name.clone(),
+        };
+        sandbox::start(&spec, &underlay).await?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// The hash of the cluster's authority, as join tokens carry it.
+pub fn authority_hash(paths: &Paths) -> Result<String, keelson_pki::Error> {
+    let path = paths.pki().join("ca.crt");
+    let text = keelson_pki::file::read(&path)?.unwrap_or_default();
+    join::authority_hash(&keelson_pki::Certificate::from_pem(&text)?)
+}
+
+/// Returns when all of `names` are Ready.
+async fn nodes_ready(client: &Client, names: &BTreeSet<String>, progress: &Progress<'_>) -> Result<(), watcher::Error> {
+    let api = Api::<Node>::all(client.clone());
+    let mut waiting = names.clone();
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    while !waiting.is_empty() {
+        // The server may be restarting; the watcher tries again by itself.
+        let Ok(event) = events.try_next().await else { continue };
+        let Some(watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = event else { continue };
+        let name = node.metadata.name.clone().unwrap_or_default();
+        if is_ready(&node) && waiting.remove(&name) {
+            progress.done(format!("node {name} Ready"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the node says that it is Ready.
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}

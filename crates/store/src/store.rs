@@ -91,7 +91,13 @@ impl RangeRequest {
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,
         };
-        Self { start, end, limit: 0, revision: None, count_only: false }
+        Self {
+            start,
+            end,
+            limit: 0,
+            revision: None,
+            count_only: false,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The contract suite over the embedded backend: once as it is in production, once with tiny journal segments so that
 //! everything goes through checkpoints.
 
+#![expect(clippy::unwrap_used, reason = "test code")]
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,7 +20,11 @@ struct Embedded {
 
 impl Embedded {
     fn new(options: Options) -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), options, open: Mutex::new(None) }
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            options,
+            open: Mutex::new(None),
+        }
     }
 }
 

@@ -28,11 +28,23 @@ pub(super) fn committed(outcome: WriteOutcome) -> (Revision, Option<KeyValue>) {
 }
 
 async fn put(store: &Arc<dyn Store>, key: &str, value: &str) -> Revision {
-    committed(store.put(bytes(key), bytes(value), Precondition::None, None).await.unwrap()).0
+    committed(
+        store
+            .put(bytes(key), bytes(value), Precondition::None, None)
+            .await
+            .unwrap(),
+    )
+    .0
 }
 
 async fn put_leased(store: &Arc<dyn Store>, key: &str, lease: LeaseId) -> Revision {
-    committed(store.put(bytes(key), bytes("leased"), Precondition::None, Some(lease)).await.unwrap()).0
+    committed(
+        store
+            .put(bytes(key), bytes("leased"), Precondition::None, Some(lease))
+            .await
+            .unwrap(),
+    )
+    .0
 }
 
 async fn delete(store: &Arc<dyn Store>, key: &str) -> Revision {
@@ -45,13 +57,20 @@ async fn value_at(store: &Arc<dyn Store>, key: &str, revision: Option<Revision>)
 }
 
 async fn keys_at(store: &Arc<dyn Store>, prefix: &str, revision: Option<Revision>) -> Vec<String> {
-    let request = RangeRequest { revision, ..RangeRequest::prefix(bytes(prefix)) };
+    let request = RangeRequest {
+        revision,
+        ..RangeRequest::prefix(bytes(prefix))
+    };
     let kvs = store.range(request).await.unwrap().kvs;
-    kvs.into_iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect()
+    kvs.into_iter()
+        .map(|kv| String::from_utf8(kv.key.to_vec()).unwrap())
+        .collect()
 }
 
 pub(super) async fn next(stream: &mut WatchStream) -> Option<WatchMessage> {
-    tokio::time::timeout(STUCK, stream.next()).await.expect("the watch is stuck")
+    tokio::time::timeout(STUCK, stream.next())
+        .await
+        .expect("the watch is stuck")
 }
 
 /// Reads events until `last` has been seen; checks that revisions never go back. Panics on `Lagged`.
@@ -63,7 +82,11 @@ pub(super) async fn events_through(stream: &mut WatchStream, last: Revision) -> 
                 assert!(!more.is_empty(), "an empty message");
                 for event in more {
                     let before = events.last().map_or(Revision(0), |e| e.kv.mod_revision);
-                    assert!(before <= event.kv.mod_revision, "{before} then {}", event.kv.mod_revision);
+                    assert!(
+                        before <= event.kv.mod_revision,
+                        "{before} then {}",
+                        event.kv.mod_revision
+                    );
                     events.push(event);
                 }
             }
@@ -87,7 +110,10 @@ pub async fn revisions_are_dense_and_writes_visible(backend: &impl Backend) {
         assert_eq!(put(&store, &key, &step.to_string()).await, Revision(base + step));
         assert_eq!(store.revision().await.unwrap(), Revision(base + step));
         let kv = store.get(key.as_bytes(), None).await.unwrap().unwrap();
-        assert_eq!((kv.mod_revision.0, kv.create_revision.0), (base + step, base + (step - 1) % 3 + 1));
+        assert_eq!(
+            (kv.mod_revision.0, kv.create_revision.0),
+            (base + step, base + (step - 1) % 3 + 1)
+        );
         assert_eq!(kv.value, bytes(step.to_string()));
     }
     assert!(store.get(b"/k/none", None).await.unwrap().is_none());
@@ -111,12 +137,22 @@ pub async fn preconditions_decide(backend: &impl Backend) {
     for (key, precondition, expected) in table {
         let revision = store.revision().await.unwrap();
         let before = store.get(key.as_bytes(), None).await.unwrap();
-        match store.put(bytes(key), bytes("new"), precondition, None).await.unwrap() {
-            WriteOutcome::Committed { revision: at, previous } => {
+        match store
+            .put(bytes(key), bytes("new"), precondition, None)
+            .await
+            .unwrap()
+        {
+            WriteOutcome::Committed {
+                revision: at,
+                previous,
+            } => {
                 assert!(expected, "{key} {precondition:?}");
                 assert_eq!((at.0, previous), (revision.0 + 1, before));
             }
-            WriteOutcome::Conflict { revision: at, current } => {
+            WriteOutcome::Conflict {
+                revision: at,
+                current,
+            } => {
                 assert!(!expected, "{key} {precondition:?}");
                 assert_eq!((at, current), (revision, before));
                 assert_eq!(store.revision().await.unwrap(), revision);
@@ -132,14 +168,34 @@ pub async fn deletes_say_what_they_deleted(backend: &impl Backend) {
     let before = store.get(b"/a", None).await.unwrap();
     let wrong = Precondition::ModRevision(Revision(first.0 + 1));
     let conflict = store.delete(bytes("/a"), wrong).await.unwrap();
-    assert_eq!(conflict, WriteOutcome::Conflict { revision: first, current: before.clone() });
-    let (deleted, previous) =
-        committed(store.delete(bytes("/a"), Precondition::ModRevision(first)).await.unwrap());
+    assert_eq!(
+        conflict,
+        WriteOutcome::Conflict {
+            revision: first,
+            current: before.clone()
+        }
+    );
+    let (deleted, previous) = committed(
+        store
+            .delete(bytes("/a"), Precondition::ModRevision(first))
+            .await
+            .unwrap(),
+    );
     assert_eq!((deleted.0, previous), (first.0 + 1, before));
     assert!(store.get(b"/a", None).await.unwrap().is_none());
-    for precondition in [Precondition::None, Precondition::Absent, Precondition::ModRevision(first)] {
+    for precondition in [
+        Precondition::None,
+        Precondition::Absent,
+        Precondition::ModRevision(first),
+    ] {
         let outcome = store.delete(bytes("/a"), precondition).await.unwrap();
-        assert_eq!(outcome, WriteOutcome::Conflict { revision: deleted, current: None });
+        assert_eq!(
+            outcome,
+            WriteOutcome::Conflict {
+                revision: deleted,
+                current: None
+            }
+        );
     }
     let again = put(&store, "/a", "2").await;
     let kv = store.get(b"/a", None).await.unwrap().unwrap();
@@ -154,11 +210,19 @@ pub async fn ranges_are_ordered_limited_and_counted(backend: &impl Backend) {
     }
     for binary in [&b"\xff"[..], b"\xff\xff", b"\xff\xff\x01", b"\x00"] {
         let key = Bytes::copy_from_slice(binary);
-        committed(store.put(key, Bytes::new(), Precondition::Absent, None).await.unwrap());
+        committed(
+            store
+                .put(key, Bytes::new(), Precondition::Absent, None)
+                .await
+                .unwrap(),
+        );
     }
     let current = store.revision().await.unwrap();
     assert_eq!(keys_at(&store, "/b/", None).await, ["/b/1", "/b/10", "/b/2"]);
-    assert_eq!(keys_at(&store, "/b", None).await, ["/b", "/b/1", "/b/10", "/b/2", "/b0"]);
+    assert_eq!(
+        keys_at(&store, "/b", None).await,
+        ["/b", "/b/1", "/b/10", "/b/2", "/b0"]
+    );
     let table = [
         (Bytes::from_static(b"\xff\xff"), Bound::Unbounded, 0, 2, 2),
         (Bytes::new(), Bound::Unbounded, 3, 3, 11),
@@ -170,10 +234,20 @@ pub async fn ranges_are_ordered_limited_and_counted(backend: &impl Backend) {
     ];
     for (start, end, limit, found, count) in table {
         for count_only in [false, true] {
-            let request = RangeRequest { start: start.clone(), end: end.clone(), limit, revision: None, count_only };
+            let request = RangeRequest {
+                start: start.clone(),
+                end: end.clone(),
+                limit,
+                revision: None,
+                count_only,
+            };
             let response = store.range(request.clone()).await.unwrap();
             let expected = if count_only { 0 } else { found };
-            assert_eq!((response.kvs.len(), response.count), (expected, count), "{request:?}");
+            assert_eq!(
+                (response.kvs.len(), response.count),
+                (expected, count),
+                "{request:?}"
+            );
             assert_eq!(response.revision, current);
             assert!(response.kvs.is_sorted_by(|a, b| a.key < b.key));
         }
@@ -188,20 +262,46 @@ pub async fn old_revisions_stay_readable(backend: &impl Backend) {
     let third = delete(&store, "/k").await;
     let fourth = put(&store, "/k", "4").await;
     let other = put(&store, "/l", "5").await;
-    let table = [(first, Some("1")), (second, Some("2")), (third, None), (fourth, Some("4")), (other, Some("4"))];
+    let table = [
+        (first, Some("1")),
+        (second, Some("2")),
+        (third, None),
+        (fourth, Some("4")),
+        (other, Some("4")),
+    ];
     for (revision, expected) in table {
-        assert_eq!(value_at(&store, "/k", Some(revision)).await.as_deref(), expected, "at {revision}");
+        assert_eq!(
+            value_at(&store, "/k", Some(revision)).await.as_deref(),
+            expected,
+            "at {revision}"
+        );
         let keys = keys_at(&store, "/", Some(revision)).await;
         assert_eq!(keys.contains(&"/k".to_owned()), expected.is_some());
         assert_eq!(keys.contains(&"/l".to_owned()), revision == other);
     }
     let future = Revision(other.0 + 1);
     let error = store.get(b"/k", Some(future)).await.unwrap_err();
-    assert!(matches!(error, Error::FutureRevision { requested, current } if requested == future && current == other));
-    let request = RangeRequest { revision: Some(future), ..RangeRequest::prefix("/") };
-    assert!(matches!(store.range(request).await, Err(Error::FutureRevision { .. })));
-    let page = RangeRequest { revision: Some(first), limit: 1, ..RangeRequest::prefix("/") };
-    assert_eq!(store.range(page).await.unwrap().revision, other, "the response carries the newest revision");
+    assert!(
+        matches!(error, Error::FutureRevision { requested, current } if requested == future && current == other)
+    );
+    let request = RangeRequest {
+        revision: Some(future),
+        ..RangeRequest::prefix("/")
+    };
+    assert!(matches!(
+        store.range(request).await,
+        Err(Error::FutureRevision { .. })
+    ));
+    let page = RangeRequest {
+        revision: Some(first),
+        limit: 1,
+        ..RangeRequest::prefix("/")
+    };
+    assert_eq!(
+        store.range(page).await.unwrap().revision,
+        other,
+        "the response carries the newest revision"
+    );
 }
 
 /// After compaction everything at and after the mark reads as before; before it reads are refused.
@@ -214,23 +314,47 @@ pub async fn compaction_forgets_only_superseded_versions(backend: &impl Backend)
     let before = put(&store, "/changed", "2").await;
     let mark = put(&store, "/changed", "3").await;
     let after = put(&store, "/changed", "4").await;
-    assert!(matches!(store.compact(Revision(after.0 + 1)).await, Err(Error::FutureRevision { .. })));
+    assert!(matches!(
+        store.compact(Revision(after.0 + 1)).await,
+        Err(Error::FutureRevision { .. })
+    ));
     store.compact(mark).await.unwrap();
     store.compact(before).await.unwrap(); // below the mark: nothing changes
     for (revision, expected) in [(Some(mark), "3"), (Some(after), "4"), (None, "4")] {
-        assert_eq!(value_at(&store, "/changed", revision).await.as_deref(), Some(expected));
+        assert_eq!(
+            value_at(&store, "/changed", revision).await.as_deref(),
+            Some(expected)
+        );
         assert_eq!(keys_at(&store, "/", revision).await, ["/changed", "/constant"]);
     }
     let error = store.get(b"/changed", Some(before)).await.unwrap_err();
-    assert!(matches!(error, Error::Compacted { requested, compacted } if requested == before && compacted == mark));
-    let request = RangeRequest { revision: Some(before), ..RangeRequest::prefix("/") };
+    assert!(
+        matches!(error, Error::Compacted { requested, compacted } if requested == before && compacted == mark)
+    );
+    let request = RangeRequest {
+        revision: Some(before),
+        ..RangeRequest::prefix("/")
+    };
     assert!(matches!(store.range(request).await, Err(Error::Compacted { .. })));
-    assert_eq!(store.revision().await.unwrap(), after, "compaction takes no revision");
+    assert_eq!(
+        store.revision().await.unwrap(),
+        after,
+        "compaction takes no revision"
+    );
     backend.stop(store).await;
     let store = backend.start().await;
-    assert!(matches!(store.get(b"/changed", Some(before)).await, Err(Error::Compacted { .. })));
-    assert_eq!(value_at(&store, "/changed", Some(mark)).await.as_deref(), Some("3"));
-    assert_eq!(value_at(&store, "/constant", Some(mark)).await.as_deref(), Some("c"));
+    assert!(matches!(
+        store.get(b"/changed", Some(before)).await,
+        Err(Error::Compacted { .. })
+    ));
+    assert_eq!(
+        value_at(&store, "/changed", Some(mark)).await.as_deref(),
+        Some("3")
+    );
+    assert_eq!(
+        value_at(&store, "/constant", Some(mark)).await.as_deref(),
+        Some("c")
+    );
     assert!(store.get(b"/gone", None).await.unwrap().is_none());
 }
 
@@ -248,7 +372,11 @@ pub async fn concurrent_compare_and_swap_loses_nothing(backend: &impl Backend) {
                     let number: u64 = std::str::from_utf8(&current.value).unwrap().parse().unwrap();
                     let precondition = Precondition::ModRevision(current.mod_revision);
                     let value = bytes((number + 1).to_string());
-                    match store.put(bytes("/counter"), value, precondition, None).await.unwrap() {
+                    match store
+                        .put(bytes("/counter"), value, precondition, None)
+                        .await
+                        .unwrap()
+                    {
                         WriteOutcome::Committed { .. } => break,
                         WriteOutcome::Conflict { current: found, .. } => current = found.unwrap(),
                     }
@@ -259,7 +387,10 @@ pub async fn concurrent_compare_and_swap_loses_nothing(backend: &impl Backend) {
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    assert_eq!(value_at(&store, "/counter", None).await, Some((writers * rounds).to_string()));
+    assert_eq!(
+        value_at(&store, "/counter", None).await,
+        Some((writers * rounds).to_string())
+    );
 }
 
 /// A watch without a revision delivers what happens after it was made, under its prefix only.
@@ -284,7 +415,10 @@ pub async fn watch_delivers_what_comes_next(backend: &impl Backend) {
     put(&store, "/w/b", "3").await;
     backend.stop(store).await;
     while let Some(message) = next(&mut all).await {
-        assert!(!matches!(message, WatchMessage::Lagged), "shutting down is not lagging");
+        assert!(
+            !matches!(message, WatchMessage::Lagged),
+            "shutting down is not lagging"
+        );
     }
 }
 
@@ -313,7 +447,10 @@ pub async fn watch_from_a_revision_has_no_gap_and_no_duplicate(backend: &impl Ba
             assert_eq!(revisions(&events), (from..=base + total).collect::<Vec<_>>());
             for event in &events {
                 let before = Revision(event.kv.mod_revision.0 - 1);
-                assert_eq!(event.previous, store.get(&event.kv.key, Some(before)).await.unwrap());
+                assert_eq!(
+                    event.previous,
+                    store.get(&event.kv.key, Some(before)).await.unwrap()
+                );
             }
         }));
         tokio::task::yield_now().await;
@@ -343,7 +480,10 @@ pub async fn watch_of_compacted_history_is_refused(backend: &impl Backend) {
 pub async fn watch_from_the_future_waits(backend: &impl Backend) {
     let store = backend.start().await;
     let current = put(&store, "/k", "0").await;
-    let mut watch = store.watch(bytes("/"), Some(Revision(current.0 + 3))).await.unwrap();
+    let mut watch = store
+        .watch(bytes("/"), Some(Revision(current.0 + 3)))
+        .await
+        .unwrap();
     for n in 1..=4 {
         put(&store, "/k", &n.to_string()).await;
     }
@@ -431,7 +571,10 @@ pub async fn leases_delete_their_keys_in_one_revision(backend: &impl Backend) {
     let last = delete(&store, "/l/b").await;
     let kv = store.get(b"/l/a", None).await.unwrap().unwrap();
     assert_eq!(kv.lease, Some(lease));
-    let mut watch = store.watch(bytes("/l/"), Some(Revision(last.0 + 1))).await.unwrap();
+    let mut watch = store
+        .watch(bytes("/l/"), Some(Revision(last.0 + 1)))
+        .await
+        .unwrap();
     store.lease_revoke(lease).await.unwrap();
     assert_eq!(store.revision().await.unwrap(), Revision(last.0 + 1));
     assert_eq!(keys_at(&store, "/l/", None).await, ["/l/free"]);
@@ -445,12 +588,24 @@ pub async fn leases_delete_their_keys_in_one_revision(backend: &impl Backend) {
     }
     let keys: BTreeSet<_> = events.iter().map(|e| e.kv.key.clone()).collect();
     assert_eq!(keys, [bytes("/l/a"), bytes("/l/c")].into());
-    assert!(events.iter().all(|e| e.kind == EventKind::Delete && e.kv.mod_revision.0 == last.0 + 1));
+    assert!(
+        events
+            .iter()
+            .all(|e| e.kind == EventKind::Delete && e.kv.mod_revision.0 == last.0 + 1)
+    );
     assert!(matches!(store.lease_revoke(lease).await, Err(Error::LeaseNotFound(l)) if l == lease));
-    assert!(matches!(store.lease_keep_alive(lease).await, Err(Error::LeaseNotFound(_))));
-    let refused = store.put(bytes("/l/d"), bytes("1"), Precondition::None, Some(lease)).await;
+    assert!(matches!(
+        store.lease_keep_alive(lease).await,
+        Err(Error::LeaseNotFound(_))
+    ));
+    let refused = store
+        .put(bytes("/l/d"), bytes("1"), Precondition::None, Some(lease))
+        .await;
     assert!(matches!(refused, Err(Error::LeaseNotFound(_))));
-    assert_eq!(store.get(b"/l/free", None).await.unwrap().unwrap().mod_revision, free);
+    assert_eq!(
+        store.get(b"/l/free", None).await.unwrap().unwrap().mod_revision,
+        free
+    );
 }
 
 /// A lease that is not kept alive takes its keys along when its time is up; one that is stays.
@@ -460,7 +615,10 @@ pub async fn leases_expire_unless_kept_alive(backend: &impl Backend) {
     let kept = store.lease_grant(2).await.unwrap();
     put_leased(&store, "/e/dying", dying).await;
     let last = put_leased(&store, "/e/kept", kept).await;
-    let mut watch = store.watch(bytes("/e/"), Some(Revision(last.0 + 1))).await.unwrap();
+    let mut watch = store
+        .watch(bytes("/e/"), Some(Revision(last.0 + 1)))
+        .await
+        .unwrap();
     let mut ticks = tokio::time::interval(Duration::from_millis(500));
     let event = loop {
         tokio::select! {
@@ -474,7 +632,10 @@ pub async fn leases_expire_unless_kept_alive(backend: &impl Backend) {
     };
     assert_eq!((event.kind, event.kv.key), (EventKind::Delete, bytes("/e/dying")));
     assert_eq!(keys_at(&store, "/e/", None).await, ["/e/kept"]);
-    assert!(matches!(store.lease_keep_alive(dying).await, Err(Error::LeaseNotFound(_))));
+    assert!(matches!(
+        store.lease_keep_alive(dying).await,
+        Err(Error::LeaseNotFound(_))
+    ));
 }
 
 /// A key belongs to the lease of its last write.

@@ -3,6 +3,8 @@
 //! A backend's tests call `keelson_store::contract_suite!(make_backend)`, which makes one test of each case. Revisions are
 //! compared with the store's revision at the start, because backends may start at different ones.
 
+#![expect(clippy::unwrap_used, reason = "test code")]
+
 mod cases;
 mod model;
 

@@ -39,11 +39,18 @@ impl Model {
             Precondition::ModRevision(r) => previous.as_ref().is_some_and(|p| p.mod_revision == r),
         };
         if !holds || (value.is_none() && previous.is_none()) {
-            return WriteOutcome::Conflict { revision: Revision(self.current()), current: previous };
+            return WriteOutcome::Conflict {
+                revision: Revision(self.current()),
+                current: previous,
+            };
         }
         let revision = Revision(self.current() + 1);
         let mut state = self.at(self.current()).clone();
-        let kind = if value.is_some() { EventKind::Put } else { EventKind::Delete };
+        let kind = if value.is_some() {
+            EventKind::Put
+        } else {
+            EventKind::Delete
+        };
         let kv = KeyValue {
             key: key.clone(),
             value: value.unwrap_or_default(),
@@ -56,7 +63,11 @@ impl Model {
             EventKind::Delete => state.remove(key),
         };
         self.states.push(state);
-        self.events.push(Event { kind, kv, previous: previous.clone() });
+        self.events.push(Event {
+            kind,
+            kv,
+            previous: previous.clone(),
+        });
         WriteOutcome::Committed { revision, previous }
     }
 }
@@ -64,14 +75,26 @@ impl Model {
 /// A thousand random writes, reads at random revisions, compactions and restarts agree with a model, and a watch from the
 /// compaction mark replays exactly what happened.
 pub async fn random_operations_match_a_model(backend: &impl Backend) {
-    let seed = std::env::var("CONTRACT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    let seed = std::env::var("CONTRACT_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(rand::random);
     eprintln!("CONTRACT_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut store = backend.start().await;
     let base = store.revision().await.unwrap().0;
-    let mut model = Model { base, states: vec![BTreeMap::new()], events: Vec::new(), compacted: base };
+    let mut model = Model {
+        base,
+        states: vec![BTreeMap::new()],
+        events: Vec::new(),
+        compacted: base,
+    };
     for step in 0..1_000 {
-        let key = bytes(format!("/{}/{}", random.random_range(0..3), random.random_range(0..6)));
+        let key = bytes(format!(
+            "/{}/{}",
+            random.random_range(0..3),
+            random.random_range(0..6)
+        ));
         match random.random_range(0..100) {
             0..=54 => {
                 let precondition = precondition(&mut random, &model, &key);
@@ -107,11 +130,19 @@ pub async fn random_operations_match_a_model(backend: &impl Backend) {
                 } else if revision > base {
                     let state = model.at(revision);
                     assert_eq!(got.unwrap().as_ref(), state.get(&key), "step {step}");
-                    let under: Vec<_> = state.values().filter(|kv| kv.key.starts_with(prefix)).cloned().collect();
+                    let under: Vec<_> = state
+                        .values()
+                        .filter(|kv| kv.key.starts_with(prefix))
+                        .cloned()
+                        .collect();
                     let range = range.unwrap();
                     assert_eq!(range.count, under.len(), "step {step}");
                     let limit = if limit == 0 { usize::MAX } else { limit };
-                    assert_eq!(range.kvs, under.into_iter().take(limit).collect::<Vec<_>>(), "step {step}");
+                    assert_eq!(
+                        range.kvs,
+                        under.into_iter().take(limit).collect::<Vec<_>>(),
+                        "step {step}"
+                    );
                 }
             }
             95..=97 => {
@@ -130,10 +161,21 @@ pub async fn random_operations_match_a_model(backend: &impl Backend) {
         let from = Revision(model.compacted + 1);
         let mut watch = store.watch(Bytes::new(), Some(from)).await.unwrap();
         let events = events_through(&mut watch, Revision(model.current())).await;
-        let expected: Vec<_> = model.events.iter().filter(|e| e.kv.mod_revision >= from).cloned().collect();
+        let expected: Vec<_> = model
+            .events
+            .iter()
+            .filter(|e| e.kv.mod_revision >= from)
+            .cloned()
+            .collect();
         assert_eq!(events, expected);
     }
-    let last = committed(store.put(bytes("/end"), Bytes::new(), Precondition::Absent, None).await.unwrap()).0;
+    let last = committed(
+        store
+            .put(bytes("/end"), Bytes::new(), Precondition::Absent, None)
+            .await
+            .unwrap(),
+    )
+    .0;
     assert_eq!(last.0, model.current() + 1);
 }
 
@@ -141,7 +183,9 @@ fn precondition(random: &mut StdRng, model: &Model, key: &Bytes) -> Precondition
     match random.random_range(0..4) {
         0 => Precondition::Absent,
         1 => Precondition::ModRevision(Revision(random.random_range(model.base..=model.current()))),
-        2 => model.get(key).map_or(Precondition::Absent, |kv| Precondition::ModRevision(kv.mod_revision)),
+        2 => model.get(key).map_or(Precondition::Absent, |kv| {
+            Precondition::ModRevision(kv.mod_revision)
+        }),
         _ => Precondition::None,
     }
 }

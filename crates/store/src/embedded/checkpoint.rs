@@ -54,7 +54,11 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     pub(super) fn new(path: PathBuf, cache_bytes: usize) -> Self {
-        Self { path, cache_bytes, database: Mutex::new(None) }
+        Self {
+            path,
+            cache_bytes,
+            database: Mutex::new(None),
+        }
     }
 
     /// Reads everything, records in revision order. `None` when there is no checkpoint yet.
@@ -69,7 +73,10 @@ impl Checkpoint {
         }
         let damaged = |e: redb::Error| match e {
             redb::Error::Io(e) if is_no_space(&e) => disk_error("open checkpoint", e),
-            e => unusable(directory, format!("checkpoint.redb is damaged ({e}); restore a backup")),
+            e => unusable(
+                directory,
+                format!("checkpoint.redb is damaged ({e}); restore a backup"),
+            ),
         };
         let database = self.database().map_err(damaged)?;
         let transaction = database.begin_read().map_err(|e| damaged(e.into()))?;
@@ -81,7 +88,10 @@ impl Checkpoint {
         let number = |name: &str| -> Result<u64, Error> {
             match meta.get(name).map_err(|e| damaged(e.into()))? {
                 Some(value) => Ok(value.value()),
-                None => Err(unusable(directory, format!("checkpoint.redb lacks {name}; restore a backup"))),
+                None => Err(unusable(
+                    directory,
+                    format!("checkpoint.redb lacks {name}; restore a backup"),
+                )),
             }
         };
         let state = State {
@@ -96,7 +106,13 @@ impl Checkpoint {
             let (id, bytes) = entry.map_err(|e| damaged(e.into()))?;
             let id = id.value();
             let op = decode(bytes.value()).ok_or_else(|| {
-                unusable(directory, format!("checkpoint.redb is damaged at revision {}; restore a backup", id.0))
+                unusable(
+                    directory,
+                    format!(
+                        "checkpoint.redb is damaged at revision {}; restore a backup",
+                        id.0
+                    ),
+                )
             })?;
             record(id, op)?;
         }
@@ -113,7 +129,9 @@ impl Checkpoint {
         let read = || -> Result<Option<Result<Bytes, Error>>, redb::Error> {
             let transaction = self.database()?.begin_read()?;
             let records = transaction.open_table(RECORDS)?;
-            let Some(bytes) = records.get(id)? else { return Ok(None) };
+            let Some(bytes) = records.get(id)? else {
+                return Ok(None);
+            };
             Ok(Some(match decode(bytes.value()) {
                 Some(Op::Put { value, .. }) => Ok(Bytes::copy_from_slice(value)),
                 _ => Err(Error::Backend {
@@ -175,7 +193,20 @@ impl Checkpoint {
         if let Some(database) = &*database {
             return Ok(database.clone());
         }
-        let opened = Database::builder().set_cache_size(self.cache_bytes).create(&self.path)?;
+        // The check makes a damaged file an error; without it redb may panic. It writes, which a full disk prevents: then
+        // the records' own checksums have to do.
+        let mut builder = Database::builder();
+        builder.set_cache_size(self.cache_bytes);
+        let opened = match builder
+            .set_check_integrity_on_open(true)
+            .create(&self.path)
+            .map_err(redb::Error::from)
+        {
+            Err(redb::Error::Io(e)) if is_no_space(&e) => {
+                builder.set_check_integrity_on_open(false).create(&self.path)?
+            }
+            opened => opened?,
+        };
         Ok(database.insert(Arc::new(opened)).clone())
     }
 }
@@ -183,7 +214,10 @@ impl Checkpoint {
 fn backend(operation: &'static str, error: redb::Error) -> Error {
     match error {
         redb::Error::Io(e) => disk_error(operation, e),
-        e => Error::Backend { operation, source: Box::new(e) },
+        e => Error::Backend {
+            operation,
+            source: Box::new(e),
+        },
     }
 }
 
@@ -199,7 +233,10 @@ fn encode(found: &Found, out: &mut Vec<u8>) {
             key: &found.key,
             value,
         },
-        _ => Op::Delete { revision: version.id.0, key: &found.key },
+        _ => Op::Delete {
+            revision: version.id.0,
+            key: &found.key,
+        },
     };
     op.encode(out);
     let crc = crc32fast::hash(&out[4..]);

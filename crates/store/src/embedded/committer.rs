@@ -64,10 +64,10 @@ impl SealedQueue {
         self.changed.notify_all();
     }
 
-    /// Writers that are faster than the checkpoint wait here; not for one that cannot be written.
-    fn wait_for_room(&self) {
+    /// Waits until at most this many segments wait; not for a checkpoint that cannot be written.
+    pub(super) fn wait_until_at_most(&self, waiting: usize) {
         let mut state = self.state.lock();
-        while state.waiting.len() > BACKLOG && !state.failing && !state.closed {
+        while state.waiting.len() > waiting && !state.failing && !state.closed {
             self.changed.wait(&mut state);
         }
     }
@@ -125,21 +125,27 @@ fn commit(shared: &Shared, journal: &mut Journal, stage: Stage) -> bool {
         Ok(None) => {}
         Ok(Some(sealed)) => {
             shared.sealed.push(sealed, before);
-            shared.sealed.wait_for_room();
+            shared.sealed.wait_until_at_most(BACKLOG);
         }
         Err(error) => {
             tracing::warn!(%error, "writes refused");
             let no_space = matches!(error, Error::NoSpace(_));
             let text = match &error {
                 Error::NoSpace(text) => text.clone(),
-                other => format!("{other}: {}", std::error::Error::source(other).map_or_else(String::new, ToString::to_string)),
+                other => format!(
+                    "{other}: {}",
+                    std::error::Error::source(other).map_or_else(String::new, ToString::to_string)
+                ),
             };
             stage.fail(
                 || {
                     if no_space {
                         Error::NoSpace(text.clone())
                     } else {
-                        Error::Backend { operation: "commit", source: text.clone().into() }
+                        Error::Backend {
+                            operation: "commit",
+                            source: text.clone().into(),
+                        }
                     }
                 },
                 &shared.leases,

@@ -48,7 +48,11 @@ impl Directory {
             }
             Err(e) => return Err(disk_error("read VERSION", e)),
         };
-        Ok(Self { path: path.to_owned(), store_id, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            store_id,
+            _lock: lock,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -74,7 +78,11 @@ pub(super) fn size(path: &Path) -> io::Result<u64> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(e),
         };
-        total += if metadata.is_dir() { size(&entry.path())? } else { metadata.blocks() * 512 };
+        total += if metadata.is_dir() {
+            size(&entry.path())?
+        } else {
+            metadata.blocks() * 512
+        };
     }
     Ok(total)
 }
@@ -86,7 +94,10 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// An error for a directory that cannot be used as it is.
 pub(super) fn unusable(path: &Path, problem: impl Into<String>) -> Error {
-    Error::Unusable { path: path.display().to_string(), problem: problem.into() }
+    Error::Unusable {
+        path: path.display().to_string(),
+        problem: problem.into(),
+    }
 }
 
 /// Sorts an I/O error into "disk full" and the rest.
@@ -94,13 +105,19 @@ pub(super) fn disk_error(operation: &'static str, error: io::Error) -> Error {
     if is_no_space(&error) {
         Error::NoSpace(format!("{operation}: {error}"))
     } else {
-        Error::Backend { operation, source: Box::new(error) }
+        Error::Backend {
+            operation,
+            source: Box::new(error),
+        }
     }
 }
 
 /// Whether a write failed because there is no room (device or quota).
 pub(super) fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn is_empty(path: &Path) -> Result<bool, Error> {
@@ -119,13 +136,20 @@ fn lock(path: &Path) -> Result<File, Error> {
     match file.try_lock() {
         Ok(()) => {
             // The process id is a hint for the message below; a full disk must not keep the store from opening.
-            let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.rewind())
+                .and_then(|()| write!(file, "{}", std::process::id()));
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder); // only for the message
-            let holder = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
+            let holder = if holder.is_empty() {
+                String::new()
+            } else {
+                format!(" (process {holder})")
+            };
             Err(unusable(
                 path,
                 format!("another process{holder} has it open; stop that one or use another data directory"),
@@ -137,7 +161,12 @@ fn lock(path: &Path) -> Result<File, Error> {
 
 fn parse_version(path: &Path, text: &str) -> Result<u64, Error> {
     let mut words = text.split_whitespace();
-    let damaged = || unusable(path, "its file VERSION is damaged; restore the directory from a backup");
+    let damaged = || {
+        unusable(
+            path,
+            "its file VERSION is damaged; restore the directory from a backup",
+        )
+    };
     if words.next() != Some(NAME) {
         return Err(damaged());
     }
@@ -151,7 +180,10 @@ fn parse_version(path: &Path, text: &str) -> Result<u64, Error> {
             ),
         ));
     }
-    words.next().and_then(|w| u64::from_str_radix(w, 16).ok()).ok_or_else(damaged)
+    words
+        .next()
+        .and_then(|w| u64::from_str_radix(w, 16).ok())
+        .ok_or_else(damaged)
 }
 
 fn random_bytes() -> Result<[u8; 8], Error> {

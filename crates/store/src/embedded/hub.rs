@@ -39,7 +39,10 @@ pub(super) struct Hub {
 impl Hub {
     /// No watchers; the next revision is the one after `published`.
     pub(super) fn new(published: u64) -> Self {
-        Self { published, ..Self::default() }
+        Self {
+            published,
+            ..Self::default()
+        }
     }
 
     /// Registers a watcher for everything after `published`.
@@ -47,7 +50,11 @@ impl Hub {
         let (sender, receiver) = mpsc::channel(buffer.max(1));
         let id = self.next_id;
         self.next_id += 1;
-        self.groups.entry(prefix.clone()).or_default().watchers.push(Watcher { id, sender });
+        self.groups
+            .entry(prefix.clone())
+            .or_default()
+            .watchers
+            .push(Watcher { id, sender });
         (id, receiver)
     }
 
@@ -71,8 +78,10 @@ impl Hub {
             let mut candidate: &[u8] = &event.kv.key;
             // Every prefix of the key that somebody watches, longest first: the greatest entry not above the candidate is
             // either a prefix, or shares at most some bytes with the key, and only those can be a prefix.
-            while let Some((prefix, group)) =
-                self.groups.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(candidate))).next_back()
+            while let Some((prefix, group)) = self
+                .groups
+                .range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(candidate)))
+                .next_back()
             {
                 let shared = shared_length(prefix, &event.kv.key);
                 if shared == prefix.len() {
@@ -90,7 +99,9 @@ impl Hub {
             }
         }
         for prefix in touched {
-            let Some(group) = self.groups.get_mut(&prefix) else { continue };
+            let Some(group) = self.groups.get_mut(&prefix) else {
+                continue;
+            };
             let matched = std::mem::take(&mut group.matched);
             group.watchers.retain(|watcher| {
                 let events = matched.iter().map(|position| events[*position].clone()).collect();
@@ -126,22 +137,35 @@ mod tests {
             mod_revision: Revision(1),
             lease: None,
         };
-        Event { kind: EventKind::Put, kv, previous: None }
+        Event {
+            kind: EventKind::Put,
+            kv,
+            previous: None,
+        }
     }
 
     #[test]
     fn a_watcher_gets_exactly_what_is_under_its_prefix() {
-        let prefixes = ["", "/", "/a", "/a/", "/a/b", "/ab", "/b", "/a/b/c/d", "\u{ff}", "/a/a", "/a/c"];
-        let keys = ["/a/b/c", "/a/b", "/ab", "/a", "/", "/b/", "x", "/a/b/c/d", "/a/bb", "/a/c/d/e"];
+        let prefixes = [
+            "", "/", "/a", "/a/", "/a/b", "/ab", "/b", "/a/b/c/d", "\u{ff}", "/a/a", "/a/c",
+        ];
+        let keys = [
+            "/a/b/c", "/a/b", "/ab", "/a", "/", "/b/", "x", "/a/b/c/d", "/a/bb", "/a/c/d/e",
+        ];
         let mut hub = Hub::default();
-        let mut receivers: Vec<_> =
-            prefixes.iter().map(|p| (*p, hub.register(&Bytes::from_static(p.as_bytes()), 4).1)).collect();
+        let mut receivers: Vec<_> = prefixes
+            .iter()
+            .map(|p| (*p, hub.register(&Bytes::from_static(p.as_bytes()), 4).1))
+            .collect();
         let events: Vec<Event> = keys.iter().map(|k| event(k)).collect();
         hub.publish(&events, 9);
         for (prefix, receiver) in &mut receivers {
             let expected: Vec<&str> = keys.iter().copied().filter(|k| k.starts_with(*prefix)).collect();
             let got = receiver.try_recv().map(|d| d.events).unwrap_or_default();
-            let got: Vec<&str> = got.iter().map(|e| std::str::from_utf8(&e.kv.key).unwrap()).collect();
+            let got: Vec<&str> = got
+                .iter()
+                .map(|e| std::str::from_utf8(&e.kv.key).unwrap())
+                .collect();
             assert_eq!(got, expected, "prefix {prefix:?}");
         }
     }

@@ -114,37 +114,64 @@ pub(super) struct Index {
 impl Index {
     /// An index that is being filled from the checkpoint, until [`Index::set_loaded`]: all that it gets is there already.
     pub(super) fn loading() -> Self {
-        Self { checkpointed: u64::MAX, ..Self::default() }
+        Self {
+            checkpointed: u64::MAX,
+            ..Self::default()
+        }
     }
 
     /// The newest version of a key, if the key exists.
     pub(super) fn latest(&self, key: &[u8]) -> Option<Found> {
         let (key, versions) = self.keys.get_key_value(key)?;
         let version = versions.last()?;
-        (!version.is_deletion()).then(|| Found { key: key.clone(), version: version.clone() })
+        (!version.is_deletion()).then(|| Found {
+            key: key.clone(),
+            version: version.clone(),
+        })
     }
 
     /// Checks that a read at `revision` is possible and returns the revision to read at.
     pub(super) fn readable(&self, revision: Option<Revision>) -> Result<u64, Error> {
-        let Some(requested) = revision else { return Ok(self.current) };
+        let Some(requested) = revision else {
+            return Ok(self.current);
+        };
         if requested.0 < self.compacted {
-            return Err(Error::Compacted { requested, compacted: Revision(self.compacted) });
+            return Err(Error::Compacted {
+                requested,
+                compacted: Revision(self.compacted),
+            });
         }
         if requested.0 > self.current {
-            return Err(Error::FutureRevision { requested, current: Revision(self.current) });
+            return Err(Error::FutureRevision {
+                requested,
+                current: Revision(self.current),
+            });
         }
         Ok(requested.0)
     }
 
     pub(super) fn get(&self, key: &[u8], at: u64) -> Option<Found> {
         let (key, versions) = self.keys.get_key_value(key)?;
-        visible(versions, at).map(|version| Found { key: key.clone(), version: version.clone() })
+        visible(versions, at).map(|version| Found {
+            key: key.clone(),
+            version: version.clone(),
+        })
     }
 
     /// Keys in `[start, end)` as of `at`: up to `limit` of them (0: all, and only a count when `count_only`), and how many
     /// there are.
-    pub(super) fn scan(&self, start: &Bytes, end: &Bound<Bytes>, at: u64, limit: usize, count_only: bool) -> Scan {
-        let mut scan = Scan { found: Vec::new(), count: 0 };
+    pub(super) fn scan(
+        &self,
+        start: &Bytes,
+        end: &Bound<Bytes>,
+        at: u64,
+        limit: usize,
+        count_only: bool,
+    ) -> Scan {
+        let mut scan = Scan {
+            found: Vec::new(),
+            count: 0,
+        };
         if let Bound::Excluded(end) | Bound::Included(end) = end
             && end < start
         {
@@ -153,10 +180,18 @@ impl Index {
         if matches!(end, Bound::Excluded(end) if end == start) {
             return scan;
         }
-        for (key, versions) in self.keys.range::<Bytes, _>((Bound::Included(start), end.as_ref())) {
-            let Some(version) = visible(versions, at) else { continue };
+        for (key, versions) in self
+            .keys
+            .range::<Bytes, _>((Bound::Included(start), end.as_ref()))
+        {
+            let Some(version) = visible(versions, at) else {
+                continue;
+            };
             if !count_only && (limit == 0 || scan.count < limit) {
-                scan.found.push(Found { key: key.clone(), version: version.clone() });
+                scan.found.push(Found {
+                    key: key.clone(),
+                    version: version.clone(),
+                });
             }
             scan.count += 1;
         }
@@ -191,7 +226,10 @@ impl Index {
         }
         const SCAN_LIMIT: usize = 16_384;
         let start = self.log.partition_point(|((revision, _), _)| *revision < from);
-        let mut history = History { changes: Vec::new(), through: from - 1 };
+        let mut history = History {
+            changes: Vec::new(),
+            through: from - 1,
+        };
         for (scanned, ((revision, place), key)) in self.log.range(start..).enumerate() {
             if *revision > through {
                 break;
@@ -204,12 +242,25 @@ impl Index {
             if !key.starts_with(prefix) {
                 continue;
             }
-            let Some(versions) = self.keys.get(key) else { continue };
+            let Some(versions) = self.keys.get(key) else {
+                continue;
+            };
             let position = versions.partition_point(|v| v.id < (*revision, *place));
-            let Some(version) = versions.get(position) else { continue };
-            let previous = position.checked_sub(1).map(|p| &versions[p]).filter(|v| !v.is_deletion());
-            let found = |version: &Version| Found { key: key.clone(), version: version.clone() };
-            history.changes.push(Change { found: found(version), previous: previous.map(found) });
+            let Some(version) = versions.get(position) else {
+                continue;
+            };
+            let previous = position
+                .checked_sub(1)
+                .map(|p| &versions[p])
+                .filter(|v| !v.is_deletion());
+            let found = |version: &Version| Found {
+                key: key.clone(),
+                version: version.clone(),
+            };
+            history.changes.push(Change {
+                found: found(version),
+                previous: previous.map(found),
+            });
         }
         history.through = through.max(history.through);
         Some(history)
@@ -225,7 +276,9 @@ impl Index {
         if self.swept >= self.compacted {
             return false;
         }
-        let start = self.log.partition_point(|((revision, _), _)| *revision <= self.swept);
+        let start = self
+            .log
+            .partition_point(|((revision, _), _)| *revision <= self.swept);
         let mut keys = Vec::new();
         let mut reached = self.swept;
         let mut complete = true;
@@ -257,8 +310,12 @@ impl Index {
     /// Sweeps every key; for a freshly loaded index, whose log does not reach back to the mark.
     pub(super) fn sweep_all(&mut self) {
         let mut purge = Vec::new();
-        let keys: Vec<Bytes> =
-            self.keys.iter().filter(|(_, v)| v.len() > 1 || v[0].is_deletion()).map(|(k, _)| k.clone()).collect();
+        let keys: Vec<Bytes> = self
+            .keys
+            .iter()
+            .filter(|(_, v)| v.len() > 1 || v[0].is_deletion())
+            .map(|(k, _)| k.clone())
+            .collect();
         for key in keys {
             self.sweep_key(&key, &mut purge);
         }
@@ -269,10 +326,18 @@ impl Index {
     }
 
     fn sweep_key(&mut self, key: &Bytes, purge: &mut Vec<VersionId>) {
-        let Some(versions) = self.keys.get_mut(key) else { return };
+        let Some(versions) = self.keys.get_mut(key) else {
+            return;
+        };
         let below = versions.partition_point(|v| v.id.0 <= self.compacted);
-        let Some(newest) = below.checked_sub(1) else { return };
-        let gone = if versions[newest].is_deletion() { below } else { newest };
+        let Some(newest) = below.checked_sub(1) else {
+            return;
+        };
+        let gone = if versions[newest].is_deletion() {
+            below
+        } else {
+            newest
+        };
         let on_disk = self.checkpointing;
         purge.extend(versions.drain(..gone).map(|v| v.id).filter(|id| id.0 <= on_disk));
         if versions.is_empty() {
@@ -284,7 +349,11 @@ impl Index {
 
     fn trim_log(&mut self) {
         let keep_after = self.swept.min(self.checkpointed);
-        while self.log.front().is_some_and(|((revision, _), _)| *revision <= keep_after) {
+        while self
+            .log
+            .front()
+            .is_some_and(|((revision, _), _)| *revision <= keep_after)
+        {
             self.log.pop_front();
         }
         if self.log.capacity() > 4096 && self.log.len() < self.log.capacity() / 4 {
@@ -294,13 +363,22 @@ impl Index {
 
     /// The versions after the checkpoint, up to and with revision `through`, that are still needed.
     pub(super) fn uncheckpointed(&self, through: u64) -> Vec<Found> {
-        let start = self.log.partition_point(|((revision, _), _)| *revision <= self.checkpointed);
-        let end = self.log.partition_point(|((revision, _), _)| *revision <= through);
+        let start = self
+            .log
+            .partition_point(|((revision, _), _)| *revision <= self.checkpointed);
+        let end = self
+            .log
+            .partition_point(|((revision, _), _)| *revision <= through);
         let mut found = Vec::new();
         for (id, key) in self.log.range(start..end) {
-            let Some(versions) = self.keys.get(key) else { continue };
+            let Some(versions) = self.keys.get(key) else {
+                continue;
+            };
             if let Ok(position) = versions.binary_search_by_key(id, |v| v.id) {
-                found.push(Found { key: key.clone(), version: versions[position].clone() });
+                found.push(Found {
+                    key: key.clone(),
+                    version: versions[position].clone(),
+                });
             }
         }
         found
@@ -308,11 +386,20 @@ impl Index {
 
     /// The checkpoint now has everything up to `through`: superseded values leave memory.
     pub(super) fn set_checkpointed(&mut self, through: u64) {
-        let start = self.log.partition_point(|((revision, _), _)| *revision <= self.checkpointed);
-        let end = self.log.partition_point(|((revision, _), _)| *revision <= through);
+        let start = self
+            .log
+            .partition_point(|((revision, _), _)| *revision <= self.checkpointed);
+        let end = self
+            .log
+            .partition_point(|((revision, _), _)| *revision <= through);
         for (_, key) in self.log.range(start..end) {
-            let Some((_, superseded)) = self.keys.get_mut(key).and_then(|v| v.split_last_mut()) else { continue };
-            for version in superseded.iter_mut().filter(|v| v.id.0 <= through && !v.is_deletion()) {
+            let Some((_, superseded)) = self.keys.get_mut(key).and_then(|v| v.split_last_mut()) else {
+                continue;
+            };
+            for version in superseded
+                .iter_mut()
+                .filter(|v| v.id.0 <= through && !v.is_deletion())
+            {
                 version.value = Value::Disk;
             }
         }

@@ -72,7 +72,11 @@ impl Journal {
         {
             return Err(unusable(
                 directory.path(),
-                format!("journal frames {from} to {} before {} are missing; restore a backup", first - 1, path.display()),
+                format!(
+                    "journal frames {from} to {} before {} are missing; restore a backup",
+                    first - 1,
+                    path.display()
+                ),
             ));
         }
         let mut sealed = Vec::new();
@@ -82,7 +86,11 @@ impl Journal {
             if position > 0 && first != journal.next {
                 return Err(unusable(
                     directory.path(),
-                    format!("journal frames {} to {} are missing; restore a backup", journal.next, first.saturating_sub(1)),
+                    format!(
+                        "journal frames {} to {} are missing; restore a backup",
+                        journal.next,
+                        first.saturating_sub(1)
+                    ),
                 ));
             }
             journal.next = first;
@@ -97,7 +105,10 @@ impl Journal {
             }
             if !is_last {
                 // What stands behind its last frame does not matter: the next segment's number says that nothing is missing.
-                sealed.push(Sealed { path, last: journal.next - 1 });
+                sealed.push(Sealed {
+                    path,
+                    last: journal.next - 1,
+                });
                 continue;
             }
             if has_later_frame(&bytes[end..], journal.store_id, journal.next) {
@@ -109,8 +120,15 @@ impl Journal {
                     ),
                 ));
             }
-            let file = OpenOptions::new().write(true).open(&path).map_err(|e| disk_error("open journal", e))?;
-            let active = Active { path, file, end: end as u64 };
+            let file = OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .map_err(|e| disk_error("open journal", e))?;
+            let active = Active {
+                path,
+                file,
+                end: end as u64,
+            };
             // Zeros behind the end are preallocated room, anything else is a torn frame.
             if bytes[end..].iter().any(|b| *b != 0) {
                 tracing::warn!(path = %active.path.display(), end, "cutting off an unfinished write at the journal's end");
@@ -138,7 +156,8 @@ impl Journal {
         self.frame.extend_from_slice(&MAGIC.to_le_bytes());
         self.frame.extend_from_slice(&self.next.to_le_bytes());
         self.frame.extend_from_slice(&length.to_le_bytes());
-        self.frame.extend_from_slice(&checksum(self.store_id, self.next, payload).to_le_bytes());
+        self.frame
+            .extend_from_slice(&checksum(self.store_id, self.next, payload).to_le_bytes());
         self.frame.extend_from_slice(payload);
 
         let mut sealed = None;
@@ -146,10 +165,15 @@ impl Journal {
             && active.end > 0
             && active.end + self.frame.len() as u64 > self.segment_bytes
         {
-            let new = self.create_segment().map_err(|e| disk_error("create journal segment", e))?;
+            let new = self
+                .create_segment()
+                .map_err(|e| disk_error("create journal segment", e))?;
             sealed = self.seal(new)?;
         } else if self.active.is_none() {
-            self.active = Some(self.create_segment().map_err(|e| disk_error("create journal segment", e))?);
+            self.active = Some(
+                self.create_segment()
+                    .map_err(|e| disk_error("create journal segment", e))?,
+            );
         }
         let active = self.active.as_mut().expect("invariant: a segment was just made");
         if self.dirty {
@@ -157,7 +181,10 @@ impl Journal {
             self.dirty = false;
         }
         self.dirty = true;
-        let written = active.file.write_all_at(&self.frame, active.end).and_then(|()| active.file.sync_data());
+        let written = active
+            .file
+            .write_all_at(&self.frame, active.end)
+            .and_then(|()| active.file.sync_data());
         if let Err(e) = written {
             // Give the room back at once, where that works; otherwise before the next write.
             self.dirty = cut(active, self.segment_bytes).is_err();
@@ -187,14 +214,21 @@ impl Journal {
         }
         self.dirty = false;
         self.active = Some(new);
-        Ok(Some(Sealed { path: old.path, last: self.next - 1 }))
+        Ok(Some(Sealed {
+            path: old.path,
+            last: self.next - 1,
+        }))
     }
 
     fn create_segment(&self) -> io::Result<Active> {
         let path = self.folder.join(format!("{:020}.log", self.next));
         let room = self.segment_bytes.max(self.frame.len() as u64);
         let made = (|| {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&path)?;
             allocate(&file, room)?;
             file.sync_all()?;
             sync_directory(&self.folder)?;
@@ -213,7 +247,10 @@ impl Journal {
 impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let active = self.active.as_ref().map(|a| (&a.path, a.end));
-        f.debug_struct("Journal").field("next", &self.next).field("active", &active).finish_non_exhaustive()
+        f.debug_struct("Journal")
+            .field("next", &self.next)
+            .field("active", &active)
+            .finish_non_exhaustive()
     }
 }
 
@@ -279,7 +316,12 @@ fn segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
             .and_then(|n| n.to_str())
             .and_then(|n| n.strip_suffix(".log"))
             .and_then(|n| n.parse().ok())
-            .ok_or_else(|| unusable(folder, format!("{} does not belong to the journal; remove it", path.display())))?;
+            .ok_or_else(|| {
+                unusable(
+                    folder,
+                    format!("{} does not belong to the journal; remove it", path.display()),
+                )
+            })?;
         found.push((number, path));
     }
     found.sort();

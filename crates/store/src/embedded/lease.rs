@@ -50,7 +50,14 @@ impl Leases {
     pub(super) fn insert(&self, id: i64, ttl: u64) {
         let mut table = self.table.lock();
         let deadline = deadline(ttl);
-        table.leases.insert(id, Lease { ttl, deadline, keys: BTreeSet::new() });
+        table.leases.insert(
+            id,
+            Lease {
+                ttl,
+                deadline,
+                keys: BTreeSet::new(),
+            },
+        );
         table.deadlines.insert((deadline, id));
         self.changed.notify_one();
     }
@@ -59,7 +66,10 @@ impl Leases {
     pub(super) fn keep_alive(&self, id: i64) -> Result<(), Error> {
         let mut table = self.table.lock();
         let table = &mut *table;
-        let lease = table.leases.get_mut(&id).ok_or(Error::LeaseNotFound(LeaseId(id)))?;
+        let lease = table
+            .leases
+            .get_mut(&id)
+            .ok_or(Error::LeaseNotFound(LeaseId(id)))?;
         if lease.deadline <= Instant::now() {
             return Err(Error::LeaseNotFound(LeaseId(id)));
         }
@@ -76,12 +86,21 @@ impl Leases {
     }
 
     pub(super) fn expired(&self, id: i64) -> bool {
-        self.table.lock().leases.get(&id).is_some_and(|l| l.deadline <= Instant::now())
+        self.table
+            .lock()
+            .leases
+            .get(&id)
+            .is_some_and(|l| l.deadline <= Instant::now())
     }
 
     /// The keys attached to a lease, in order.
     pub(super) fn keys(&self, id: i64) -> Vec<Bytes> {
-        self.table.lock().leases.get(&id).map(|l| l.keys.iter().cloned().collect()).unwrap_or_default()
+        self.table
+            .lock()
+            .leases
+            .get(&id)
+            .map(|l| l.keys.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     pub(super) fn remove(&self, id: i64) {
@@ -107,7 +126,12 @@ impl Leases {
 
     /// Id and time of every lease.
     pub(super) fn list(&self) -> Vec<(i64, u64)> {
-        self.table.lock().leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect()
+        self.table
+            .lock()
+            .leases
+            .iter()
+            .map(|(id, lease)| (*id, lease.ttl))
+            .collect()
     }
 
     /// An expiry could not be committed: it comes again a little later.

@@ -17,6 +17,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 8 << 20, checkpoint_cache_bytes: 2 << 20, queue: 4096, watch_buffer: 128 }
+        Self {
+            segment_bytes: 8 << 20,
+            checkpoint_cache_bytes: 2 << 20,
+            queue: 4096,
+            watch_buffer: 128,
+        }
     }
 }

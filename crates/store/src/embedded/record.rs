@@ -6,7 +6,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op<'a> {
     /// `key` was written at `revision`; it exists since `create`.
-    Put { revision: u64, create: u64, lease: i64, key: &'a [u8], value: &'a [u8] },
+    Put {
+        revision: u64,
+        create: u64,
+        lease: i64,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
     /// `key` was deleted at `revision`.
     Delete { revision: u64, key: &'a [u8] },
     /// History before this revision was given up.
@@ -27,7 +33,13 @@ impl<'a> Op<'a> {
     /// Appends the encoding to `out`.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            Op::Put { revision, create, lease, key, value } => {
+            Op::Put {
+                revision,
+                create,
+                lease,
+                key,
+                value,
+            } => {
                 out.push(PUT);
                 out.extend_from_slice(&revision.to_le_bytes());
                 out.extend_from_slice(&create.to_le_bytes());
@@ -68,10 +80,20 @@ impl<'a> Op<'a> {
                 key: take_bytes(input)?,
                 value: take_bytes(input)?,
             },
-            DELETE => Op::Delete { revision: take_u64(input)?, key: take_bytes(input)? },
-            COMPACT => Op::Compact { revision: take_u64(input)? },
-            LEASE_GRANT => Op::LeaseGrant { id: take_u64(input)?.cast_signed(), ttl: take_u64(input)? },
-            LEASE_END => Op::LeaseEnd { id: take_u64(input)?.cast_signed() },
+            DELETE => Op::Delete {
+                revision: take_u64(input)?,
+                key: take_bytes(input)?,
+            },
+            COMPACT => Op::Compact {
+                revision: take_u64(input)?,
+            },
+            LEASE_GRANT => Op::LeaseGrant {
+                id: take_u64(input)?.cast_signed(),
+                ttl: take_u64(input)?,
+            },
+            LEASE_END => Op::LeaseEnd {
+                id: take_u64(input)?.cast_signed(),
+            },
             _ => return None,
         })
     }
@@ -108,9 +130,24 @@ mod tests {
     #[test]
     fn every_operation_survives_and_every_cut_is_refused() {
         let ops = [
-            Op::Put { revision: 7, create: 3, lease: -9, key: b"/registry/a", value: b"value" },
-            Op::Put { revision: u64::MAX, create: 1, lease: 0, key: b"", value: b"" },
-            Op::Delete { revision: 8, key: b"/registry/a" },
+            Op::Put {
+                revision: 7,
+                create: 3,
+                lease: -9,
+                key: b"/registry/a",
+                value: b"value",
+            },
+            Op::Put {
+                revision: u64::MAX,
+                create: 1,
+                lease: 0,
+                key: b"",
+                value: b"",
+            },
+            Op::Delete {
+                revision: 8,
+                key: b"/registry/a",
+            },
             Op::Compact { revision: 5 },
             Op::LeaseGrant { id: 77, ttl: 3600 },
             Op::LeaseEnd { id: i64::MIN },

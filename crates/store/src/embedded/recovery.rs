@@ -31,10 +31,24 @@ pub(super) fn recover(directory: &Directory, options: &Options) -> Result<Recove
         path,
         |(revision, place), op| {
             match op {
-                Op::Put { revision: r, create, lease, key, value } if r == revision => {
+                Op::Put {
+                    revision: r,
+                    create,
+                    lease,
+                    key,
+                    value,
+                } if r == revision => {
                     let value = Value::Memory(Bytes::copy_from_slice(value));
                     let key = Bytes::copy_from_slice(key);
-                    index.apply(&key, Version { id: (revision, place), create, lease, value });
+                    index.apply(
+                        &key,
+                        Version {
+                            id: (revision, place),
+                            create,
+                            lease,
+                            value,
+                        },
+                    );
                 }
                 Op::Delete { revision: r, key } if r == revision => {
                     let version = deleted(revision, place);
@@ -51,12 +65,21 @@ pub(super) fn recover(directory: &Directory, options: &Options) -> Result<Recove
         },
         |id, ttl| leases.insert(id, ttl),
     )?;
-    let state = state.unwrap_or(State { store_id: directory.store_id, ..State::default() });
+    let state = state.unwrap_or(State {
+        store_id: directory.store_id,
+        ..State::default()
+    });
     if state.store_id != directory.store_id {
-        return Err(unusable(path, "checkpoint.redb belongs to another data directory; restore a backup"));
+        return Err(unusable(
+            path,
+            "checkpoint.redb belongs to another data directory; restore a backup",
+        ));
     }
     if index.current > state.revision {
-        return Err(unusable(path, "checkpoint.redb is damaged: it is ahead of itself; restore a backup"));
+        return Err(unusable(
+            path,
+            "checkpoint.redb is damaged: it is ahead of itself; restore a backup",
+        ));
     }
     index.current = state.revision;
     index.compacted = state.compacted;
@@ -66,12 +89,21 @@ pub(super) fn recover(directory: &Directory, options: &Options) -> Result<Recove
     let mut after: Vec<(u64, u64)> = Vec::new();
     let (journal, sealed) = {
         let (index, leases, after) = (&mut index, &leases, &mut after);
-        Journal::open(directory, options.segment_bytes, state.sequence + 1, move |sequence, payload| {
-            replay(index, leases, payload)
-                .map_err(|problem| unusable(path, format!("journal frame {sequence}: {problem}; restore a backup")))?;
-            after.push((sequence, index.current));
-            Ok(())
-        })?
+        Journal::open(
+            directory,
+            options.segment_bytes,
+            state.sequence + 1,
+            move |sequence, payload| {
+                replay(index, leases, payload).map_err(|problem| {
+                    unusable(
+                        path,
+                        format!("journal frame {sequence}: {problem}; restore a backup"),
+                    )
+                })?;
+                after.push((sequence, index.current));
+                Ok(())
+            },
+        )?
     };
     if index.current < state.current || index.current < index.compacted {
         return Err(unusable(
@@ -94,11 +126,22 @@ pub(super) fn recover(directory: &Directory, options: &Options) -> Result<Recove
             (segment, revision)
         })
         .collect();
-    Ok(Recovered { index, leases, checkpoint, journal, sealed })
+    Ok(Recovered {
+        index,
+        leases,
+        checkpoint,
+        journal,
+        sealed,
+    })
 }
 
 fn deleted(revision: u64, place: u32) -> Version {
-    Version { id: (revision, place), create: 0, lease: 0, value: Value::Memory(Bytes::new()) }
+    Version {
+        id: (revision, place),
+        create: 0,
+        lease: 0,
+        value: Value::Memory(Bytes::new()),
+    }
 }
 
 /// Applies one frame. The error says what is wrong with it.
@@ -120,10 +163,24 @@ fn replay(index: &mut Index, leases: &Leases, mut payload: &[u8]) -> Result<(), 
             _ => {}
         }
         match op {
-            Op::Put { revision, create, lease, key, value } => {
+            Op::Put {
+                revision,
+                create,
+                lease,
+                key,
+                value,
+            } => {
                 let key = Bytes::copy_from_slice(key);
                 let value = Value::Memory(Bytes::copy_from_slice(value));
-                index.apply(&key, Version { id: (revision, place), create, lease, value });
+                index.apply(
+                    &key,
+                    Version {
+                        id: (revision, place),
+                        create,
+                        lease,
+                        value,
+                    },
+                );
             }
             Op::Delete { revision, key } => {
                 let version = deleted(revision, place);

@@ -19,12 +19,27 @@ pub(super) enum Request {
         lease: Option<LeaseId>,
         reply: Reply<WriteOutcome>,
     },
-    Delete { key: Bytes, precondition: Precondition, reply: Reply<WriteOutcome> },
-    Compact { revision: u64, reply: Reply<()> },
-    LeaseGrant { ttl: u64, reply: Reply<LeaseId> },
-    LeaseRevoke { id: i64, reply: Reply<()> },
+    Delete {
+        key: Bytes,
+        precondition: Precondition,
+        reply: Reply<WriteOutcome>,
+    },
+    Compact {
+        revision: u64,
+        reply: Reply<()>,
+    },
+    LeaseGrant {
+        ttl: u64,
+        reply: Reply<LeaseId>,
+    },
+    LeaseRevoke {
+        id: i64,
+        reply: Reply<()>,
+    },
     /// The timer says that the lease's time is up.
-    LeaseExpire { id: i64 },
+    LeaseExpire {
+        id: i64,
+    },
 }
 
 impl Request {
@@ -39,7 +54,10 @@ impl Request {
 
     /// Whether it needs everything before it to be committed first.
     pub(super) fn is_barrier(&self) -> bool {
-        matches!(self, Request::LeaseRevoke { .. } | Request::LeaseExpire { .. } | Request::Compact { .. })
+        matches!(
+            self,
+            Request::LeaseRevoke { .. } | Request::LeaseExpire { .. } | Request::Compact { .. }
+        )
     }
 }
 
@@ -96,17 +114,30 @@ impl Stage {
     /// Judges one request.
     pub(super) fn add(&mut self, request: Request, index: &Index, leases: &Leases) {
         match request {
-            Request::Put { key, value, precondition, lease, reply } => {
+            Request::Put {
+                key,
+                value,
+                precondition,
+                lease,
+                reply,
+            } => {
                 self.put(key, value, precondition, lease, reply, index, leases);
             }
-            Request::Delete { key, precondition, reply } => {
+            Request::Delete {
+                key,
+                precondition,
+                reply,
+            } => {
                 let previous = self.latest(&key, index);
                 match previous {
                     Some(previous) if holds(precondition, Some(&previous)) => {
                         self.current += 1;
                         self.delete(key, previous.clone(), 0);
                         let revision = Revision(self.current);
-                        let outcome = WriteOutcome::Committed { revision, previous: Some(previous) };
+                        let outcome = WriteOutcome::Committed {
+                            revision,
+                            previous: Some(previous),
+                        };
                         self.answers.push(Answer::Write(reply, outcome));
                     }
                     current => self.conflict(current, reply),
@@ -178,7 +209,10 @@ impl Stage {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request and what it is judged against")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one request and what it is judged against"
+    )]
     fn put(
         &mut self,
         key: Bytes,
@@ -203,13 +237,28 @@ impl Stage {
         let revision = self.current;
         let create = previous.as_ref().map_or(revision, |p| p.create_revision.0);
         let lease_id = lease.map_or(0, |l| l.0);
-        Op::Put { revision, create, lease: lease_id, key: &key, value: &value }.encode(&mut self.payload);
+        Op::Put {
+            revision,
+            create,
+            lease: lease_id,
+            key: &key,
+            value: &value,
+        }
+        .encode(&mut self.payload);
         let from = previous.as_ref().and_then(|p| p.lease).map_or(0, |l| l.0);
         if from != lease_id {
-            self.leases.push(LeaseChange::Attach { key: key.clone(), from, to: lease_id });
+            self.leases.push(LeaseChange::Attach {
+                key: key.clone(),
+                from,
+                to: lease_id,
+            });
         }
-        let version =
-            Version { id: (revision, 0), create, lease: lease_id, value: Value::Memory(value.clone()) };
+        let version = Version {
+            id: (revision, 0),
+            create,
+            lease: lease_id,
+            value: Value::Memory(value.clone()),
+        };
         self.versions.push((key.clone(), version));
         let kv = KeyValue {
             key: key.clone(),
@@ -219,13 +268,23 @@ impl Stage {
             lease,
         };
         self.latest.insert(key, Some(kv.clone()));
-        self.events.push(Event { kind: EventKind::Put, kv, previous: previous.clone() });
-        let outcome = WriteOutcome::Committed { revision: Revision(revision), previous };
+        self.events.push(Event {
+            kind: EventKind::Put,
+            kv,
+            previous: previous.clone(),
+        });
+        let outcome = WriteOutcome::Committed {
+            revision: Revision(revision),
+            previous,
+        };
         self.answers.push(Answer::Write(reply, outcome));
     }
 
     fn conflict(&mut self, current: Option<KeyValue>, reply: Reply<WriteOutcome>) {
-        let outcome = WriteOutcome::Conflict { revision: Revision(self.current), current };
+        let outcome = WriteOutcome::Conflict {
+            revision: Revision(self.current),
+            current,
+        };
         self.answers.push(Answer::Write(reply, outcome));
     }
 
@@ -234,10 +293,18 @@ impl Stage {
         let revision = self.current;
         Op::Delete { revision, key: &key }.encode(&mut self.payload);
         if let Some(lease) = previous.lease {
-            self.leases.push(LeaseChange::Attach { key: key.clone(), from: lease.0, to: 0 });
+            self.leases.push(LeaseChange::Attach {
+                key: key.clone(),
+                from: lease.0,
+                to: 0,
+            });
         }
-        let version =
-            Version { id: (revision, place), create: 0, lease: 0, value: Value::Memory(Bytes::new()) };
+        let version = Version {
+            id: (revision, place),
+            create: 0,
+            lease: 0,
+            value: Value::Memory(Bytes::new()),
+        };
         self.versions.push((key.clone(), version));
         self.latest.insert(key, None);
         self.events.push(deletion(previous, revision));
@@ -247,7 +314,9 @@ impl Stage {
         let keys = leases.keys(id);
         let mut place = 0;
         for key in keys {
-            let Some(previous) = self.latest(&key, index) else { continue };
+            let Some(previous) = self.latest(&key, index) else {
+                continue;
+            };
             if place == 0 {
                 self.current += 1;
             }
@@ -275,7 +344,11 @@ pub(super) fn deletion(previous: KeyValue, revision: u64) -> Event {
         mod_revision: Revision(revision),
         lease: None,
     };
-    Event { kind: EventKind::Delete, kv, previous: Some(previous) }
+    Event {
+        kind: EventKind::Delete,
+        kv,
+        previous: Some(previous),
+    }
 }
 
 fn holds(precondition: Precondition, current: Option<&KeyValue>) -> bool {

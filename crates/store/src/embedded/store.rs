@@ -18,7 +18,8 @@ use crate::embedded::recovery::{Recovered, recover};
 use crate::embedded::stage::{Reply, Request};
 use crate::embedded::watch::EmbeddedWatch;
 use crate::{
-    Error, KeyValue, LeaseId, Precondition, RangeRequest, RangeResponse, Revision, Store, WatchStream, WriteOutcome,
+    Error, KeyValue, LeaseId, Precondition, RangeRequest, RangeResponse, Revision, Store, WatchStream,
+    WriteOutcome,
 };
 
 /// The embedded store: everything in one data directory, locked while the store is open.
@@ -44,7 +45,13 @@ impl EmbeddedStore {
     /// `Error::Unusable` says what is wrong with the directory (in use, newer, damaged) and what to do.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, Error> {
         let directory = Directory::open(path.as_ref())?;
-        let Recovered { index, leases, checkpoint, journal, sealed } = recover(&directory, &options)?;
+        let Recovered {
+            index,
+            leases,
+            checkpoint,
+            journal,
+            sealed,
+        } = recover(&directory, &options)?;
         let hub = Hub::new(index.current);
         let shared = Arc::new(Shared {
             index: RwLock::new(index),
@@ -60,7 +67,10 @@ impl EmbeddedStore {
         }
         let (queue, receiver) = mpsc::channel(options.queue.max(1));
         let store = Self {
-            running: Mutex::new(Some(Running { threads: Vec::new(), _directory: directory })),
+            running: Mutex::new(Some(Running {
+                threads: Vec::new(),
+                _directory: directory,
+            })),
             queue: RwLock::new(Some(queue.clone())),
             path: path.as_ref().to_owned(),
             shared,
@@ -72,7 +82,9 @@ impl EmbeddedStore {
         let shared = store.shared.clone();
         store.spawn("store-leases", move || {
             // A closed queue means that the store shuts down, and then the timer is told so, too.
-            shared.leases.run_timer(|id| drop(queue.blocking_send(Request::LeaseExpire { id })));
+            shared
+                .leases
+                .run_timer(|id| drop(queue.blocking_send(Request::LeaseExpire { id })));
         })?;
         Ok(Arc::new(store))
     }
@@ -84,11 +96,21 @@ impl EmbeddedStore {
         let _ = tokio::task::spawn_blocking(move || store.shut_down()).await;
     }
 
+    /// Waits until no full journal segment is left to checkpoint; returns at once when the last attempt failed.
+    pub async fn wait_for_checkpoint(&self) {
+        let shared = self.shared.clone();
+        // The closure only waits; it ends with the store.
+        let _ = tokio::task::spawn_blocking(move || shared.sealed.wait_until_at_most(0)).await;
+    }
+
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(run)
-            .map_err(|e| Error::Backend { operation: "start thread", source: Box::new(e) })?;
+            .map_err(|e| Error::Backend {
+                operation: "start thread",
+                source: Box::new(e),
+            })?;
         if let Some(running) = &mut *self.running.lock() {
             running.threads.push(thread);
         }
@@ -96,7 +118,9 @@ impl EmbeddedStore {
     }
 
     fn shut_down(&self) {
-        let Some(running) = self.running.lock().take() else { return };
+        let Some(running) = self.running.lock().take() else {
+            return;
+        };
         self.shared.hub.lock().close();
         self.shared.leases.close();
         self.shared.sealed.close();
@@ -118,7 +142,11 @@ impl EmbeddedStore {
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        if self.queue.read().is_some() { Ok(()) } else { Err(Error::Closed) }
+        if self.queue.read().is_some() {
+            Ok(())
+        } else {
+            Err(Error::Closed)
+        }
     }
 
     /// Fetches values that are not in memory. A value that was purged meanwhile means that `at` was compacted.
@@ -129,9 +157,15 @@ impl EmbeddedStore {
         let shared = self.shared.clone();
         let fetched = tokio::task::spawn_blocking(move || {
             let mut fetch = |id| shared.checkpoint.fetch(id);
-            found.into_iter().map(|f| f.resolve(&mut fetch)).collect::<Result<Option<Vec<KeyValue>>, Error>>()
+            found
+                .into_iter()
+                .map(|f| f.resolve(&mut fetch))
+                .collect::<Result<Option<Vec<KeyValue>>, Error>>()
         });
-        let fetched = fetched.await.map_err(|e| Error::Backend { operation: "read", source: Box::new(e) })??;
+        let fetched = fetched.await.map_err(|e| Error::Backend {
+            operation: "read",
+            source: Box::new(e),
+        })??;
         fetched.ok_or_else(|| Error::Compacted {
             requested: Revision(at),
             compacted: Revision(self.shared.index.read().compacted),
@@ -170,11 +204,21 @@ impl Store for EmbeddedStore {
         let (scan, at, current) = {
             let index = self.shared.index.read();
             let at = index.readable(request.revision)?;
-            let scan = index.scan(&request.start, &request.end, at, request.limit, request.count_only);
+            let scan = index.scan(
+                &request.start,
+                &request.end,
+                at,
+                request.limit,
+                request.count_only,
+            );
             (scan, at, index.current)
         };
         let kvs = self.resolve(scan.found, at).await?;
-        Ok(RangeResponse { kvs, count: scan.count, revision: Revision(current) })
+        Ok(RangeResponse {
+            kvs,
+            count: scan.count,
+            revision: Revision(current),
+        })
     }
 
     async fn put(
@@ -184,11 +228,23 @@ impl Store for EmbeddedStore {
         precondition: Precondition,
         lease: Option<LeaseId>,
     ) -> Result<WriteOutcome, Error> {
-        self.submit(|reply| Request::Put { key, value, precondition, lease, reply }).await
+        self.submit(|reply| Request::Put {
+            key,
+            value,
+            precondition,
+            lease,
+            reply,
+        })
+        .await
     }
 
     async fn delete(&self, key: Bytes, precondition: Precondition) -> Result<WriteOutcome, Error> {
-        self.submit(|reply| Request::Delete { key, precondition, reply }).await
+        self.submit(|reply| Request::Delete {
+            key,
+            precondition,
+            reply,
+        })
+        .await
     }
 
     async fn watch(&self, prefix: Bytes, from: Option<Revision>) -> Result<WatchStream, Error> {
@@ -197,11 +253,19 @@ impl Store for EmbeddedStore {
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
-        self.submit(|reply| Request::Compact { revision: revision.0, reply }).await
+        self.submit(|reply| Request::Compact {
+            revision: revision.0,
+            reply,
+        })
+        .await
     }
 
     async fn lease_grant(&self, ttl_seconds: u64) -> Result<LeaseId, Error> {
-        self.submit(|reply| Request::LeaseGrant { ttl: ttl_seconds, reply }).await
+        self.submit(|reply| Request::LeaseGrant {
+            ttl: ttl_seconds,
+            reply,
+        })
+        .await
     }
 
     async fn lease_keep_alive(&self, lease: LeaseId) -> Result<(), Error> {
@@ -210,7 +274,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn lease_revoke(&self, lease: LeaseId) -> Result<(), Error> {
-        self.submit(|reply| Request::LeaseRevoke { id: lease.0, reply }).await
+        self.submit(|reply| Request::LeaseRevoke { id: lease.0, reply })
+            .await
     }
 
     async fn size(&self) -> Result<u64, Error> {

@@ -47,7 +47,10 @@ impl EmbeddedWatch {
             Some(from) => {
                 let compacted = shared.index.read().compacted;
                 if from <= compacted {
-                    return Err(Error::Compacted { requested: Revision(from), compacted: Revision(compacted) });
+                    return Err(Error::Compacted {
+                        requested: Revision(from),
+                        compacted: Revision(compacted),
+                    });
                 }
                 (from, Position::Behind)
             }
@@ -57,7 +60,13 @@ impl EmbeddedWatch {
             }
         };
         drop(hub);
-        Ok(Self { shared, prefix, next, position, progress_wanted: from.is_some() })
+        Ok(Self {
+            shared,
+            prefix,
+            next,
+            position,
+            progress_wanted: from.is_some(),
+        })
     }
 
     /// The part of a delivery that is wanted (a watch may start in the future); the position moves behind it.
@@ -84,14 +93,23 @@ impl EmbeddedWatch {
 
     /// One step through history; `None` when nothing in it was for this watch.
     async fn catch_up(&mut self, through: u64) -> Option<WatchMessage> {
-        let history = self.shared.index.read().history(&self.prefix, self.next, through, HISTORY_STEP);
-        let Some(history) = history else { return self.lagged() };
+        let history = self
+            .shared
+            .index
+            .read()
+            .history(&self.prefix, self.next, through, HISTORY_STEP);
+        let Some(history) = history else {
+            return self.lagged();
+        };
         let on_disk = history.changes.iter().any(Change::needs_disk);
         let events = if on_disk {
             let shared = self.shared.clone();
             match tokio::task::spawn_blocking(move || resolve(&shared, history.changes)).await {
                 Ok(events) => events,
-                Err(error) => Err(Error::Backend { operation: "watch", source: Box::new(error) }),
+                Err(error) => Err(Error::Backend {
+                    operation: "watch",
+                    source: Box::new(error),
+                }),
             }
         } else {
             resolve(&self.shared, history.changes)
@@ -115,7 +133,9 @@ impl EmbeddedWatch {
 
     /// A progress message, if everything published so far has been delivered.
     fn progress(&mut self) -> Option<WatchMessage> {
-        let Position::Live(_, receiver) = &mut self.position else { return None };
+        let Position::Live(_, receiver) = &mut self.position else {
+            return None;
+        };
         let hub = self.shared.hub.lock();
         if hub.closed || !receiver.is_empty() || receiver.is_closed() {
             return None;
@@ -202,7 +222,11 @@ fn resolve(shared: &Shared, changes: Vec<Change>) -> Result<Option<Vec<Event>>, 
             continue;
         }
         match change.found.resolve(&mut fetch)? {
-            Some(kv) => events.push(Event { kind: EventKind::Put, kv, previous }),
+            Some(kv) => events.push(Event {
+                kind: EventKind::Put,
+                kv,
+                previous,
+            }),
             None => return Ok(None),
         }
     }

@@ -1,7 +1,9 @@
 //! Lifecycle of a cluster on this machine: where its files are, how its processes start, join, stop and leave nothing behind.
 
+pub mod down;
 pub mod join;
 pub mod kubeconfig;
+pub mod leftovers;
 pub mod paths;
 pub mod preflight;
 pub mod process;

@@ -74,6 +74,11 @@ impl CgroupTree {
         Ok(())
     }
 
+    /// The directories of `group`, one for each hierarchy.
+    pub fn paths(&self, group: &str) -> Vec<PathBuf> {
+        self.hierarchies.iter().map(|hierarchy| hierarchy.path(group)).collect()
+    }
+
     /// Removes `group` and everything below it, in every hierarchy. Its processes must have ended.
     pub fn remove(&self, group: &str) -> io::Result<()> {
         for hierarchy in &self.hierarchies {

@@ -1,0 +1,63 @@
+//! One file per command; [`run`] is the list.
+
+pub(crate) mod internal;
+
+mod completion;
+mod down;
+mod kubeconfig;
+mod logs;
+mod token;
+mod up;
+
+use anyhow::{Context, Result};
+use keelson_cluster::paths::Paths;
+use kube::Client;
+
+use crate::cli::{Cli, Command, Global};
+
+/// Runs the command to its end.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    start_logging(&cli)?;
+    if let Command::Completion { shell } = cli.command {
+        completion::print(shell);
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    runtime.block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> Result<()> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Up(args) => up::run(global, &args).await,
+        Command::Down { purge } => down::run(global, purge).await,
+        Command::Logs { component, follow } => logs::run(global, component.as_deref(), follow),
+        Command::Kubeconfig { merge } => kubeconfig::run(global, merge),
+        Command::Token { command } => token::run(global, command).await,
+        other => anyhow::bail!("{other:?} is not there yet"),
+    }
+}
+
+fn start_logging(cli: &Cli) -> Result<()> {
+    let quiet = !cli.command.is_daemon() && cli.global.log == "info";
+    let filter = if quiet { "warn" } else { cli.global.log.as_str() };
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("--log is not a filter")?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
+}
+
+/// A client with the administrator's rights on this machine's cluster.
+async fn admin_client(global: &Global) -> Result<(Paths, Client)> {
+    let paths = global.paths();
+    let kubeconfig = paths.admin_kubeconfig();
+    anyhow::ensure!(
+        kubeconfig.exists(),
+        "there is no cluster in {}; start one with `keelson up`",
+        paths.data.display()
+    );
+    let client = keelson_client::client_from_kubeconfig(&kubeconfig).await?;
+    Ok((paths, client))
+}

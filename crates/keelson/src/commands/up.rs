@@ -1,0 +1,79 @@
+//! `keelson up`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use keelson_cluster::settings::{ClusterSettings, LAYOUT_VERSION};
+use keelson_cluster::up::{self, Summary, UpOptions};
+use keelson_cluster::{kubeconfig, preflight};
+use serde_json::json;
+
+use crate::cli::{Global, Output, UpArgs};
+use crate::output::{print_json, print_step};
+
+/// Starts the cluster and says what to do next.
+pub(crate) async fn run(global: &Global, args: &UpArgs) -> Result<()> {
+    preflight::require_root()?;
+    let options = UpOptions {
+        paths: global.paths(),
+        settings: settings(args)?,
+        nodes: args.nodes,
+        server_arguments: server_arguments(global),
+        timeout: Duration::from_secs(args.timeout),
+        merge_into: if args.no_kubeconfig { None } else { kubeconfig::user_file() },
+    };
+    let summary = up::up(&options, &|step| print_step(&step)).await?;
+    match global.output {
+        Output::Json => print_json(&json!({
+            "ready": true,
+            "nodes": summary.nodes,
+            "kubeconfig": summary.kubeconfig,
+            "mergedInto": summary.merged_into,
+        })),
+        Output::Text => {
+            print_next_steps(&summary);
+            Ok(())
+        }
+    }
+}
+
+/// What the flags say, with defaults of this machine.
+pub(crate) fn settings(args: &UpArgs) -> Result<ClusterSettings> {
+    let node_name = match &args.node_name {
+        Some(name) => name.clone(),
+        None => preflight::host_name()?,
+    };
+    Ok(ClusterSettings {
+        layout_version: LAYOUT_VERSION,
+        node_name,
+        node_ip: args.node_ip.unwrap_or_else(|| up::default_node_ip(args.underlay_cidr)),
+        api_port: args.api_port,
+        cluster_cidr: args.cluster_cidr,
+        service_cidr: args.service_cidr,
+        load_balancer_cidr: args.load_balancer_cidr,
+        underlay_cidr: args.underlay_cidr,
+        tls_sans: args.tls_sans.clone(),
+        registries: args.registries.clone(),
+        merged_into: None,
+    })
+}
+
+/// The server process reads everything else from `cluster.json`.
+fn server_arguments(global: &Global) -> Vec<String> {
+    vec![
+        "server".into(),
+        format!("--data-dir={}", global.data_dir.display()),
+        format!("--run-dir={}", global.run_dir.display()),
+        format!("--log={}", global.log),
+    ]
+}
+
+fn print_next_steps(summary: &Summary) {
+    let nodes = summary.nodes.len();
+    println!("\nThe cluster is ready: {nodes} node{}.", if nodes == 1 { "" } else { "s" });
+    match &summary.merged_into {
+        Some(file) => println!("kubectl is set up: context `{}` in {}.", kubeconfig::CONTEXT, file.display()),
+        None => println!("Use it with: export KUBECONFIG={}", summary.kubeconfig.display()),
+    }
+    println!("\nNext:\n  kubectl get nodes\n  kubectl create deployment web --image=nginx\n  keelson status\n  keelson down");
+}

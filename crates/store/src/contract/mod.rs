@@ -5,8 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-mod cases;
+mod driver;
+mod keys;
+mod leases;
 mod model;
+mod restart;
+mod watches;
 
 use std::sync::Arc;
 
@@ -14,8 +18,11 @@ use async_trait::async_trait;
 
 use crate::Store;
 
-pub use cases::*;
+pub use keys::*;
+pub use leases::*;
 pub use model::random_operations_match_a_model;
+pub use restart::*;
+pub use watches::*;
 
 /// Starts and stops stores over the same data; each test case gets a fresh one without data.
 #[async_trait]

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::Backend;
-use super::cases::{bytes, committed, events_through};
+use super::driver::{bytes, committed, events_through};
 use crate::{Error, Event, EventKind, KeyValue, Precondition, RangeRequest, Revision, WriteOutcome};
 
 /// The whole state after each revision: simple, and easy to see that it is right.

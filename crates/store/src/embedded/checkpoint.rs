@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::Error;
-use crate::embedded::directory::{disk_error, is_no_space, unusable};
+use crate::embedded::directory::{disk_error, is_no_space, sync_directory, unusable};
 use crate::embedded::index::{Found, Value, VersionId};
 use crate::embedded::record::Op;
 
@@ -49,7 +49,15 @@ pub(super) struct Update {
 pub(super) struct Checkpoint {
     path: PathBuf,
     cache_bytes: usize,
-    database: Mutex<Option<Arc<Database>>>,
+    database: Mutex<Handle>,
+    /// Held shared by every use, exclusively by closing, which waits for them.
+    uses: RwLock<()>,
+}
+
+enum Handle {
+    Unopened,
+    Open(Arc<Database>),
+    Closed,
 }
 
 impl Checkpoint {
@@ -57,7 +65,8 @@ impl Checkpoint {
         Self {
             path,
             cache_bytes,
-            database: Mutex::new(None),
+            database: Mutex::new(Handle::Unopened),
+            uses: RwLock::new(()),
         }
     }
 
@@ -126,6 +135,7 @@ impl Checkpoint {
 
     /// The value of one version; `None` when it was purged.
     pub(super) fn fetch(&self, id: VersionId) -> Result<Option<Bytes>, Error> {
+        let _use = self.uses.read();
         let read = || -> Result<Option<Result<Bytes, Error>>, redb::Error> {
             let transaction = self.database()?.begin_read()?;
             let records = transaction.open_table(RECORDS)?;
@@ -145,10 +155,14 @@ impl Checkpoint {
 
     /// Makes one update durable. After an error nothing of it has happened.
     pub(super) fn write(&self, update: &Update) -> Result<(), Error> {
+        let _use = self.uses.read();
         let result = self.try_write(update);
         if result.is_err() {
             // redb refuses to go on after an I/O error; the next use opens it afresh.
-            *self.database.lock() = None;
+            let mut handle = self.database.lock();
+            if matches!(*handle, Handle::Open(_)) {
+                *handle = Handle::Unopened;
+            }
         }
         result.map_err(|e| backend("write checkpoint", e))
     }
@@ -183,16 +197,20 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Closes the database file.
+    /// Closes the database file for good, after waiting for whoever uses it.
     pub(super) fn close(&self) {
-        *self.database.lock() = None;
+        let _uses = self.uses.write();
+        *self.database.lock() = Handle::Closed;
     }
 
     fn database(&self) -> Result<Arc<Database>, redb::Error> {
-        let mut database = self.database.lock();
-        if let Some(database) = &*database {
-            return Ok(database.clone());
+        let mut handle = self.database.lock();
+        match &*handle {
+            Handle::Open(database) => return Ok(database.clone()),
+            Handle::Closed => return Err(redb::Error::DatabaseClosed),
+            Handle::Unopened => {}
         }
+        let is_new = !self.path.exists();
         // The check makes a damaged file an error; without it redb may panic. It writes, which a full disk prevents: then
         // the records' own checksums have to do.
         let mut builder = Database::builder();
@@ -207,7 +225,12 @@ impl Checkpoint {
             }
             opened => opened?,
         };
-        Ok(database.insert(Arc::new(opened)).clone())
+        if is_new && let Some(folder) = self.path.parent() {
+            sync_directory(folder)?; // before the first journal segment is removed
+        }
+        let database = Arc::new(opened);
+        *handle = Handle::Open(database.clone());
+        Ok(database)
     }
 }
 

@@ -29,7 +29,9 @@ pub(super) struct Directory {
 impl Directory {
     /// Creates or opens the directory and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(path.join("journal")).map_err(|e| disk_error("create data directory", e))?;
+        fs::create_dir_all(path.join("journal"))
+            .and_then(|()| path.canonicalize()?.parent().map_or(Ok(()), sync_directory))
+            .map_err(|e| disk_error("create data directory", e))?;
         let lock = lock(path)?;
         let version = path.join("VERSION");
         let store_id = match fs::read_to_string(&version) {

@@ -57,7 +57,16 @@ impl Journal {
         mut replay: impl FnMut(u64, &[u8]) -> Result<(), Error>,
     ) -> Result<(Self, Vec<Sealed>), Error> {
         let folder = directory.journal();
-        let names = segments(&folder)?;
+        let mut names = segments(&folder)?;
+        // A segment whose successor starts at or before `from` is in the checkpoint; its removal did not happen.
+        let covered = names
+            .iter()
+            .skip(1)
+            .take_while(|(first, _)| *first <= from)
+            .count();
+        for (_, path) in names.drain(..covered) {
+            fs::remove_file(&path).map_err(|e| disk_error("remove journal segment", e))?;
+        }
         let mut journal = Self {
             folder,
             store_id: directory.store_id,

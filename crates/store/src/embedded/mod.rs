@@ -15,7 +15,7 @@
 //! - Opening loads the checkpoint and replays the journal. See `journal` for what happens to a torn tail.
 //!
 //! Why not one engine for all of it: measured with 1.3 KB values and 64 writers, an append-only file makes 88,000 durable
-//! writes/s, fjall 57,000, redb 18,000; fjall moreover refuses to open when the last, unacknowledged batch is torn inside,
+//! writes/s, fjall 57,000, redb 18,000; by its source fjall moreover refuses to open when the last, unacknowledged batch is torn inside,
 //! is poisoned by a full disk, and keeps a second copy of values in its memtables.
 //!
 //! Leases: as in etcd, a lease has its full time again after a restart.

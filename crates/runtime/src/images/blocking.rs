@@ -12,14 +12,18 @@ pub(crate) struct BlockingPool {
 
 impl BlockingPool {
     pub(crate) fn new(size: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(size.max(1))) }
+        Self {
+            permits: Arc::new(Semaphore::new(size.max(1))),
+        }
     }
 
     /// Runs `work` on a blocking thread. When the returned future is dropped after the start, `work` still runs to
     /// its end and keeps its place in the pool until then.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let permit =
-            Arc::clone(&self.permits).acquire_owned().await.expect("invariant: the semaphore is never closed");
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .expect("invariant: the semaphore is never closed");
         let task = tokio::task::spawn_blocking(move || {
             let result = work();
             drop(permit);

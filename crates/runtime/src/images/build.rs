@@ -50,7 +50,10 @@ pub struct BuildConfig {
 /// Writes an OCI image-layout archive at `output` with one layer for each of `layers`, lowest first. Blocking.
 /// Returns the digest of the manifest.
 pub fn build_image(layers: &[PathBuf], config: &BuildConfig, output: &Path) -> Result<Digest, ImageError> {
-    let dir = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = output
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let scratch = tempfile::tempdir_in(dir).map_err(|e| ImageError::io("create in", dir, e))?;
     let mut blobs: BTreeMap<Digest, PathBuf> = BTreeMap::new();
     let mut descriptors = Vec::new();
@@ -81,7 +84,10 @@ pub fn build_image(layers: &[PathBuf], config: &BuildConfig, output: &Path) -> R
         os: platform.os.clone(),
         variant: platform.variant.clone(),
         config: config.run.clone(),
-        rootfs: RootFs { kind: "layers".into(), diff_ids },
+        rootfs: RootFs {
+            kind: "layers".into(),
+            diff_ids,
+        },
     });
     let id = add("config", &document)?;
     let manifest = spec::encode(&Manifest {
@@ -99,11 +105,19 @@ pub fn build_image(layers: &[PathBuf], config: &BuildConfig, output: &Path) -> R
     });
     if let Some(reference) = &config.reference {
         let reference = Reference::parse(reference)?;
-        entry.annotations.insert("io.containerd.image.name".into(), reference.to_string());
-        entry.annotations.insert("org.opencontainers.image.ref.name".into(), reference.selector_text());
+        entry
+            .annotations
+            .insert("io.containerd.image.name".into(), reference.to_string());
+        entry.annotations.insert(
+            "org.opencontainers.image.ref.name".into(),
+            reference.selector_text(),
+        );
     }
-    let index =
-        spec::encode(&Index { schema_version: 2, media_type: OCI_INDEX.into(), manifests: vec![entry] });
+    let index = spec::encode(&Index {
+        schema_version: 2,
+        media_type: OCI_INDEX.into(),
+        manifests: vec![entry],
+    });
     write_archive(&index, &blobs, output).map_err(|e| ImageError::io("write", output, e))?;
     Ok(manifest_digest)
 }
@@ -117,7 +131,13 @@ fn compression(wanted: LayerCompression) -> Compression {
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new() }
+    Descriptor {
+        media_type: media_type.into(),
+        digest,
+        size,
+        platform: None,
+        annotations: BTreeMap::new(),
+    }
 }
 
 fn write_archive(index: &[u8], blobs: &BTreeMap<Digest, PathBuf>, output: &Path) -> io::Result<()> {
@@ -129,13 +149,20 @@ fn write_archive(index: &[u8], blobs: &BTreeMap<Digest, PathBuf>, output: &Path)
         tar.append_data(&mut header, path, data)
     };
     let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    append(Path::new("oci-layout"), layout.len() as u64, &mut layout.as_slice())?;
+    append(
+        Path::new("oci-layout"),
+        layout.len() as u64,
+        &mut layout.as_slice(),
+    )?;
     append(Path::new("index.json"), index.len() as u64, &mut &*index)?;
     for (digest, path) in blobs {
         let mut file = File::open(path)?;
         append(&Archive::blob_path(digest), file.metadata()?.len(), &mut file)?;
     }
-    tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    tar.into_inner()?
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()
 }
 
 /// Hashes and counts what is written through it.
@@ -147,7 +174,11 @@ struct HashingWriter<W> {
 
 impl<W: Write> HashingWriter<W> {
     fn new(inner: W) -> Self {
-        Self { inner, hasher: Hasher::new(Algorithm::Sha256), bytes: 0 }
+        Self {
+            inner,
+            hasher: Hasher::new(Algorithm::Sha256),
+            bytes: 0,
+        }
     }
 }
 
@@ -188,7 +219,10 @@ fn write_layer(dir: &Path, output: &Path, wanted: LayerCompression) -> io::Resul
 }
 
 fn write_tar<W: Write>(dir: &Path, output: W) -> io::Result<W> {
-    let mut packer = Packer { tar: tar::Builder::new(output), links: HashMap::new() };
+    let mut packer = Packer {
+        tar: tar::Builder::new(output),
+        links: HashMap::new(),
+    };
     packer.tar.mode(tar::HeaderMode::Complete);
     let meta = std::fs::symlink_metadata(dir)?;
     packer.entry(dir, Path::new("./"), &meta)?;
@@ -242,7 +276,8 @@ impl<W: Write> Packer<W> {
             self.tar.append_data(&mut header, name, File::open(path)?)?;
         } else if file_type.is_symlink() {
             header.set_size(0);
-            self.tar.append_link(&mut header, name, std::fs::read_link(path)?)?;
+            self.tar
+                .append_link(&mut header, name, std::fs::read_link(path)?)?;
         } else {
             header.set_size(0);
             if file_type.is_block_device() || file_type.is_char_device() {
@@ -251,14 +286,21 @@ impl<W: Write> Packer<W> {
             }
             self.tar.append_data(&mut header, name, io::empty())?;
         }
-        if opaque { self.marker(&name.join(".wh..wh..opq")) } else { Ok(()) }
+        if opaque {
+            self.marker(&name.join(".wh..wh..opq"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Extended attributes and nanoseconds as PAX records of the next entry. Tells whether the directory is opaque.
     fn extended(&mut self, path: &Path, meta: &Metadata) -> io::Result<bool> {
         let mut records: Vec<(String, Vec<u8>)> = Vec::new();
         if meta.mtime_nsec() != 0 && meta.mtime() >= 0 {
-            records.push(("mtime".into(), format!("{}.{:09}", meta.mtime(), meta.mtime_nsec()).into_bytes()));
+            records.push((
+                "mtime".into(),
+                format!("{}.{:09}", meta.mtime(), meta.mtime_nsec()).into_bytes(),
+            ));
         }
         let mut opaque = false;
         for (name, value) in attributes(path)? {
@@ -269,7 +311,8 @@ impl<W: Write> Packer<W> {
             }
         }
         if !records.is_empty() {
-            self.tar.append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice())))?;
+            self.tar
+                .append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice())))?;
         }
         Ok(opaque)
     }
@@ -319,7 +362,10 @@ pub async fn push_archive(
         .map_err(|e| ImageError::InvalidArchive(e.to_string()))??;
     let index: Index = serde_json::from_slice(&archive.read(Path::new("index.json"))?)
         .map_err(|e| ImageError::manifest("index.json", e))?;
-    let entry = index.manifests.first().ok_or_else(|| ImageError::InvalidArchive("no image in it".into()))?;
+    let entry = index
+        .manifests
+        .first()
+        .ok_or_else(|| ImageError::InvalidArchive("no image in it".into()))?;
     let bytes = archive.document(&entry.digest, "manifest")?;
     let Document::Manifest(manifest) = Document::parse(&bytes, &entry.media_type)? else {
         return Err(ImageError::Unsupported("pushing an index".into()));
@@ -330,6 +376,8 @@ pub async fn push_archive(
             .map_err(|e| ImageError::InvalidArchive(e.to_string()))?;
         repository.push_blob(&blob.digest, data.into()).await?;
     }
-    repository.push_manifest(&reference.selector_text(), OCI_MANIFEST, bytes.into()).await?;
+    repository
+        .push_manifest(&reference.selector_text(), OCI_MANIFEST, bytes.into())
+        .await?;
     Ok(entry.digest.clone())
 }

@@ -85,7 +85,11 @@ impl Platform {
             "loongarch64" => ("loong64", ""),
             other => (other, ""),
         };
-        Self { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
+        Self {
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: variant.into(),
+        }
     }
 }
 
@@ -195,7 +199,9 @@ pub struct AuthConfig {
 
 impl std::fmt::Debug for AuthConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AuthConfig").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("AuthConfig")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -261,7 +267,10 @@ mod tests {
 
     #[test]
     fn credentials_follow_the_server_address() {
-        let basic = |u: &str, p: &str| Credentials::Basic { username: u.into(), password: p.into() };
+        let basic = |u: &str, p: &str| Credentials::Basic {
+            username: u.into(),
+            password: p.into(),
+        };
         let auth = AuthConfig {
             auth: "dTpwOnE=".into(),
             server_address: "https://index.docker.io/v1/".into(),
@@ -269,7 +278,10 @@ mod tests {
         };
         assert!(auth.credentials_for("docker.io").expect("ok") == basic("u", "p:q"));
         assert!(auth.credentials_for("evil.example").expect("ok") == Credentials::Anonymous);
-        let broken = AuthConfig { auth: "%%".into(), ..AuthConfig::default() };
+        let broken = AuthConfig {
+            auth: "%%".into(),
+            ..AuthConfig::default()
+        };
         assert!(broken.credentials_for("x").is_err());
         assert!(!format!("{auth:?}").contains("dTpw"), "secrets never reach a log");
     }

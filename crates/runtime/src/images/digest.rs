@@ -43,7 +43,10 @@ pub struct Digest {
 impl Digest {
     /// The SHA-256 digest of `bytes`.
     pub fn sha256(bytes: &[u8]) -> Self {
-        Self { algorithm: Algorithm::Sha256, hex: hex::encode(Sha256::digest(bytes)) }
+        Self {
+            algorithm: Algorithm::Sha256,
+            hex: hex::encode(Sha256::digest(bytes)),
+        }
     }
 
     /// Digest of `bytes` with the algorithm of `self`.
@@ -77,7 +80,11 @@ impl Digest {
         if actual == *self {
             Ok(())
         } else {
-            Err(ImageError::DigestMismatch { what: what.to_owned(), expected: self.clone(), actual })
+            Err(ImageError::DigestMismatch {
+                what: what.to_owned(),
+                expected: self.clone(),
+                actual,
+            })
         }
     }
 }
@@ -98,8 +105,13 @@ impl FromStr for Digest {
     type Err = ImageError;
 
     fn from_str(text: &str) -> Result<Self, ImageError> {
-        let invalid = |reason: &'static str| ImageError::InvalidDigest { digest: text.to_owned(), reason };
-        let (name, hex) = text.split_once(':').ok_or_else(|| invalid("invalid checksum digest format"))?;
+        let invalid = |reason: &'static str| ImageError::InvalidDigest {
+            digest: text.to_owned(),
+            reason,
+        };
+        let (name, hex) = text
+            .split_once(':')
+            .ok_or_else(|| invalid("invalid checksum digest format"))?;
         let algorithm = match name {
             "sha256" => Algorithm::Sha256,
             "sha512" => Algorithm::Sha512,
@@ -111,7 +123,10 @@ impl FromStr for Digest {
         if !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(invalid("invalid checksum digest format"));
         }
-        Ok(Self { algorithm, hex: hex.to_owned() })
+        Ok(Self {
+            algorithm,
+            hex: hex.to_owned(),
+        })
     }
 }
 
@@ -123,7 +138,9 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -156,12 +173,14 @@ impl Hasher {
     /// The digest of everything added.
     pub fn finish(self) -> Digest {
         match self {
-            Self::Sha256(state) => {
-                Digest { algorithm: Algorithm::Sha256, hex: hex::encode(state.finalize()) }
-            }
-            Self::Sha512(state) => {
-                Digest { algorithm: Algorithm::Sha512, hex: hex::encode(state.finalize()) }
-            }
+            Self::Sha256(state) => Digest {
+                algorithm: Algorithm::Sha256,
+                hex: hex::encode(state.finalize()),
+            },
+            Self::Sha512(state) => Digest {
+                algorithm: Algorithm::Sha512,
+                hex: hex::encode(state.finalize()),
+            },
         }
     }
 }
@@ -175,7 +194,11 @@ pub(crate) struct HashingReader<R> {
 
 impl<R: std::io::Read> HashingReader<R> {
     pub(crate) fn new(inner: R, algorithm: Algorithm) -> Self {
-        Self { inner, hasher: Hasher::new(algorithm), bytes: 0 }
+        Self {
+            inner,
+            hasher: Hasher::new(algorithm),
+            bytes: 0,
+        }
     }
 
     /// Reads to the end, then returns the digest and the number of bytes seen.
@@ -205,7 +228,14 @@ mod tests {
         assert!(empty.parse::<Digest>().expect("valid").verify(b"", "x").is_ok());
         assert!(empty.parse::<Digest>().expect("valid").verify(b"a", "x").is_err());
         let upper = empty.to_uppercase().replace("SHA256", "sha256");
-        for bad in ["", "sha256", "sha256:12", "md5:e3b0c44298fc1c14", "sha256:../../etc", upper.as_str()] {
+        for bad in [
+            "",
+            "sha256",
+            "sha256:12",
+            "md5:e3b0c44298fc1c14",
+            "sha256:../../etc",
+            upper.as_str(),
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

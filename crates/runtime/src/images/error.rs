@@ -204,14 +204,27 @@ impl ImageError {
     /// Wraps an I/O error, telling a full disk from everything else.
     pub(crate) fn io(action: &str, path: impl AsRef<Path>, source: io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            Self::DiskFull { action: action.to_owned(), path }
+        if matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            Self::DiskFull {
+                action: action.to_owned(),
+                path,
+            }
         } else {
-            Self::Io { action: action.to_owned(), path, source }
+            Self::Io {
+                action: action.to_owned(),
+                path,
+                source,
+            }
         }
     }
 
     pub(crate) fn manifest(what: &str, reason: impl ToString) -> Self {
-        Self::InvalidManifest { what: what.to_owned(), reason: reason.to_string() }
+        Self::InvalidManifest {
+            what: what.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 }

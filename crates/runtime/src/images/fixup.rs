@@ -5,7 +5,7 @@
 //! content-addressed all the same: where the attributes differ from the default, a small layer that consists of these
 //! directories alone is put above it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,11 @@ struct Attributes {
     mode: u32,
 }
 
-const DEFAULT: Attributes = Attributes { uid: 0, gid: 0, mode: 0o755 };
+const DEFAULT: Attributes = Attributes {
+    uid: 0,
+    gid: 0,
+    mode: 0o755,
+};
 
 /// The layers to mount for `chain` (lowest first): the same, with correcting layers in between, which the leases keep
 /// until the image is recorded. Blocking.
@@ -54,7 +58,19 @@ pub(crate) fn complete(
             completed.push(key);
         }
     }
-    Ok((completed, leases))
+    Ok((topmost(completed), leases))
+}
+
+/// Each layer once: overlayfs refuses a directory that is mounted twice, and the upper one hides all of the lower.
+fn topmost(chain: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let mut kept: Vec<_> = chain
+        .into_iter()
+        .rev()
+        .filter(|key| seen.insert(key.clone()))
+        .collect();
+    kept.reverse();
+    kept
 }
 
 fn correcting_layer(
@@ -82,13 +98,20 @@ fn correcting_layer(
             }
         }
     }
-    let meta = LayerMeta { bytes: inodes * 4096, inodes, implicit_dirs: Vec::new() };
+    let meta = LayerMeta {
+        bytes: inodes * 4096,
+        inodes,
+        implicit_dirs: Vec::new(),
+    };
     layers.publish(ingest, key, meta)
 }
 
 fn make(path: &Path, attributes: Attributes) -> Result<(), ImageError> {
     let error = |e| ImageError::io("create", path, e);
-    std::fs::DirBuilder::new().mode(0o700).create(path).map_err(error)?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .map_err(error)?;
     std::os::unix::fs::chown(path, Some(attributes.uid), Some(attributes.gid)).map_err(error)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(attributes.mode)).map_err(error)
 }
@@ -137,8 +160,11 @@ fn find(fs: &Path, dir: &Path) -> Result<Found, ImageError> {
         match components.next() {
             Some(component) => current.push(component),
             None => {
-                let attributes =
-                    Attributes { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 };
+                let attributes = Attributes {
+                    uid: meta.uid(),
+                    gid: meta.gid(),
+                    mode: meta.mode() & 0o7777,
+                };
                 return Ok(Found::Directory(attributes, opaque));
             }
         }

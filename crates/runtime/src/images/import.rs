@@ -112,7 +112,10 @@ impl Archive {
                     tar::EntryType::Regular | tar::EntryType::Continuous => {
                         let (offset, len) = (entry.raw_file_position(), entry.size());
                         if offset + len > length {
-                            return Err(invalid(format!("truncated: {} ends beyond the file", path.display())));
+                            return Err(invalid(format!(
+                                "truncated: {} ends beyond the file",
+                                path.display()
+                            )));
                         }
                         Member::Data { offset, len }
                     }
@@ -151,9 +154,14 @@ impl Archive {
     }
 
     pub(crate) fn reader(&self, path: &Path) -> Result<SectionReader<'_>, ImageError> {
-        let (offset, len) =
-            self.find(path).ok_or_else(|| invalid(format!("{} is missing", path.display())))?;
-        Ok(SectionReader { file: &self.file, offset, rest: len })
+        let (offset, len) = self
+            .find(path)
+            .ok_or_else(|| invalid(format!("{} is missing", path.display())))?;
+        Ok(SectionReader {
+            file: &self.file,
+            offset,
+            rest: len,
+        })
     }
 
     pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, ImageError> {
@@ -168,7 +176,9 @@ impl Archive {
 
     pub(crate) fn blob_path(digest: &Digest) -> PathBuf {
         let text = digest.to_string();
-        let (algorithm, hex) = text.split_once(':').expect("invariant: a digest has an algorithm");
+        let (algorithm, hex) = text
+            .split_once(':')
+            .expect("invariant: a digest has an algorithm");
         Path::new("blobs").join(algorithm).join(hex)
     }
 
@@ -294,7 +304,9 @@ fn import_descriptor(
     let document = ImageDocument::parse(&config)?;
     document.check_platform(&digest, &inner.config.platform)?;
     let diff_ids = check_layer_count(&manifest, &document)?;
-    let _lease = inner.layers.lease(diff_ids.iter().map(Digest::file_name).collect());
+    let _lease = inner
+        .layers
+        .lease(diff_ids.iter().map(Digest::file_name).collect());
     for (layer, diff_id) in manifest.layers.iter().zip(diff_ids) {
         check_layer_media_type(&layer.media_type)?;
         if inner.layers.contains(&diff_id.file_name()) {
@@ -307,11 +319,19 @@ fn import_descriptor(
         let (actual, size) = blob.drain().map_err(invalid)?;
         if size != layer.size {
             let what = format!("layer {label}");
-            return Err(ImageError::SizeMismatch { what, expected: layer.size, actual: size });
+            return Err(ImageError::SizeMismatch {
+                what,
+                expected: layer.size,
+                actual: size,
+            });
         }
         if actual != layer.digest {
             let what = format!("layer {label}");
-            return Err(ImageError::DigestMismatch { what, expected: layer.digest.clone(), actual });
+            return Err(ImageError::DigestMismatch {
+                what,
+                expected: layer.digest.clone(),
+                actual,
+            });
         }
         unpacked?;
     }
@@ -372,13 +392,17 @@ fn import_docker(inner: &Inner, archive: &Archive) -> Result<Vec<ImageRecord>, I
             let reason = format!("{} layers, {} diff ids", paths.len(), diff_ids.len());
             return Err(ImageError::manifest("manifest.json", reason));
         }
-        let _lease = inner.layers.lease(diff_ids.iter().map(Digest::file_name).collect());
+        let _lease = inner
+            .layers
+            .lease(diff_ids.iter().map(Digest::file_name).collect());
         let mut layers = Vec::new();
         for (path, diff_id) in paths.iter().zip(diff_ids) {
             let mut reader = archive.reader(path)?;
             let size = reader.rest;
             if !inner.layers.contains(&diff_id.file_name()) {
-                inner.layers.unpack(&mut reader, diff_id, &path.display().to_string())?;
+                inner
+                    .layers
+                    .unpack(&mut reader, diff_id, &path.display().to_string())?;
             }
             layers.push(Descriptor {
                 media_type: OCI_LAYER.into(),
@@ -402,7 +426,14 @@ fn import_docker(inner: &Inner, archive: &Archive) -> Result<Vec<ImageRecord>, I
         };
         let bytes = spec::encode(&manifest);
         let digest = Digest::sha256(&bytes);
-        records.push(record(inner, (&digest, &bytes), &manifest, &config, &document, &names)?);
+        records.push(record(
+            inner,
+            (&digest, &bytes),
+            &manifest,
+            &config,
+            &document,
+            &names,
+        )?);
     }
     if records.is_empty() {
         return Err(invalid("manifest.json lists no image"));

@@ -52,8 +52,13 @@ pub(crate) fn load(path: &Path) -> Result<Images, ImageError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Images::new()),
         Err(e) => return Err(ImageError::io("read", path, e)),
     };
-    let invalid =
-        |e: serde_json::Error| ImageError::io("read", path, std::io::Error::new(std::io::ErrorKind::InvalidData, e));
+    let invalid = |e: serde_json::Error| {
+        ImageError::io(
+            "read",
+            path,
+            std::io::Error::new(std::io::ErrorKind::InvalidData, e),
+        )
+    };
     let version: Version = serde_json::from_slice(&bytes).map_err(invalid)?;
     if version.version > VERSION {
         return Err(ImageError::NewerVersion {
@@ -67,7 +72,10 @@ pub(crate) fn load(path: &Path) -> Result<Images, ImageError> {
 
 /// Replaces the index; it is on disk when this returns.
 pub(crate) fn save(path: &Path, images: &Images) -> Result<(), ImageError> {
-    let file = File { version: VERSION, images: images.clone() };
+    let file = File {
+        version: VERSION,
+        images: images.clone(),
+    };
     let bytes = serde_json::to_vec_pretty(&file).expect("invariant: the index is plain data");
     replace(path, &bytes)
 }

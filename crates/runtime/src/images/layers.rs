@@ -75,7 +75,9 @@ pub(crate) struct Ingest {
 
 impl Ingest {
     pub(crate) fn new(root: &Path) -> Result<Self, ImageError> {
-        let path = root.join("ingest").join(uuid::Uuid::new_v4().simple().to_string());
+        let path = root
+            .join("ingest")
+            .join(uuid::Uuid::new_v4().simple().to_string());
         make_dir(&path)?;
         Ok(Self { path, armed: true })
     }
@@ -118,7 +120,9 @@ impl Layers {
         let mut present = BTreeMap::new();
         for entry in std::fs::read_dir(&dir).map_err(|e| ImageError::io("read", &dir, e))? {
             let entry = entry.map_err(|e| ImageError::io("read", &dir, e))?;
-            let Ok(key) = entry.file_name().into_string() else { continue };
+            let Ok(key) = entry.file_name().into_string() else {
+                continue;
+            };
             let meta = std::fs::read(entry.path().join("layer.json"))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice::<LayerMeta>(&bytes).ok());
@@ -129,7 +133,13 @@ impl Layers {
                 discard(root, &entry.path())?;
             }
         }
-        let layers = Self { root: root.to_path_buf(), state: Mutex::new(State { present, ..State::default() }) };
+        let layers = Self {
+            root: root.to_path_buf(),
+            state: Mutex::new(State {
+                present,
+                ..State::default()
+            }),
+        };
         let keys: Vec<_> = layers.state.lock().present.keys().cloned().collect();
         for key in keys {
             layers.link(&key)?;
@@ -160,7 +170,10 @@ impl Layers {
         for key in &keys {
             *state.leases.entry(key.clone()).or_default() += 1;
         }
-        Lease { layers: Arc::clone(self), keys }
+        Lease {
+            layers: Arc::clone(self),
+            keys,
+        }
     }
 
     /// Whoever holds the lock of a key fetches that layer; the others wait and find it present, or try themselves.
@@ -174,8 +187,14 @@ impl Layers {
         let key = diff_id.file_name();
         let ingest = Ingest::new(&self.root)?;
         let fs = ingest.path().join("fs");
-        std::fs::DirBuilder::new().mode(0o755).create(&fs).map_err(|e| ImageError::io("create", &fs, e))?;
-        let invalid = |reason: String| ImageError::InvalidLayer { layer: label.to_owned(), reason };
+        std::fs::DirBuilder::new()
+            .mode(0o755)
+            .create(&fs)
+            .map_err(|e| ImageError::io("create", &fs, e))?;
+        let invalid = |reason: String| ImageError::InvalidLayer {
+            layer: label.to_owned(),
+            reason,
+        };
         let read_error = |e: std::io::Error| invalid(format!("read: {e}"));
 
         let mut blob = buffered(blob).map_err(read_error)?;
@@ -190,12 +209,23 @@ impl Layers {
         std::io::copy(&mut blob, &mut std::io::sink()).map_err(read_error)?;
         if actual != *diff_id {
             let what = format!("uncompressed layer {label}");
-            return Err(ImageError::DigestMismatch { what, expected: diff_id.clone(), actual });
+            return Err(ImageError::DigestMismatch {
+                what,
+                expected: diff_id.clone(),
+                actual,
+            });
         }
         let usage = disk_usage(&fs)?;
-        let implicit_dirs =
-            unpacked.implicit_dirs.into_iter().filter_map(|p| p.into_os_string().into_string().ok()).collect();
-        let meta = LayerMeta { bytes: usage.bytes, inodes: usage.inodes, implicit_dirs };
+        let implicit_dirs = unpacked
+            .implicit_dirs
+            .into_iter()
+            .filter_map(|p| p.into_os_string().into_string().ok())
+            .collect();
+        let meta = LayerMeta {
+            bytes: usage.bytes,
+            inodes: usage.inodes,
+            implicit_dirs,
+        };
         self.publish(ingest, &key, meta)
     }
 
@@ -222,12 +252,10 @@ impl Layers {
         let target = Path::new("../layers").join(key).join("fs");
         match std::os::unix::fs::symlink(&target, &link) {
             Ok(()) => Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                match std::fs::read_link(&link) {
-                    Ok(found) if found == target => Ok(()),
-                    _ => Err(ImageError::io("link", &link, e)),
-                }
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match std::fs::read_link(&link) {
+                Ok(found) if found == target => Ok(()),
+                _ => Err(ImageError::io("link", &link, e)),
+            },
             Err(e) => Err(ImageError::io("link", &link, e)),
         }
     }
@@ -261,10 +289,13 @@ impl Layers {
     /// Disk usage of all layers.
     pub(crate) fn usage(&self) -> FsUsage {
         let state = self.state.lock();
-        state.present.values().fold(FsUsage::default(), |sum, meta| FsUsage {
-            bytes: sum.bytes + meta.bytes,
-            inodes: sum.inodes + meta.inodes,
-        })
+        state
+            .present
+            .values()
+            .fold(FsUsage::default(), |sum, meta| FsUsage {
+                bytes: sum.bytes + meta.bytes,
+                inodes: sum.inodes + meta.inodes,
+            })
     }
 }
 
@@ -273,7 +304,8 @@ fn short_name(key: &str) -> String {
 }
 
 fn trash_path(root: &Path) -> PathBuf {
-    root.join("ingest").join(format!("trash-{}", uuid::Uuid::new_v4().simple()))
+    root.join("ingest")
+        .join(format!("trash-{}", uuid::Uuid::new_v4().simple()))
 }
 
 /// Takes `path` out of the store at once, then deletes it. Blocking.
@@ -290,7 +322,10 @@ pub(crate) fn discard(root: &Path, path: &Path) -> Result<(), ImageError> {
 pub(crate) fn buffered<R: Read>(mut blob: R) -> std::io::Result<BufReader<impl Read>> {
     let mut head = Vec::new();
     blob.by_ref().take(4).read_to_end(&mut head)?;
-    Ok(BufReader::with_capacity(128 * 1024, std::io::Cursor::new(head).chain(blob)))
+    Ok(BufReader::with_capacity(
+        128 * 1024,
+        std::io::Cursor::new(head).chain(blob),
+    ))
 }
 
 /// Tells the compression from the first bytes of what [`buffered`] made.

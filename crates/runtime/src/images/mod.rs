@@ -23,8 +23,8 @@
 //! Left out on purpose: docker manifest schema 1, encrypted layers, lazily pulled layers, pushing beyond what
 //! [`build::push_archive`] does for tests and tools.
 
-pub mod build;
 mod blocking;
+pub mod build;
 mod config;
 mod digest;
 mod error;

@@ -66,7 +66,10 @@ impl OverlayMount {
 
     fn mount_by_fsconfig(&self, target: &Path) -> rustix::io::Result<()> {
         let paths = self.lowerdirs.iter().chain([&self.upper, &self.work]);
-        if paths.into_iter().any(|p| p.as_os_str().len() > MAX_FSCONFIG_VALUE) {
+        if paths
+            .into_iter()
+            .any(|p| p.as_os_str().len() > MAX_FSCONFIG_VALUE)
+        {
             return Err(Errno::INVAL);
         }
         let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;

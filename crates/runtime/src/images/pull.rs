@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::config::AuthConfig;
 use super::digest::Digest;
@@ -68,7 +70,10 @@ pub(crate) async fn pull(
                     tracing::warn!(%error, "layers of a failed pull were not removed");
                 }
             }
-            Err(ImageError::Pull { reference: reference.to_string(), source: Box::new(source) })
+            Err(ImageError::Pull {
+                reference: reference.to_string(),
+                source: Box::new(source),
+            })
         }
     }
 }
@@ -91,7 +96,10 @@ async fn pull_reference(
             match Document::parse(&fetched.bytes, &fetched.content_type)? {
                 Document::Manifest(manifest) => (manifest, fetched),
                 Document::Index(_) => {
-                    return Err(ImageError::Unsupported(format!("index {} inside an index", fetched.digest)));
+                    return Err(ImageError::Unsupported(format!(
+                        "index {} inside an index",
+                        fetched.digest
+                    )));
                 }
             }
         }
@@ -99,11 +107,15 @@ async fn pull_reference(
     for layer in &manifest.layers {
         check_layer_media_type(&layer.media_type)?;
     }
-    let config = repository.small_blob(&manifest.config, "image configuration").await?;
+    let config = repository
+        .small_blob(&manifest.config, "image configuration")
+        .await?;
     let document = ImageDocument::parse(&config)?;
     document.check_platform(&fetched.digest, &inner.config.platform)?;
     let diff_ids = check_layer_count(&manifest, &document)?;
-    let lease = inner.layers.lease(diff_ids.iter().map(Digest::file_name).collect());
+    let lease = inner
+        .layers
+        .lease(diff_ids.iter().map(Digest::file_name).collect());
     progress.send_modify(|p| {
         p.phase = PullPhase::Downloading;
         p.layers_total = manifest.layers.len();
@@ -115,11 +127,23 @@ async fn pull_reference(
         names.push(reference.clone());
     }
     let width = inner.config.max_concurrent_layers.max(1);
-    stream::iter(manifest.layers.iter().zip(diff_ids))
-        .map(|(descriptor, diff_id)| fetch_layer(inner, &repository, descriptor, diff_id, progress))
+    let unpacking = TaskTracker::new();
+    let fetched_all = stream::iter(manifest.layers.iter().zip(diff_ids))
+        .map(|(descriptor, diff_id)| {
+            let work = LayerFetch {
+                descriptor,
+                diff_id,
+                unpacking: unpacking.token(),
+            };
+            fetch_layer(inner, &repository, work, progress)
+        })
         .buffer_unordered(width)
         .try_collect::<Vec<()>>()
-        .await?;
+        .await;
+    // After a failure the other layers' downloads have been dropped; their threads clean up.
+    unpacking.close();
+    unpacking.wait().await;
+    fetched_all?;
     let store = Arc::clone(inner);
     inner
         .blocking
@@ -160,13 +184,24 @@ pub(crate) fn check_layer_count<'a>(
     Ok(diff_ids)
 }
 
-/// Makes layer `diff_id` present: at once when it is, by waiting when another pull fetches it, otherwise by
+/// One layer to fetch.
+struct LayerFetch<'a> {
+    descriptor: &'a Descriptor,
+    diff_id: &'a Digest,
+    /// Lives as long as a thread works on the layer.
+    unpacking: TaskTrackerToken,
+}
+
+/// Makes the layer present: at once when it is, by waiting when another pull fetches it, otherwise by
 /// downloading.
 async fn fetch_layer(
     inner: &Arc<Inner>,
     repository: &Repository<'_>,
-    descriptor: &Descriptor,
-    diff_id: &Digest,
+    LayerFetch {
+        descriptor,
+        diff_id,
+        unpacking,
+    }: LayerFetch<'_>,
     progress: &watch::Sender<PullProgress>,
 ) -> Result<(), ImageError> {
     let key = diff_id.file_name();
@@ -179,21 +214,29 @@ async fn fetch_layer(
         });
         return Ok(());
     }
-    let _permit = inner.layer_permits.acquire().await.expect("invariant: the semaphore is never closed");
+    let _permit = inner
+        .layer_permits
+        .acquire()
+        .await
+        .expect("invariant: the semaphore is never closed");
     let (sink, source) = mpsc::channel(CHANNEL_DEPTH);
     let layers = Arc::clone(&inner.layers);
     let (wanted, label) = (diff_id.clone(), descriptor.digest.to_string());
     let unpack = inner.blocking.run(move || {
-        let mut reader = ChunkReader { source, current: Bytes::new(), ended: false };
+        let mut reader = ChunkReader {
+            source,
+            current: Bytes::new(),
+            ended: false,
+        };
         let result = layers.unpack(&mut reader, &wanted, &label);
         if matches!(result, Err(ImageError::InvalidLayer { .. })) {
             // Damaged on the way, or made so? The download's digest check tells, and its error comes first.
             let _ = io::copy(&mut reader, &mut io::sink());
         }
+        drop(unpacking);
         result
     });
-    let download =
-        repository.download(descriptor, sink, |n| progress.send_modify(|p| p.bytes_done += n));
+    let download = repository.download(descriptor, sink, |n| progress.send_modify(|p| p.bytes_done += n));
     let (downloaded, unpacked) = tokio::join!(download, unpack);
     // A download's failure is also the end of unpacking, but not the other way round.
     downloaded?;
@@ -218,7 +261,12 @@ impl Read for ChunkReader {
             match self.source.blocking_recv() {
                 Some(Chunk::Data(bytes)) => self.current = bytes,
                 Some(Chunk::End) => self.ended = true,
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download was given up")),
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the download was given up",
+                    ));
+                }
             }
         }
         let n = buf.len().min(self.current.len());

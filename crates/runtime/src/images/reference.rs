@@ -32,7 +32,10 @@ pub struct Reference {
 impl Reference {
     /// Parses and normalises; the error carries upstream's wording.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
-        parse(text).map_err(|reason| ImageError::InvalidReference { name: text.to_owned(), reason })
+        parse(text).map_err(|reason| ImageError::InvalidReference {
+            name: text.to_owned(),
+            reason,
+        })
     }
 
     /// Registry domain with optional port, for example `docker.io` or `localhost:5000`.
@@ -57,7 +60,10 @@ impl Reference {
 
     /// The same repository with `digest` selected: the form of `repoDigests`.
     pub fn with_digest(&self, digest: &Digest) -> Self {
-        Self { selector: Selector::Digest(digest.clone()), ..self.clone() }
+        Self {
+            selector: Selector::Digest(digest.clone()),
+            ..self.clone()
+        }
     }
 
     /// The text after `:` or `@`, as the distribution API wants it in `/manifests/<…>`.
@@ -81,7 +87,9 @@ impl fmt::Display for Reference {
 fn parse(text: &str) -> Result<Reference, String> {
     let format_error = || "invalid reference format".to_owned();
     if is_identifier(text) {
-        return Err(format!("invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"));
+        return Err(format!(
+            "invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"
+        ));
     }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => {
@@ -102,7 +110,9 @@ fn parse(text: &str) -> Result<Reference, String> {
         return Err(format_error());
     }
     if path.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Err(format!("invalid reference format: repository name ({path}) must be lowercase"));
+        return Err(format!(
+            "invalid reference format: repository name ({path}) must be lowercase"
+        ));
     }
     if !is_domain(&domain) || !path.split('/').all(is_path_component) {
         return Err(format_error());
@@ -113,13 +123,19 @@ fn parse(text: &str) -> Result<Reference, String> {
         return Err(format_error());
     }
     if domain.len() + 1 + path.len() > NAME_TOTAL_LENGTH_MAX {
-        return Err(format!("repository name must not be more than {NAME_TOTAL_LENGTH_MAX} characters"));
+        return Err(format!(
+            "repository name must not be more than {NAME_TOTAL_LENGTH_MAX} characters"
+        ));
     }
     let selector = match digest {
         Some(digest) => Selector::Digest(digest),
         None => Selector::Tag(tag.unwrap_or("latest").to_owned()),
     };
-    Ok(Reference { domain, path: path.to_owned(), selector })
+    Ok(Reference {
+        domain,
+        path: path.to_owned(),
+        selector,
+    })
 }
 
 /// Splits off the registry domain; what has no dot, colon or upper-case letter and is not `localhost` is a path.
@@ -149,7 +165,9 @@ fn is_identifier(text: &str) -> bool {
 
 fn is_domain(domain: &str) -> bool {
     let (host, port) = if let Some(rest) = domain.strip_prefix('[') {
-        let Some((v6, after)) = rest.split_once(']') else { return false };
+        let Some((v6, after)) = rest.split_once(']') else {
+            return false;
+        };
         if v6.is_empty() || !v6.bytes().all(|b| b.is_ascii_hexdigit() || b == b':') {
             return false;
         }
@@ -186,9 +204,9 @@ fn is_path_component(component: &str) -> bool {
     if !bytes.first().copied().is_some_and(alnum) || !bytes.last().copied().is_some_and(alnum) {
         return false;
     }
-    bytes
-        .split(|&b| alnum(b))
-        .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|&b| b == b'-'))
+    bytes.split(|&b| alnum(b)).all(|separator| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|&b| b == b'-')
+    })
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -224,10 +242,19 @@ mod tests {
             (&format!("busybox@{d}"), Ok(&with_digest)),
             (&format!("busybox:1.36@{d}"), Ok(&with_digest)),
             (&long, Ok(&format!("{long}:latest"))),
-            (&too_long, Err("repository name must not be more than 255 characters")),
+            (
+                &too_long,
+                Err("repository name must not be more than 255 characters"),
+            ),
             ("", Err("invalid reference format")),
-            ("UPPER", Err("invalid reference format: repository name (library/UPPER) must be lowercase")),
-            ("a/B", Err("invalid reference format: repository name (a/B) must be lowercase")),
+            (
+                "UPPER",
+                Err("invalid reference format: repository name (library/UPPER) must be lowercase"),
+            ),
+            (
+                "a/B",
+                Err("invalid reference format: repository name (a/B) must be lowercase"),
+            ),
             ("busybox:", Err("invalid reference format")),
             ("busybox:-x", Err("invalid reference format")),
             ("busy box", Err("invalid reference format")),

@@ -54,16 +54,23 @@ pub(crate) fn create(
     let upper = ingest.path().join("diff");
     let error = |e| ImageError::io("create rootfs", &upper, e);
     // The mounted root has the attributes of the upper directory.
-    std::fs::DirBuilder::new().mode(0o755).create(&upper).map_err(error)?;
+    std::fs::DirBuilder::new()
+        .mode(0o755)
+        .create(&upper)
+        .map_err(error)?;
     if let Some(top) = snapshot.layers.last() {
         let path = layers.fs_path(top);
         let meta = std::fs::metadata(&path).map_err(|e| ImageError::io("stat", &path, e))?;
         std::os::unix::fs::chown(&upper, Some(meta.uid()), Some(meta.gid())).map_err(error)?;
-        std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(meta.mode() & 0o7777)).map_err(error)?;
+        std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(meta.mode() & 0o7777))
+            .map_err(error)?;
     } else {
         std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(0o755)).map_err(error)?;
     }
-    std::fs::DirBuilder::new().mode(0o700).create(ingest.path().join("work")).map_err(error)?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(ingest.path().join("work"))
+        .map_err(error)?;
     let json = serde_json::to_vec(snapshot).expect("invariant: snapshot.json is plain data");
     std::fs::write(ingest.path().join("snapshot.json"), json).map_err(error)?;
     ingest.publish(&target)?;
@@ -82,11 +89,20 @@ pub(crate) fn overlay(
     snapshot: &Snapshot,
 ) -> Result<OverlayMount, ImageError> {
     let dir = dir(root, container_id)?;
-    let mut lowerdirs: Vec<_> = snapshot.layers.iter().rev().map(|key| layers.short_path(key)).collect();
+    let mut lowerdirs: Vec<_> = snapshot
+        .layers
+        .iter()
+        .rev()
+        .map(|key| layers.short_path(key))
+        .collect();
     if lowerdirs.is_empty() {
         lowerdirs.push(root.join("empty"));
     }
-    Ok(OverlayMount { lowerdirs, upper: dir.join("diff"), work: dir.join("work") })
+    Ok(OverlayMount {
+        lowerdirs,
+        upper: dir.join("diff"),
+        work: dir.join("work"),
+    })
 }
 
 /// Deletes the writable layer; one that is not there is fine. Blocking.
@@ -98,7 +114,9 @@ pub(crate) fn remove(root: &Path, container_id: &str) -> Result<(), ImageError> 
 pub(crate) fn usage(root: &Path, container_id: &str) -> Result<FsUsage, ImageError> {
     let upper = dir(root, container_id)?.join("diff");
     if !upper.exists() {
-        return Err(ImageError::NotFound(format!("rootfs of container {container_id:?}")));
+        return Err(ImageError::NotFound(format!(
+            "rootfs of container {container_id:?}"
+        )));
     }
     disk_usage(&upper)
 }
@@ -109,7 +127,9 @@ pub(crate) fn load_all(root: &Path) -> Result<Vec<(String, Snapshot)>, ImageErro
     let mut found = Vec::new();
     for entry in std::fs::read_dir(&parent).map_err(|e| ImageError::io("read", &parent, e))? {
         let entry = entry.map_err(|e| ImageError::io("read", &parent, e))?;
-        let Ok(id) = entry.file_name().into_string() else { continue };
+        let Ok(id) = entry.file_name().into_string() else {
+            continue;
+        };
         let snapshot = std::fs::read(entry.path().join("snapshot.json"))
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Snapshot>(&bytes).ok());

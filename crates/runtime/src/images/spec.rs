@@ -34,7 +34,11 @@ pub(crate) struct Descriptor {
     pub(crate) size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) platform: Option<DescriptorPlatform>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
@@ -50,9 +54,13 @@ pub(crate) struct DescriptorPlatform {
 
 impl std::fmt::Display for DescriptorPlatform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (os, architecture, variant) =
-            (self.os.clone(), self.architecture.clone(), self.variant.clone());
-        Platform { os, architecture, variant }.fmt(f)
+        let (os, architecture, variant) = (self.os.clone(), self.architecture.clone(), self.variant.clone());
+        Platform {
+            os,
+            architecture,
+            variant,
+        }
+        .fmt(f)
     }
 }
 
@@ -93,18 +101,25 @@ impl Document {
         if value.get("schemaVersion").and_then(serde_json::Value::as_u64) == Some(1) {
             return Err(ImageError::Unsupported("docker manifest schema 1".into()));
         }
-        let media_type = value.get("mediaType").and_then(|v| v.as_str()).unwrap_or(content_type);
+        let media_type = value
+            .get("mediaType")
+            .and_then(|v| v.as_str())
+            .unwrap_or(content_type);
         let is_index = value.get("manifests").is_some();
         if is_index && value.get("layers").is_some() {
-            return Err(ImageError::manifest("manifest", "both \"manifests\" and \"layers\" are set"));
+            return Err(ImageError::manifest(
+                "manifest",
+                "both \"manifests\" and \"layers\" are set",
+            ));
         }
         match media_type {
             OCI_INDEX | DOCKER_LIST if !is_index => {
                 Err(ImageError::manifest("index", "\"manifests\" is missing"))
             }
-            OCI_MANIFEST | DOCKER_MANIFEST if is_index => {
-                Err(ImageError::manifest("manifest", "media type says manifest, content is an index"))
-            }
+            OCI_MANIFEST | DOCKER_MANIFEST if is_index => Err(ImageError::manifest(
+                "manifest",
+                "media type says manifest, content is an index",
+            )),
             _ if is_index => serde_json::from_value(value)
                 .map(Self::Index)
                 .map_err(|e| ImageError::manifest("index", e)),
@@ -142,16 +157,17 @@ impl Index {
                 best = Some((rank, descriptor));
             }
         }
-        best.map(|(_, d)| d).ok_or_else(|| ImageError::NoMatchForPlatform {
-            digest: digest.clone(),
-            wanted: platform.to_string(),
-            found: self
-                .manifests
-                .iter()
-                .filter_map(|d| d.platform.as_ref().map(ToString::to_string))
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
+        best.map(|(_, d)| d)
+            .ok_or_else(|| ImageError::NoMatchForPlatform {
+                digest: digest.clone(),
+                wanted: platform.to_string(),
+                found: self
+                    .manifests
+                    .iter()
+                    .filter_map(|d| d.platform.as_ref().map(ToString::to_string))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
     }
 }
 
@@ -228,31 +244,67 @@ impl ImageDocument {
 #[serde(rename_all = "PascalCase")]
 pub struct RunConfig {
     /// `user[:group]`, by name or number; empty is root.
-    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub user: String,
     /// `NAME=value`, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub env: Vec<String>,
     /// Program and first arguments.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub entrypoint: Vec<String>,
     /// Arguments after the entrypoint.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub cmd: Vec<String>,
     /// Working directory; empty is `/`.
-    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub working_dir: String,
     /// Signal that asks the program to end, by name or number; empty is SIGTERM.
-    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub stop_signal: String,
     /// Paths declared as volumes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub volumes: BTreeMap<String, serde_json::Value>,
     /// `port/protocol`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
     /// Labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_default"
+    )]
     pub labels: BTreeMap<String, String>,
 }
 

@@ -68,7 +68,10 @@ pub struct ImageRecord {
 impl ImageRecord {
     /// What a container status reports as `imageRef`: the first repo digest, otherwise the id.
     pub fn image_ref(&self) -> String {
-        self.repo_digests.first().cloned().unwrap_or_else(|| self.id.to_string())
+        self.repo_digests
+            .first()
+            .cloned()
+            .unwrap_or_else(|| self.id.to_string())
     }
 }
 
@@ -136,7 +139,11 @@ impl ImageStore {
                 layer_permits: Semaphore::new(config.max_concurrent_layers.max(1)),
                 // One thread for each layer on its way, and some for everything else.
                 blocking: BlockingPool::new(config.max_concurrent_layers.max(1) + 4),
-                state: Mutex::new(State { images, run_configs, containers }),
+                state: Mutex::new(State {
+                    images,
+                    run_configs,
+                    containers,
+                }),
                 config,
                 _lock: lock,
             }),
@@ -159,7 +166,10 @@ impl ImageStore {
     /// Adds the images of an archive: `docker save` or OCI layout, plain, gzip or zstd.
     pub async fn import(&self, source: ImportSource) -> Result<Vec<ImageRecord>, ImageError> {
         let inner = Arc::clone(&self.inner);
-        self.inner.blocking.run(move || super::import::import(&inner, source)).await
+        self.inner
+            .blocking
+            .run(move || super::import::import(&inner, source))
+            .await
     }
 
     /// Finds an image by reference, by id (`sha256:…` or bare hex) or by a unique prefix of the hex id.
@@ -173,7 +183,11 @@ impl ImageStore {
     pub fn list(&self, filter: Option<&str>) -> Vec<ImageRecord> {
         let state = self.inner.state.lock();
         match filter.filter(|f| !f.is_empty()) {
-            Some(image) => state.resolve(image).and_then(|id| state.record(&id)).into_iter().collect(),
+            Some(image) => state
+                .resolve(image)
+                .and_then(|id| state.record(&id))
+                .into_iter()
+                .collect(),
             None => state.images.keys().filter_map(|id| state.record(id)).collect(),
         }
     }
@@ -206,7 +220,10 @@ impl ImageStore {
     pub async fn prepare_rootfs(&self, image: &str, container_id: &str) -> Result<Rootfs, ImageError> {
         let inner = Arc::clone(&self.inner);
         let (image, container_id) = (image.to_owned(), container_id.to_owned());
-        self.inner.blocking.run(move || inner.prepare_rootfs(image, &container_id)).await
+        self.inner
+            .blocking
+            .run(move || inner.prepare_rootfs(image, &container_id))
+            .await
     }
 
     /// What to mount for a container whose writable layer was prepared earlier, also by an earlier process.
@@ -216,7 +233,12 @@ impl ImageStore {
             .containers
             .get(container_id)
             .ok_or_else(|| ImageError::NotFound(format!("rootfs of container {container_id:?}")))?;
-        rootfs::overlay(&self.inner.config.root, &self.inner.layers, container_id, snapshot)
+        rootfs::overlay(
+            &self.inner.config.root,
+            &self.inner.layers,
+            container_id,
+            snapshot,
+        )
     }
 
     /// Containers that have a writable layer here, for clearing leftovers at start.
@@ -243,7 +265,10 @@ impl ImageStore {
     pub async fn rootfs_usage(&self, container_id: &str) -> Result<FsUsage, ImageError> {
         let root = self.inner.config.root.clone();
         let container_id = container_id.to_owned();
-        self.inner.blocking.run(move || rootfs::usage(&root, &container_id)).await
+        self.inner
+            .blocking
+            .run(move || rootfs::usage(&root, &container_id))
+            .await
     }
 
     /// Space taken by images and by writable layers.
@@ -359,7 +384,9 @@ impl Inner {
                 list.sort();
             }
         }
-        state.run_configs.insert(id.clone(), Arc::new(image.document.config.clone()));
+        state
+            .run_configs
+            .insert(id.clone(), Arc::new(image.document.config.clone()));
         self.commit(&mut state, images)?;
         Ok(state.record(id).expect("invariant: just recorded"))
     }
@@ -367,7 +394,9 @@ impl Inner {
     fn remove(&self, image: &str) -> Result<(), ImageError> {
         {
             let mut state = self.state.lock();
-            let Some(id) = state.resolve(image) else { return Ok(()) };
+            let Some(id) = state.resolve(image) else {
+                return Ok(());
+            };
             let mut images = state.images.clone();
             images.remove(&id);
             self.commit(&mut state, images)?;
@@ -406,7 +435,11 @@ impl Inner {
             let dir = root.join("blobs");
             for entry in std::fs::read_dir(&dir).map_err(|e| ImageError::io("read", &dir, e))? {
                 let entry = entry.map_err(|e| ImageError::io("read", &dir, e))?;
-                if !entry.file_name().to_str().is_some_and(|name| blobs.contains(name)) {
+                if !entry
+                    .file_name()
+                    .to_str()
+                    .is_some_and(|name| blobs.contains(name))
+                {
                     remove_any(&entry.path())?;
                 }
             }
@@ -430,7 +463,12 @@ pub(crate) struct NewImage<'a> {
     pub(crate) size: u64,
 }
 
-fn check_image(root: &Path, layers: &Layers, id: &Digest, entry: &ImageEntry) -> Result<RunConfig, ImageError> {
+fn check_image(
+    root: &Path,
+    layers: &Layers,
+    id: &Digest,
+    entry: &ImageEntry,
+) -> Result<RunConfig, ImageError> {
     if let Some(missing) = entry.layers.iter().find(|key| !layers.contains(key)) {
         return Err(ImageError::NotFound(format!("layer {missing}")));
     }
@@ -442,7 +480,11 @@ fn check_image(root: &Path, layers: &Layers, id: &Digest, entry: &ImageEntry) ->
 
 fn remove_any(path: &Path) -> Result<(), ImageError> {
     let is_dir = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
-    let result = if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    let result = if is_dir {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
     match result {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ImageError::io("remove", path, e)),
         _ => Ok(()),

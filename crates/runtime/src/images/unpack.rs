@@ -105,7 +105,11 @@ impl Unpacker {
         }
         self.open_parent(&parent_path)?;
         let replaced_whiteout = self.make_room(&path, &name, kind.is_dir())?;
-        let parent = &self.cached_parent.as_ref().expect("invariant: open_parent caches").1;
+        let parent = &self
+            .cached_parent
+            .as_ref()
+            .expect("invariant: open_parent caches")
+            .1;
         match kind {
             tar::EntryType::Directory => {
                 match fs::mkdirat(parent, &name, Mode::from_raw_mode(0o700)) {
@@ -141,7 +145,10 @@ impl Unpacker {
                 meta.apply_at(parent, &name, true).map_err(write_error(&path))?;
             }
             other => {
-                return Err(UnpackError::Entry(path, format!("unsupported entry type {:?}", other.as_byte())));
+                return Err(UnpackError::Entry(
+                    path,
+                    format!("unsupported entry type {:?}", other.as_byte()),
+                ));
             }
         }
         self.seen.insert(path);
@@ -150,7 +157,10 @@ impl Unpacker {
 
     fn root_entry(&mut self, kind: tar::EntryType, meta: &Meta) -> Result<(), UnpackError> {
         if !kind.is_dir() {
-            return Err(UnpackError::Entry(PathBuf::from("/"), "the root is not a directory".into()));
+            return Err(UnpackError::Entry(
+                PathBuf::from("/"),
+                "the root is not a directory".into(),
+            ));
         }
         meta.apply_fd(&self.root).map_err(write_error(Path::new("/")))?;
         self.dir_times.push((PathBuf::new(), meta.mtime));
@@ -161,9 +171,14 @@ impl Unpacker {
     fn whiteout(&mut self, parent_path: &Path, name: &OsStr) -> Result<(), UnpackError> {
         let path = parent_path.join(name);
         self.open_parent(parent_path)?;
-        let parent = &self.cached_parent.as_ref().expect("invariant: open_parent caches").1;
+        let parent = &self
+            .cached_parent
+            .as_ref()
+            .expect("invariant: open_parent caches")
+            .1;
         if name.as_bytes() == OPAQUE_MARKER {
-            return fs::fsetxattr(parent, OPAQUE_XATTR, b"y", XattrFlags::empty()).map_err(write_error(&path));
+            return fs::fsetxattr(parent, OPAQUE_XATTR, b"y", XattrFlags::empty())
+                .map_err(write_error(&path));
         }
         let hidden = OsStr::from_bytes(&name.as_bytes()[WHITEOUT_PREFIX.len()..]);
         if hidden.is_empty() || matches!(hidden.as_bytes(), b"." | b"..") {
@@ -193,7 +208,11 @@ impl Unpacker {
     /// Removes what stands at `path`, unless both it and the new entry are directories. Tells whether it was a
     /// whiteout of this same archive.
     fn make_room(&mut self, path: &Path, name: &OsStr, is_dir: bool) -> Result<bool, UnpackError> {
-        let parent = &self.cached_parent.as_ref().expect("invariant: open_parent caches").1;
+        let parent = &self
+            .cached_parent
+            .as_ref()
+            .expect("invariant: open_parent caches")
+            .1;
         let stat = match fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(false),
@@ -218,15 +237,23 @@ impl Unpacker {
     }
 
     fn hard_link(&mut self, target: &Path, path: &Path, name: &OsStr) -> Result<(), UnpackError> {
-        let missing =
-            || UnpackError::Entry(path.to_path_buf(), format!("hard link to missing {}", target.display()));
+        let missing = || {
+            UnpackError::Entry(
+                path.to_path_buf(),
+                format!("hard link to missing {}", target.display()),
+            )
+        };
         let target_name = target.file_name().ok_or_else(missing)?;
         let target_parent = match self.open_in_root(target.parent().unwrap_or(Path::new(""))) {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(missing()),
             Err(e) => return Err(write_error(target)(e)),
         };
-        let parent = &self.cached_parent.as_ref().expect("invariant: open_parent caches").1;
+        let parent = &self
+            .cached_parent
+            .as_ref()
+            .expect("invariant: open_parent caches")
+            .1;
         match fs::linkat(&target_parent, target_name, parent, name, AtFlags::empty()) {
             Ok(()) => Ok(()),
             Err(Errno::NOENT | Errno::PERM) => Err(missing()),
@@ -235,7 +262,11 @@ impl Unpacker {
     }
 
     fn open_in_root(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         loop {
             match fs::openat2(&self.root, path, DIR_FLAGS, Mode::empty(), resolve) {
@@ -293,7 +324,10 @@ impl Unpacker {
 
     fn finish(mut self) -> Result<Unpacked, UnpackError> {
         for (path, mtime) in std::mem::take(&mut self.dir_times).into_iter().rev() {
-            let times = Timestamps { last_access: mtime, last_modification: mtime };
+            let times = Timestamps {
+                last_access: mtime,
+                last_modification: mtime,
+            };
             match self.open_in_root(&path) {
                 Ok(fd) => fs::futimens(&fd, &times).map_err(write_error(&path))?,
                 // Removed or replaced by a later entry.
@@ -303,7 +337,9 @@ impl Unpacker {
         }
         let mut implicit: Vec<_> = self.implicit.into_iter().collect();
         implicit.sort_by_key(|(_, order)| *order);
-        Ok(Unpacked { implicit_dirs: implicit.into_iter().map(|(path, _)| path).collect() })
+        Ok(Unpacked {
+            implicit_dirs: implicit.into_iter().map(|(path, _)| path).collect(),
+        })
     }
 }
 
@@ -315,7 +351,10 @@ fn clean(path: &Path) -> Result<PathBuf, UnpackError> {
             Component::Normal(name) => clean.push(name),
             Component::CurDir | Component::RootDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(UnpackError::Entry(path.to_path_buf(), "path leads out of the layer".into()));
+                return Err(UnpackError::Entry(
+                    path.to_path_buf(),
+                    "path leads out of the layer".into(),
+                ));
             }
         }
     }
@@ -325,7 +364,10 @@ fn clean(path: &Path) -> Result<PathBuf, UnpackError> {
 fn link_name<R: Read>(entry: &tar::Entry<'_, R>, path: &Path) -> Result<PathBuf, UnpackError> {
     match entry.link_name_bytes() {
         Some(name) if !name.is_empty() => Ok(PathBuf::from(OsString::from_vec(name.into_owned()))),
-        _ => Err(UnpackError::Entry(path.to_path_buf(), "link without a target".into())),
+        _ => Err(UnpackError::Entry(
+            path.to_path_buf(),
+            "link without a target".into(),
+        )),
     }
 }
 
@@ -339,11 +381,13 @@ fn device<R: Read>(
         tar::EntryType::Block => FileType::BlockDevice,
         _ => return Ok((FileType::Fifo, 0)),
     };
-    let number = |n: io::Result<Option<u32>>| {
-        n.ok().flatten().ok_or_else(|| UnpackError::Entry(path.to_path_buf(), "device without number".into()))
+    let part = |n: io::Result<Option<u32>>| {
+        n.ok()
+            .flatten()
+            .ok_or_else(|| UnpackError::Entry(path.to_path_buf(), "device without number".into()))
     };
-    let major = number(entry.header().device_major())?;
-    let minor = number(entry.header().device_minor())?;
+    let major = part(entry.header().device_major())?;
+    let minor = part(entry.header().device_minor())?;
     Ok((file_type, fs::makedev(major, minor)))
 }
 
@@ -374,7 +418,10 @@ fn write_file(
         }
     }
     meta.apply_fd(&fd).map_err(write_error(path))?;
-    let times = Timestamps { last_access: meta.mtime, last_modification: meta.mtime };
+    let times = Timestamps {
+        last_access: meta.mtime,
+        last_modification: meta.mtime,
+    };
     fs::futimens(&fd, &times).map_err(write_error(path))
 }
 
@@ -382,11 +429,15 @@ impl Meta {
     fn read<R: Read>(entry: &mut tar::Entry<'_, R>, path: &Path) -> Result<Self, UnpackError> {
         let bad = |what: &str| UnpackError::Entry(path.to_path_buf(), format!("invalid {what}"));
         let header = entry.header();
-        let mut uid = header.uid().map_err(|_| bad("uid"))?;
-        let mut gid = header.gid().map_err(|_| bad("gid"))?;
+        let old = header.as_old();
+        let mut uid = number(&old.uid, header.uid()).ok_or_else(|| bad("uid"))?;
+        let mut gid = number(&old.gid, header.gid()).ok_or_else(|| bad("gid"))?;
         let mode = header.mode().map_err(|_| bad("mode"))? & 0o7777;
         let seconds = header.mtime().unwrap_or(0);
-        let mut mtime = Timespec { tv_sec: seconds.try_into().unwrap_or(0), tv_nsec: 0 };
+        let mut mtime = Timespec {
+            tv_sec: seconds.try_into().unwrap_or(0),
+            tv_nsec: 0,
+        };
         let mut xattrs = Vec::new();
         if let Some(extensions) = entry.pax_extensions().map_err(UnpackError::Read)? {
             for extension in extensions {
@@ -411,9 +462,21 @@ impl Meta {
                 }
             }
         }
-        let uid = u32::try_from(uid).ok().filter(|&n| n != u32::MAX).ok_or_else(|| bad("uid"))?;
-        let gid = u32::try_from(gid).ok().filter(|&n| n != u32::MAX).ok_or_else(|| bad("gid"))?;
-        Ok(Self { uid, gid, mode, mtime, xattrs })
+        let uid = u32::try_from(uid)
+            .ok()
+            .filter(|&n| n != u32::MAX)
+            .ok_or_else(|| bad("uid"))?;
+        let gid = u32::try_from(gid)
+            .ok()
+            .filter(|&n| n != u32::MAX)
+            .ok_or_else(|| bad("gid"))?;
+        Ok(Self {
+            uid,
+            gid,
+            mode,
+            mtime,
+            xattrs,
+        })
     }
 
     /// Owner first (it clears setuid and capabilities), then mode, then attributes.
@@ -439,8 +502,19 @@ impl Meta {
                 ignore_unsupported(fs::lsetxattr(&path, key.as_os_str(), value, XattrFlags::empty()))?;
             }
         }
-        let times = Timestamps { last_access: self.mtime, last_modification: self.mtime };
+        let times = Timestamps {
+            last_access: self.mtime,
+            last_modification: self.mtime,
+        };
         fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+/// A numeric header field; a blank one is zero, as Go's reader takes it.
+fn number(field: &[u8], parsed: io::Result<u64>) -> Option<u64> {
+    match parsed {
+        Ok(number) => Some(number),
+        Err(_) => field.iter().all(|b| matches!(b, 0 | b' ')).then_some(0),
     }
 }
 
@@ -462,9 +536,15 @@ fn parse_time(text: &str) -> Option<Timespec> {
     let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
     let nanos: i64 = digits.parse().ok()?;
     if seconds.starts_with('-') && nanos > 0 {
-        return Some(Timespec { tv_sec: whole.checked_sub(1)?, tv_nsec: 1_000_000_000 - nanos });
+        return Some(Timespec {
+            tv_sec: whole.checked_sub(1)?,
+            tv_nsec: 1_000_000_000 - nanos,
+        });
     }
-    Some(Timespec { tv_sec: whole, tv_nsec: nanos })
+    Some(Timespec {
+        tv_sec: whole,
+        tv_nsec: nanos,
+    })
 }
 
 #[cfg(test)]

@@ -20,7 +20,11 @@ const CLIENT_ID: &str = "keelson";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
     Basic,
-    Bearer { realm: String, service: String, scope: String },
+    Bearer {
+        realm: String,
+        service: String,
+        scope: String,
+    },
 }
 
 /// All challenges that are understood, Bearer first.
@@ -34,11 +38,22 @@ pub(super) fn parse_challenges(headers: &HeaderMap) -> Vec<Challenge> {
         } else if scheme.eq_ignore_ascii_case("bearer") {
             let parameters = parse_parameters(rest);
             let get = |name: &str| {
-                parameters.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()).unwrap_or_default()
+                parameters
+                    .iter()
+                    .find(|(k, _)| k == name)
+                    .map(|(_, v)| v.clone())
+                    .unwrap_or_default()
             };
             let realm = get("realm");
             if !realm.is_empty() {
-                challenges.insert(0, Challenge::Bearer { realm, service: get("service"), scope: get("scope") });
+                challenges.insert(
+                    0,
+                    Challenge::Bearer {
+                        realm,
+                        service: get("service"),
+                        scope: get("scope"),
+                    },
+                );
             }
         }
     }
@@ -86,8 +101,9 @@ fn bearer(token: &str) -> Result<HeaderValue, ImageError> {
 }
 
 fn secret(text: &str) -> Result<HeaderValue, ImageError> {
-    let mut value = HeaderValue::from_str(text)
-        .map_err(|_| ImageError::InvalidConfig("credentials hold characters that HTTP cannot carry".into()))?;
+    let mut value = HeaderValue::from_str(text).map_err(|_| {
+        ImageError::InvalidConfig("credentials hold characters that HTTP cannot carry".into())
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -112,7 +128,14 @@ impl Authorizer<'_> {
         let host = self.endpoint.authority();
         for challenge in challenges {
             match (challenge, self.credentials) {
-                (Challenge::Bearer { realm, service, scope }, _) => {
+                (
+                    Challenge::Bearer {
+                        realm,
+                        service,
+                        scope,
+                    },
+                    _,
+                ) => {
                     return bearer(&self.fetch_token(realm, service, scope).await?);
                 }
                 (Challenge::Basic, Credentials::Basic { username, password }) => {
@@ -158,7 +181,9 @@ impl Authorizer<'_> {
                     .append_pair("service", service)
                     .append_pair("scope", scope)
                     .append_pair("client_id", CLIENT_ID);
-                let mut request = Request::builder().uri(url.as_str()).header(ACCEPT, "application/json");
+                let mut request = Request::builder()
+                    .uri(url.as_str())
+                    .header(ACCEPT, "application/json");
                 if let Credentials::Basic { username, password } = credentials {
                     request = request.header(AUTHORIZATION, basic(username, password)?);
                 }
@@ -171,7 +196,9 @@ impl Authorizer<'_> {
         let status = response.status();
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             let detail = error_detail(response, self.timeout).await;
-            return Err(ImageError::RegistryUnavailable(format!("token server {realm}: {status}{detail}")));
+            return Err(ImageError::RegistryUnavailable(format!(
+                "token server {realm}: {status}{detail}"
+            )));
         }
         if !status.is_success() {
             let kind = match self.credentials {
@@ -195,9 +222,9 @@ impl Authorizer<'_> {
         let token: Token =
             serde_json::from_slice(&body).map_err(|e| ImageError::manifest("token answer", e))?;
         match (token.access_token, token.token) {
-            (access, token) if access.is_empty() && token.is_empty() => {
-                Err(ImageError::Unauthorized(format!("token server {realm} sent no token")))
-            }
+            (access, token) if access.is_empty() && token.is_empty() => Err(ImageError::Unauthorized(
+                format!("token server {realm} sent no token"),
+            )),
             (access, token) if access.is_empty() => Ok(token),
             (access, _) => Ok(access),
         }
@@ -226,10 +253,10 @@ mod tests {
             parse(&[r#"Bearer realm="https://a/t",service="r.io",scope="repository:a/b:pull,push""#]),
             [bearer("https://a/t", "r.io", "repository:a/b:pull,push")]
         );
-        assert_eq!(parse(&["Basic realm=x", r#"bearer Realm="https://a""#]), [
-            bearer("https://a", "", ""),
-            Challenge::Basic
-        ]);
+        assert_eq!(
+            parse(&["Basic realm=x", r#"bearer Realm="https://a""#]),
+            [bearer("https://a", "", ""), Challenge::Basic]
+        );
         assert_eq!(parse(&["Bearer", "Digest x=y", r#"Bearer realm=""#]), []);
     }
 }

@@ -72,7 +72,11 @@ impl Repository<'_> {
         let actual = transfer.hasher.finish();
         if actual != descriptor.digest {
             let expected = descriptor.digest.clone();
-            return Err(ImageError::DigestMismatch { what: transfer.what, expected, actual });
+            return Err(ImageError::DigestMismatch {
+                what: transfer.what,
+                expected,
+                actual,
+            });
         }
         Ok(sink.send(Chunk::End).await.is_ok())
     }
@@ -89,7 +93,9 @@ impl Repository<'_> {
                 .expect("invariant: digits are a header value");
             headers.insert(RANGE, range);
         }
-        let response = self.get(&format!("blobs/{}", transfer.descriptor.digest), &headers).await?;
+        let response = self
+            .get(&format!("blobs/{}", transfer.descriptor.digest), &headers)
+            .await?;
         // A server without ranges sends everything again: pass over what is there already.
         let mut skip = transfer.offset - start_of(&response, transfer.offset)?;
         let mut body = response.into_body();
@@ -97,10 +103,15 @@ impl Repository<'_> {
             let frame = match tokio::time::timeout(self.registry.timeout(), body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(e))) => {
-                    return Err(ImageError::RegistryUnavailable(format!("connection broke: {}", chain(&e))));
+                    return Err(ImageError::RegistryUnavailable(format!(
+                        "connection broke: {}",
+                        chain(&e)
+                    )));
                 }
                 Ok(None) if transfer.offset < transfer.descriptor.size => {
-                    return Err(ImageError::RegistryUnavailable("unexpected end of the answer".into()));
+                    return Err(ImageError::RegistryUnavailable(
+                        "unexpected end of the answer".into(),
+                    ));
                 }
                 Ok(None) => return Ok(true),
                 Err(_) => return Err(ImageError::RegistryUnavailable("connection went silent".into())),
@@ -144,6 +155,8 @@ fn start_of(response: &Response<Incoming>, wanted: u64) -> Result<u64, ImageErro
         .and_then(|v| v.trim().parse::<u64>().ok());
     match start {
         Some(start) if start <= wanted => Ok(start),
-        other => Err(ImageError::RegistryUnavailable(format!("asked for bytes from {wanted}, got {other:?}"))),
+        other => Err(ImageError::RegistryUnavailable(format!(
+            "asked for bytes from {wanted}, got {other:?}"
+        ))),
     }
 }

@@ -44,7 +44,9 @@ impl Endpoint {
         let mut fresh_tokens = 0;
         loop {
             let authorization = self.authorization.lock().await.clone();
-            let response = self.follow(method, url, headers, body.clone(), authorization.as_ref()).await?;
+            let response = self
+                .follow(method, url, headers, body.clone(), authorization.as_ref())
+                .await?;
             if response.status() != StatusCode::UNAUTHORIZED {
                 return self.check(method, url, response).await;
             }
@@ -92,7 +94,9 @@ impl Endpoint {
                 .parse()
                 .map_err(|e| ImageError::RegistryUnavailable(format!("invalid address {url}: {e}")))?;
             *request.headers_mut() = headers.clone();
-            request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+            request
+                .headers_mut()
+                .insert(USER_AGENT, HeaderValue::from_static(AGENT));
             if let Some(value) = authorization
                 && url.origin() == self.base.origin()
             {
@@ -118,7 +122,10 @@ impl Endpoint {
             }
             url = target;
         }
-        Err(ImageError::RegistryUnavailable(format!("{}: more than {MAX_REDIRECTS} redirects", url.authority())))
+        Err(ImageError::RegistryUnavailable(format!(
+            "{}: more than {MAX_REDIRECTS} redirects",
+            url.authority()
+        )))
     }
 
     async fn refused(&self, response: Response<Incoming>) -> ImageError {
@@ -147,9 +154,14 @@ impl Endpoint {
         }
         let detail = error_detail(response, self.timeout).await;
         if status.is_server_error()
-            || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+            || matches!(
+                status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+            )
         {
-            return Err(ImageError::RegistryUnavailable(format!("{bare}: {status}{detail}")));
+            return Err(ImageError::RegistryUnavailable(format!(
+                "{bare}: {status}{detail}"
+            )));
         }
         Err(ImageError::UnexpectedStatus {
             method: method.to_string(),

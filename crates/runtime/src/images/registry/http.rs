@@ -53,8 +53,9 @@ impl HttpClients {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        let client =
-            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build::<_, Full<Bytes>>(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .build::<_, Full<Bytes>>(connector);
         clients.insert(key.to_owned(), client.clone());
         Ok(client)
     }
@@ -89,7 +90,9 @@ fn tls_config(files: Option<&TlsFiles>) -> Result<ClientConfig, ImageError> {
                 .map_err(|e| ImageError::InvalidConfig(format!("{}: {e}", cert.display())))
         }
         Some((None, None)) | None => Ok(builder.with_no_client_auth()),
-        Some(_) => Err(ImageError::InvalidConfig("cert_file and key_file belong together".into())),
+        Some(_) => Err(ImageError::InvalidConfig(
+            "cert_file and key_file belong together".into(),
+        )),
     }
 }
 
@@ -122,9 +125,10 @@ pub(super) async fn send(
                 None => Err(ImageError::RegistryUnavailable(format!("{host}: {chain}"))),
             }
         }
-        Err(_) => {
-            Err(ImageError::RegistryUnavailable(format!("{host}: no answer within {} s", timeout.as_secs_f32())))
-        }
+        Err(_) => Err(ImageError::RegistryUnavailable(format!(
+            "{host}: no answer within {} s",
+            timeout.as_secs_f32()
+        ))),
     }
 }
 
@@ -137,7 +141,9 @@ fn tls_cause(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         }
         // An I/O error wraps its cause without giving it as `source`.
         if let Some(io) = e.downcast_ref::<std::io::Error>()
-            && let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            && let Some(tls) = io
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
         {
             return Some(tls.to_string());
         }
@@ -167,10 +173,14 @@ pub(super) async fn read_body(
     let body = Limited::new(response.into_body(), limit).collect();
     match tokio::time::timeout(timeout, body).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
-            Err(ImageError::manifest("answer", format!("longer than {limit} bytes")))
-        }
-        Ok(Err(e)) => Err(ImageError::RegistryUnavailable(format!("connection broke: {}", chain(e.as_ref())))),
+        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => Err(ImageError::manifest(
+            "answer",
+            format!("longer than {limit} bytes"),
+        )),
+        Ok(Err(e)) => Err(ImageError::RegistryUnavailable(format!(
+            "connection broke: {}",
+            chain(e.as_ref())
+        ))),
         Err(_) => Err(ImageError::RegistryUnavailable("connection went silent".into())),
     }
 }
@@ -191,11 +201,23 @@ pub(super) async fn error_detail(response: Response<Incoming>, timeout: Duration
         #[serde(default)]
         message: String,
     }
-    let Ok(bytes) = read_body(response, MAX_SMALL_BODY, timeout).await else { return String::new() };
-    let Ok(body) = serde_json::from_slice::<Body>(&bytes) else { return String::new() };
-    let mut parts: Vec<_> = body.errors.iter().map(|e| format!("{}: {}", e.code, e.message)).collect();
+    let Ok(bytes) = read_body(response, MAX_SMALL_BODY, timeout).await else {
+        return String::new();
+    };
+    let Ok(body) = serde_json::from_slice::<Body>(&bytes) else {
+        return String::new();
+    };
+    let mut parts: Vec<_> = body
+        .errors
+        .iter()
+        .map(|e| format!("{}: {}", e.code, e.message))
+        .collect();
     if !body.details.is_empty() {
         parts.push(body.details);
     }
-    if parts.is_empty() { String::new() } else { format!(": {}", parts.join("; ")) }
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", parts.join("; "))
+    }
 }

@@ -82,7 +82,11 @@ impl Registry {
     ) -> Result<Repository<'_>, ImageError> {
         let domain = reference.domain();
         let mut endpoints = Vec::new();
-        let mirror = self.config.mirrors.get(domain).or_else(|| self.config.mirrors.get("*"));
+        let mirror = self
+            .config
+            .mirrors
+            .get(domain)
+            .or_else(|| self.config.mirrors.get("*"));
         let (origin, configured) = match domain {
             "docker.io" => ("registry-1.docker.io", false),
             other => (other, is_loopback(other)),
@@ -108,7 +112,12 @@ impl Registry {
                 endpoints.push(endpoint);
             }
         }
-        Ok(Repository { registry: self, reference: reference.clone(), endpoints, preferred: AtomicUsize::new(0) })
+        Ok(Repository {
+            registry: self,
+            reference: reference.clone(),
+            endpoints,
+            preferred: AtomicUsize::new(0),
+        })
     }
 
     fn endpoint(
@@ -121,7 +130,9 @@ impl Registry {
     ) -> Result<Endpoint, ImageError> {
         let host = host_port(address);
         let settings = self.config.configs.get(&host).or_else(|| {
-            (host == "registry-1.docker.io").then(|| self.config.configs.get("docker.io")).flatten()
+            (host == "registry-1.docker.io")
+                .then(|| self.config.configs.get("docker.io"))
+                .flatten()
         });
         let mut credentials = Credentials::Anonymous;
         if let Some(auth) = auth {
@@ -146,7 +157,9 @@ impl Registry {
         Ok(Endpoint {
             base,
             plain_fallback: false,
-            client: self.clients.get(&host, settings.and_then(|s| s.tls.as_ref()), self.timeout)?,
+            client: self
+                .clients
+                .get(&host, settings.and_then(|s| s.tls.as_ref()), self.timeout)?,
             credentials,
             scope: format!("repository:{}:{actions}", reference.path()),
             timeout: self.timeout,
@@ -158,8 +171,14 @@ impl Registry {
 impl Repository<'_> {
     /// Asks the endpoints in turn for `path` below the repository. Without an answer, the registry's own error
     /// counts, for it is asked last.
-    pub(super) async fn get(&self, path: &str, headers: &HeaderMap) -> Result<Response<Incoming>, ImageError> {
-        self.try_endpoints(&Method::GET, path, headers, Bytes::new()).await.map(|(_, response)| response)
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response<Incoming>, ImageError> {
+        self.try_endpoints(&Method::GET, path, headers, Bytes::new())
+            .await
+            .map(|(_, response)| response)
     }
 
     pub(super) async fn try_endpoints(
@@ -170,7 +189,9 @@ impl Repository<'_> {
         body: Bytes,
     ) -> Result<(&Endpoint, Response<Incoming>), ImageError> {
         let first = self.preferred.load(Ordering::Relaxed);
-        let order = [first].into_iter().chain((0..self.endpoints.len()).filter(|i| *i != first));
+        let order = [first]
+            .into_iter()
+            .chain((0..self.endpoints.len()).filter(|i| *i != first));
         let mut failure: Option<(usize, ImageError)> = None;
         for index in order {
             let endpoint = &self.endpoints[index];
@@ -190,7 +211,8 @@ impl Repository<'_> {
                     tracing::debug!(endpoint = endpoint.base.authority(), %error, "registry request failed");
                     // A TLS server that is spoken to in plain text says only "bad request"; the handshake's error
                     // says more.
-                    let hides = endpoint.plain_fallback && matches!(error, ImageError::UnexpectedStatus { .. });
+                    let hides =
+                        endpoint.plain_fallback && matches!(error, ImageError::UnexpectedStatus { .. });
                     match &failure {
                         Some((other, _)) if *other > index || hides => {}
                         _ => failure = Some((index, error)),
@@ -198,7 +220,9 @@ impl Repository<'_> {
                 }
             }
         }
-        Err(failure.expect("invariant: there is at least the registry itself").1)
+        Err(failure
+            .expect("invariant: there is at least the registry itself")
+            .1)
     }
 
     /// Fetches and verifies a manifest or index by tag or digest.
@@ -212,7 +236,10 @@ impl Repository<'_> {
             let fetch = async {
                 let response = self.get(&path, &headers).await?;
                 let headers = response.headers().clone();
-                Ok((headers, read_body(response, MAX_MANIFEST, self.registry.timeout).await?))
+                Ok((
+                    headers,
+                    read_body(response, MAX_MANIFEST, self.registry.timeout).await?,
+                ))
             };
             match fetch.await {
                 Err(ImageError::NotFound(_)) => {
@@ -248,13 +275,20 @@ impl Repository<'_> {
             .and_then(|v| v.to_str().ok())
             .map(|v| v.split(';').next().unwrap_or_default().trim().to_owned())
             .unwrap_or_default();
-        Ok(FetchedManifest { bytes, content_type, digest })
+        Ok(FetchedManifest {
+            bytes,
+            content_type,
+            digest,
+        })
     }
 
     /// Fetches and verifies a small blob (an image configuration).
     pub(crate) async fn small_blob(&self, descriptor: &Descriptor, what: &str) -> Result<Bytes, ImageError> {
         if descriptor.size > MAX_CONFIG {
-            return Err(ImageError::manifest(what, format!("{} bytes are too many", descriptor.size)));
+            return Err(ImageError::manifest(
+                what,
+                format!("{} bytes are too many", descriptor.size),
+            ));
         }
         let limit = usize::try_from(descriptor.size).unwrap_or(usize::MAX);
         let path = format!("blobs/{}", descriptor.digest);

@@ -745,3 +745,107 @@ async fn half_done_work_of_a_killed_process_goes_at_open() {
         Err(ImageError::NewerVersion { found: 99, .. })
     ));
 }
+
+/// Runs `test` on a thread with a mount namespace of its own, and a runtime whose threads share it.
+fn in_mount_namespace<T: Send>(test: impl FnOnce(&tokio::runtime::Runtime) -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            use nix::mount::{MsFlags, mount};
+            use nix::sched::{CloneFlags, unshare};
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("unshare");
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
+            test(
+                &tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("runtime"),
+            )
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[test]
+fn overlay_is_mounted_layer_by_layer() {
+    let fixture = Fixture::new();
+    let archive = fixture.archive(LayerCompression::None);
+    in_mount_namespace(|runtime| {
+        let store = fixture.open();
+        runtime
+            .block_on(store.import(ImportSource::Path(archive)))
+            .expect("import");
+        let rootfs = runtime
+            .block_on(store.prepare_rootfs("example.com/app:v1", "c"))
+            .expect("rootfs");
+        let target = fixture.path("mnt");
+        std::fs::create_dir(&target).expect("target");
+        rootfs.overlay.mount(&target).expect("mount");
+        assert!(!target.join("etc/gone").exists() && !target.join("replaced/old").exists());
+        assert_eq!(
+            std::fs::read_to_string(target.join("etc/deep/added")).expect("file"),
+            "added"
+        );
+        std::fs::write(target.join("written"), "x").expect("write");
+        assert!(rootfs.overlay.upper.join("written").exists());
+        // Far more layers than one page of options has room for.
+        let many: Vec<_> = (0..200)
+            .map(|n| fixture.path(&format!("many-{n}-{}", "x".repeat(60))))
+            .collect();
+        for (number, layer) in many.iter().enumerate() {
+            std::fs::create_dir(layer).expect("layer");
+            std::fs::write(layer.join(number.to_string()), "x").expect("file");
+        }
+        let other = runtime
+            .block_on(store.prepare_rootfs("example.com/app:v1", "d"))
+            .expect("rootfs");
+        let mount = OverlayMount {
+            lowerdirs: many,
+            ..other.overlay
+        };
+        mount.mount(&target).expect("mount with many layers");
+        assert_eq!(std::fs::read_dir(&target).expect("read").count(), 200);
+    });
+}
+
+#[test]
+fn full_disk_is_told_and_leaves_nothing() {
+    let fixture = Fixture::new();
+    let archive = fixture.archive(LayerCompression::None);
+    let compressed = fixture.archive(LayerCompression::Gzip);
+    in_mount_namespace(|runtime| {
+        use nix::mount::{MsFlags, mount};
+        let root = fixture.path("store");
+        std::fs::create_dir(&root).expect("root");
+        mount(
+            Some("tmpfs"),
+            &root,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("size=1m"),
+        )
+        .expect("tmpfs");
+        let store = fixture.open();
+        let error = runtime
+            .block_on(store.import(ImportSource::Path(archive)))
+            .expect_err("full");
+        assert!(matches!(error, ImageError::DiskFull { .. }), "{error}");
+        assert!(
+            error.to_string().starts_with("no space left on device"),
+            "{error}"
+        );
+        fixture.assert_clean(0);
+        let error = runtime.block_on(async {
+            let registry = FakeRegistry::start(Faults::default()).await;
+            registry.add_archive(&compressed, "app", "v1");
+            pull(&store, &registry.reference("app:v1"))
+                .await
+                .expect_err("full")
+        });
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        fixture.assert_clean(0);
+        assert!(store.list(None).is_empty());
+    });
+}

@@ -5,6 +5,7 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 use std::error::Error;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ fn main() -> Result<()> {
         .nth(1)
         .map_or_else(std::env::temp_dir, Into::into);
     let path = base.join(format!("keelson-store-bench-{}", std::process::id()));
+    if let (Some("--open"), Some(path)) = (std::env::args().nth(1).as_deref(), std::env::args().nth(2)) {
+        return open(std::path::Path::new(&path));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -34,7 +38,7 @@ fn main() -> Result<()> {
 
 async fn run(path: &std::path::Path) -> Result<()> {
     let before = memory("RssAnon")?;
-    let store = EmbeddedStore::open(path, Options::default())?;
+    let store = EmbeddedStore::open(path, options()?)?;
     fill(&store).await?;
     store.wait_for_checkpoint().await;
     println!(
@@ -43,6 +47,7 @@ async fn run(path: &std::path::Path) -> Result<()> {
         memory("RssAnon")? - before,
         store.size().await? as f64 / 1e6
     );
+    raw(path)?;
     for writers in [1, 64] {
         measure(&store, writers).await?;
         let current = store.revision().await?;
@@ -64,6 +69,16 @@ async fn run(path: &std::path::Path) -> Result<()> {
     println!("written in 3 s of idling: {} B", io("write_bytes")? - written);
     store.close().await;
     drop(store);
+    // In a process of its own, whose memory has not been used for anything else.
+    std::process::Command::new(std::env::current_exe()?)
+        .arg("--open")
+        .arg(path)
+        .status()?;
+    Ok(())
+}
+
+fn open(path: &std::path::Path) -> Result<()> {
+    let before = memory("RssAnon")?;
     let started = Instant::now();
     let store = EmbeddedStore::open(path, Options::default())?;
     println!(
@@ -71,8 +86,38 @@ async fn run(path: &std::path::Path) -> Result<()> {
         started.elapsed().as_secs_f64(),
         memory("RssAnon")? - before
     );
-    store.close().await;
+    drop(store);
     Ok(())
+}
+
+/// What the disk gives right now: groups of 1 and of 64 values appended to a plain file, with fdatasync after each group.
+fn raw(path: &std::path::Path) -> Result<()> {
+    for group in [1, 64] {
+        let mut file = std::fs::File::create(path.join("raw"))?;
+        let bytes = vec![1; VALUE * group];
+        let started = Instant::now();
+        let mut groups = 0;
+        while started.elapsed() < Duration::from_secs(1) {
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            groups += group;
+        }
+        println!(
+            "plain file, groups of {group}: {:.0}/s",
+            groups as f64 / started.elapsed().as_secs_f64()
+        );
+    }
+    std::fs::remove_file(path.join("raw"))?;
+    Ok(())
+}
+
+/// `SEGMENT_BYTES` in the environment changes the journal's segments.
+fn options() -> Result<Options> {
+    let mut options = Options::default();
+    if let Ok(bytes) = std::env::var("SEGMENT_BYTES") {
+        options.segment_bytes = bytes.parse()?;
+    }
+    Ok(options)
 }
 
 async fn fill(store: &Arc<EmbeddedStore>) -> Result<()> {
@@ -112,6 +157,7 @@ async fn measure(store: &Arc<EmbeddedStore>, writers: usize) -> Result<()> {
             }
         }
     });
+    let cpu = cpu_ticks()?;
     let started = Instant::now();
     let end = started + Duration::from_secs(SECONDS);
     let tasks: Vec<_> = (0..writers)
@@ -142,10 +188,12 @@ async fn measure(store: &Arc<EmbeddedStore>, writers: usize) -> Result<()> {
     watcher.abort();
     latencies.sort();
     println!(
-        "{writers:2} writers: {:.0} durable writes/s, p50 {:.2} ms, p99 {:.2} ms",
+        "{writers:2} writers: {:.0} durable writes/s, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, {:.0} us of CPU each",
         latencies.len() as f64 / seconds,
-        percentile(&latencies, 50),
-        percentile(&latencies, 99)
+        quantile(&latencies, 500),
+        quantile(&latencies, 990),
+        quantile(&latencies, 999),
+        (cpu_ticks()? - cpu) as f64 * 1e4 / latencies.len() as f64
     );
     Ok(())
 }
@@ -185,15 +233,24 @@ fn value(n: usize) -> Bytes {
     std::iter::repeat_with(next).take(VALUE).collect()
 }
 
-fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+fn quantile(sorted: &[Duration], per_mille: usize) -> f64 {
     sorted
-        .get(sorted.len() * percent / 100)
+        .get(sorted.len() * per_mille / 1000)
         .map_or(0.0, |d| d.as_secs_f64() * 1e3)
 }
 
 /// A field of /proc/self/status, in MB.
 fn memory(field: &str) -> Result<f64> {
     Ok(proc_field("/proc/self/status", field)? as f64 * 1024.0 / 1e6)
+}
+
+/// User and system time of this process, in ticks of 10 ms.
+fn cpu_ticks() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = text.rsplit_once(')').ok_or("no such field")?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut next = || fields.next().ok_or("no such field");
+    Ok(next()?.parse::<u64>()? + next()?.parse::<u64>()?)
 }
 
 fn io(field: &str) -> Result<u64> {

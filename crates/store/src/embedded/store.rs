@@ -39,8 +39,8 @@ struct Running {
 }
 
 impl EmbeddedStore {
-    /// Opens the store in `path`, creating the directory where there is none. Reads the whole journal and checkpoint: blocking,
-    /// about 0.1 s per 100 MB.
+    /// Opens the store in `path`, creating the directory where there is none. Reads and checks all of it: blocking, up to 1 s
+    /// per 100 MB on a busy machine.
     ///
     /// `Error::Unusable` says what is wrong with the directory (in use, newer, damaged) and what to do.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, Error> {

@@ -1,0 +1,456 @@
+//! Values seen through their schema: which fields they set, how two differ, what is left when fields are taken away.
+//!
+//! The rules are those of structured-merge-diff: atomic lists, maps and structs and all scalars are leaves; elements
+//! of keyed lists and sets are named by key or value; what has no schema merges maps and replaces lists.
+
+use serde_json::{Map, Value};
+
+use super::field_set::{Entry, FieldSet, PathElement, display};
+use crate::schema::{Field, ListType, MapType, Schema};
+
+/// A schema as it applies at one place; `None` where there is none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Type<'a> {
+    schema: Option<&'a Schema>,
+    map_type: Option<MapType>,
+}
+
+/// How a value is merged.
+pub(super) enum Atom<'a> {
+    /// Replaced as a whole.
+    Leaf,
+    /// Merged element by element; the type is that of the elements.
+    List(&'a ListType, Type<'a>),
+    /// Merged entry by entry.
+    Map,
+}
+
+impl<'a> Type<'a> {
+    pub(super) fn new(schema: &'a Schema) -> Self {
+        Self {
+            schema: Some(schema),
+            map_type: None,
+        }
+    }
+
+    fn of_field(field: &'a Field) -> Self {
+        Self {
+            schema: Some(&field.schema),
+            map_type: field.extra().map_type,
+        }
+    }
+
+    /// How the value (of the kind that it is) merges.
+    pub(super) fn atom(self, value: &Value) -> Atom<'a> {
+        let granular = |own: MapType| self.map_type.unwrap_or(own) == MapType::Granular;
+        match (self.schema, value) {
+            (Some(Schema::List(list)), _) => match &list.list_type {
+                ListType::Atomic => Atom::Leaf,
+                list_type => Atom::List(list_type, Type::new(&list.items)),
+            },
+            (Some(Schema::Map(map)), _) if granular(map.map_type) => Atom::Map,
+            (Some(Schema::Map(_)), _) => Atom::Leaf,
+            (Some(schema @ (Schema::Def(_) | Schema::Object(_))), _) => {
+                let own = schema
+                    .object()
+                    .map_or(MapType::Granular, |object| object.map_type);
+                if granular(own) { Atom::Map } else { Atom::Leaf }
+            }
+            (None, Value::Object(_)) => Atom::Map,
+            (Some(schema), Value::Object(_)) if !schema.is_scalar() => Atom::Map,
+            _ => Atom::Leaf,
+        }
+    }
+
+    /// The type of an entry, and whether it is a struct's own field.
+    pub(super) fn entry(self, name: &str) -> (Type<'a>, bool) {
+        let Some(schema) = self.schema else {
+            return (
+                Type {
+                    schema: None,
+                    map_type: None,
+                },
+                false,
+            );
+        };
+        if let Some(field) = schema.field(name) {
+            return (Type::of_field(field), true);
+        }
+        (
+            Type {
+                schema: schema.map().map(|map| &map.values),
+                map_type: None,
+            },
+            false,
+        )
+    }
+
+    /// Whether the schema knows no entry of this name.
+    fn is_undeclared(self, name: &str) -> bool {
+        let embedded = |name| matches!(name, "apiVersion" | "kind" | "metadata");
+        self.schema.and_then(Schema::object).is_some_and(|object| {
+            object.field(name).is_none()
+                && !object.preserve_unknown
+                && !(object.embedded_resource && embedded(name))
+        })
+    }
+
+    /// What an element of a keyed list or set is named by.
+    pub(super) fn element(
+        self,
+        list_type: &ListType,
+        index: usize,
+        item: &Value,
+    ) -> Result<PathElement, String> {
+        let keys = match list_type {
+            ListType::Atomic => return Ok(PathElement::Index(index)),
+            ListType::Set => {
+                return match item {
+                    Value::Null => {
+                        Err("associative list without keys has an element that's an explicit null".to_owned())
+                    }
+                    Value::Object(_) | Value::Array(_) => Err(
+                        "associative list without keys has an element that's a list or map type".to_owned(),
+                    ),
+                    item => Ok(PathElement::value(item)),
+                };
+            }
+            ListType::Map(keys) => keys,
+        };
+        let Value::Object(fields) = item else {
+            let what = if item.is_null() {
+                "a null element"
+            } else {
+                "non-map elements"
+            };
+            return Err(format!("associative list with keys may not have {what}"));
+        };
+        let mut key = Map::new();
+        for name in keys {
+            let default = || {
+                self.schema
+                    .and_then(|schema| schema.field(name))
+                    .and_then(Field::default)
+                    .cloned()
+            };
+            if let Some(value) = fields
+                .get(&**name)
+                .filter(|value| !value.is_null())
+                .cloned()
+                .or_else(default)
+            {
+                key.insert(name.clone().into_owned(), value);
+            }
+        }
+        if key.is_empty() {
+            let names: Vec<String> = keys.iter().map(|key| crate::field::quote(key)).collect();
+            return Err(match &names[..] {
+                [name] => format!(
+                    "associative list with keys has an element that omits key field {name} (and doesn't have default \
+                     value)"
+                ),
+                names => format!(
+                    "associative list with keys has an element that omits all key fields [{}] (and doesn't have default \
+                     values for any key fields)",
+                    names.join(" ")
+                ),
+            });
+        }
+        Ok(PathElement::key(key))
+    }
+}
+
+/// Checks what a client applies: declared fields only, elements with keys, none of them twice.
+pub(super) fn validate(ty: Type<'_>, value: &Value) -> Result<(), String> {
+    validate_at(ty, value, &mut Vec::new())
+}
+
+fn validate_at(ty: Type<'_>, value: &Value, path: &mut Vec<PathElement>) -> Result<(), String> {
+    let at = |path: &[PathElement], what: &str| format!("{}: {what}", display(path));
+    let kind_matches = match (ty.schema, value) {
+        (_, Value::Null) | (None, _) => true,
+        (Some(Schema::List(_)), value) => value.is_array(),
+        (Some(Schema::Map(_) | Schema::Def(_) | Schema::Object(_)), value) => value.is_object(),
+        (Some(schema), value) => !schema.is_scalar() || !(value.is_array() || value.is_object()),
+    };
+    if !kind_matches {
+        let expected = match ty.schema {
+            Some(Schema::List(_)) => "list",
+            Some(Schema::Map(_) | Schema::Def(_) | Schema::Object(_)) => "map",
+            _ => "scalar",
+        };
+        return Err(at(path, &format!("expected {expected}, got {value:.64}")));
+    }
+    match value {
+        Value::Object(fields) => {
+            for (name, below) in fields {
+                path.push(PathElement::Field(name.clone()));
+                if ty.is_undeclared(name) {
+                    return Err(at(path, "field not declared in schema"));
+                }
+                validate_at(ty.entry(name).0, below, path)?;
+                path.pop();
+            }
+        }
+        Value::Array(items) => {
+            let Some(list) = ty.schema.and_then(Schema::list) else {
+                return Ok(());
+            };
+            let items_type = Type::new(&list.items);
+            let mut seen = std::collections::HashSet::new();
+            for (index, item) in items.iter().enumerate() {
+                let element = items_type
+                    .element(&list.list_type, index, item)
+                    .map_err(|what| at(path, &format!("element {index}: {what}")))?;
+                if !seen.insert(element.clone()) {
+                    return Err(at(path, &format!("duplicate entries for key {element}")));
+                }
+                path.push(element);
+                validate_at(items_type, item, path)?;
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The fields that a value sets.
+pub(super) fn to_set(ty: Type<'_>, value: &Value) -> FieldSet {
+    let mut root = Entry::default();
+    fill(ty, value, &mut root);
+    root.children
+}
+
+fn fill(ty: Type<'_>, value: &Value, entry: &mut Entry) {
+    match ty.atom(value) {
+        Atom::Leaf => entry.member = true,
+        Atom::List(list_type, items) => {
+            for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                if let Ok(element) = items.element(list_type, index, item) {
+                    let below = entry.children.entry(element);
+                    fill(items, item, below);
+                    below.member = true;
+                }
+            }
+        }
+        Atom::Map => {
+            for (name, value) in value.as_object().into_iter().flatten() {
+                let (ty, declared) = ty.entry(name);
+                let below = entry.children.entry(PathElement::Field(name.clone()));
+                fill(ty, value, below);
+                below.member |= !declared || value.is_null() || value.as_object().is_some_and(Map::is_empty);
+            }
+        }
+    }
+}
+
+/// How one value differs from another.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) added: FieldSet,
+    pub(super) modified: FieldSet,
+    pub(super) removed: FieldSet,
+}
+
+#[derive(Default)]
+struct Difference {
+    added: Entry,
+    modified: Entry,
+    removed: Entry,
+}
+
+/// Compares an old with a new value.
+pub(super) fn compare(ty: Type<'_>, old: &Value, new: &Value) -> Comparison {
+    let mut root = Difference::default();
+    compare_at(ty, Some(old), Some(new), &mut root);
+    Comparison {
+        added: root.added.children,
+        modified: root.modified.children,
+        removed: root.removed.children,
+    }
+}
+
+fn is_vacant(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(_) => false,
+    }
+}
+
+fn compare_at(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Difference) {
+    let Some(shape) = new.filter(|value| !value.is_null()).or(old).or(new) else {
+        return;
+    };
+    if old.is_some() && old == new {
+        return;
+    }
+    match ty.atom(shape) {
+        Atom::List(list_type, items) if !(is_vacant(old) && is_vacant(new)) => {
+            compare_lists(list_type, items, old, new, out);
+        }
+        Atom::Map if !(is_vacant(old) && is_vacant(new)) => {
+            let (before, after) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+            for (name, value) in before.into_iter().flatten() {
+                let other = after.and_then(|after| after.get(name));
+                descend(
+                    ty.entry(name).0,
+                    PathElement::Field(name.clone()),
+                    Some(value),
+                    other,
+                    out,
+                );
+            }
+            for (name, value) in after.into_iter().flatten() {
+                if before.is_none_or(|before| !before.contains_key(name)) {
+                    descend(
+                        ty.entry(name).0,
+                        PathElement::Field(name.clone()),
+                        None,
+                        Some(value),
+                        out,
+                    );
+                }
+            }
+        }
+        _ => {
+            if old.is_some() && new.is_some() {
+                out.modified.member = true;
+            }
+        }
+    }
+    out.added.member |= old.is_none();
+    out.removed.member |= new.is_none();
+}
+
+fn descend(
+    ty: Type<'_>,
+    element: PathElement,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    out: &mut Difference,
+) {
+    let mut below = Difference::default();
+    compare_at(ty, old, new, &mut below);
+    out.added.children.attach(&element, below.added);
+    out.modified.children.attach(&element, below.modified);
+    out.removed.children.attach(&element, below.removed);
+}
+
+/// Elements by name; of several with one name the first counts.
+pub(super) fn index<'a>(
+    list_type: &ListType,
+    items: Type<'_>,
+    list: Option<&'a Value>,
+) -> Vec<(PathElement, &'a Value)> {
+    let list = list.and_then(Value::as_array).into_iter().flatten().enumerate();
+    list.filter_map(|(at, item)| {
+        items
+            .element(list_type, at, item)
+            .ok()
+            .map(|element| (element, item))
+    })
+    .collect()
+}
+
+fn compare_lists(
+    list_type: &ListType,
+    items: Type<'_>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    out: &mut Difference,
+) {
+    let (before, after) = (index(list_type, items, old), index(list_type, items, new));
+    let by_name = |list: &[(PathElement, &Value)]| {
+        let mut map = std::collections::HashMap::new();
+        for (at, (element, _)) in list.iter().enumerate() {
+            map.entry(element.clone()).or_insert(at);
+        }
+        map
+    };
+    let (before_by_name, after_by_name) = (by_name(&before), by_name(&after));
+    for (at, (element, item)) in before.iter().enumerate() {
+        if before_by_name[element] == at {
+            let other = after_by_name.get(element).map(|at| after[*at].1);
+            descend(items, element.clone(), Some(item), other, out);
+        }
+    }
+    for (at, (element, item)) in after.iter().enumerate() {
+        if after_by_name[element] == at && !before_by_name.contains_key(element) {
+            descend(items, element.clone(), None, Some(item), out);
+        }
+    }
+}
+
+/// The value without the fields of a set; null where nothing is left.
+pub(super) fn remove(ty: Type<'_>, value: &Value, set: &FieldSet) -> Value {
+    match (ty.atom(value), value) {
+        (Atom::List(list_type, items), Value::Array(list)) => {
+            let mut kept = Vec::with_capacity(list.len());
+            for (index, item) in list.iter().enumerate() {
+                let Ok(element) = items.element(list_type, index, item) else {
+                    kept.push(item.clone());
+                    continue;
+                };
+                if set.has(&element) {
+                    continue;
+                }
+                kept.push(match set.below(&element) {
+                    Some(below) => remove(items, item, below),
+                    None => item.clone(),
+                });
+            }
+            if kept.is_empty() && !list.is_empty() {
+                Value::Null
+            } else {
+                Value::Array(kept)
+            }
+        }
+        (Atom::Map, Value::Object(fields)) => {
+            let mut kept = Map::new();
+            for (name, value) in fields {
+                let element = PathElement::Field(name.clone());
+                if set.has(&element) {
+                    continue;
+                }
+                let value = match set.below(&element) {
+                    Some(below) => remove(ty.entry(name).0, value, below),
+                    None => value.clone(),
+                };
+                kept.insert(name.clone(), value);
+            }
+            if kept.is_empty() && !fields.is_empty() {
+                Value::Null
+            } else {
+                Value::Object(kept)
+            }
+        }
+        (_, value) => value.clone(),
+    }
+}
+
+/// The set with every struct field on the way to a path as a path of its own.
+pub(super) fn with_named_fields(ty: Type<'_>, set: &FieldSet) -> FieldSet {
+    let mut result = FieldSet::default();
+    for (element, entry) in set.entries() {
+        let (below, declared) = match element {
+            PathElement::Field(name) => ty.entry(name),
+            _ => (ty.items(), false),
+        };
+        let children = with_named_fields(below, &entry.children);
+        let member = entry.member || (declared && !entry.children.is_empty());
+        result.attach(element, Entry { member, children });
+    }
+    result
+}
+
+impl<'a> Type<'a> {
+    fn items(self) -> Type<'a> {
+        Type {
+            schema: self.schema.and_then(Schema::list).map(|list| &list.items),
+            map_type: None,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Objects that every cluster of Keelson has beyond those of the API server's own bootstrap.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use k8s_openapi::api::core::v1::{Service, ServiceAccount, ServicePort, ServiceSpec};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+
+/// Creates what is missing; leaves alone what is there.
+pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str, kube::Error)> {
+    let system = "kube-system";
+    let account = ServiceAccount { metadata: named("kube-dns", Some(system)), ..ServiceAccount::default() };
+    create(Api::namespaced(client.clone(), system), &account).await.map_err(|e| ("ServiceAccount kube-dns", e))?;
+    let account = Subject {
+        kind: "ServiceAccount".into(),
+        name: "kube-dns".into(),
+        namespace: Some(system.into()),
+        ..Subject::default()
+    };
+    let nodes = Subject {
+        kind: "Group".into(),
+        name: "system:nodes".into(),
+        api_group: Some("rbac.authorization.k8s.io".into()),
+        ..Subject::default()
+    };
+    // Joined nodes run the proxy and DNS with the node's own identity.
+    for (name, role, subjects) in [
+        ("keelson:kube-dns", "system:kube-dns", vec![account, nodes.clone()]),
+        ("keelson:node-proxier", "system:node-proxier", vec![nodes]),
+    ] {
+        let binding = ClusterRoleBinding {
+            metadata: named(name, None),
+            role_ref: RoleRef {
+                api_group: "rbac.authorization.k8s.io".into(),
+                kind: "ClusterRole".into(),
+                name: role.into(),
+            },
+            subjects: Some(subjects),
+        };
+        create(Api::all(client.clone()), &binding).await.map_err(|e| ("ClusterRoleBinding", e))?;
+    }
+    create(Api::namespaced(client.clone(), system), &dns_service(dns)).await.map_err(|e| ("Service kube-dns", e))
+}
+
+/// Every node answers on this address itself, so the proxy is told to leave the Service alone.
+fn dns_service(dns: Ipv4Addr) -> Service {
+    let port = |name: &str, protocol: &str| ServicePort {
+        name: Some(name.into()),
+        protocol: Some(protocol.into()),
+        port: 53,
+        target_port: Some(IntOrString::Int(53)),
+        ..ServicePort::default()
+    };
+    let mut metadata = named("kube-dns", Some("kube-system"));
+    metadata.labels = Some(BTreeMap::from(
+        [
+            ("k8s-app", "kube-dns"),
+            ("kubernetes.io/cluster-service", "true"),
+            ("kubernetes.io/name", "CoreDNS"),
+            ("service.kubernetes.io/service-proxy-name", "keelson-dns"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    ));
+    Service {
+        metadata,
+        spec: Some(ServiceSpec {
+            cluster_ip: Some(dns.to_string()),
+            ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn named(name: &str, namespace: Option<&str>) -> ObjectMeta {
+    ObjectMeta { name: Some(name.into()), namespace: namespace.map(Into::into), ..ObjectMeta::default() }
+}
+
+async fn create<K>(api: Api<K>, object: &K) -> Result<(), kube::Error>
+where
+    K: kube::Resource + Clone + serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    match api.create(&PostParams::default(), object).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(error),
+    }
+}

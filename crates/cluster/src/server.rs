@@ -1,0 +1,232 @@
+//! The server process: control plane and this machine's node, wired by the in-memory transport.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use keelson_apiserver::user::UserInfo;
+use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
+use keelson_kubelet::ServerConfig;
+use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
+use keelson_store::{EmbeddedStore, Options};
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::addons;
+use crate::node::{self, NodeClients, NodeOptions};
+use crate::paths::{Paths, write_atomically};
+use crate::process::ProcessRecord;
+use crate::progress::{Progress, Report};
+use crate::settings::{self, ClusterSettings};
+
+/// The server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings.
+    #[error(transparent)]
+    Settings(#[from] settings::Error),
+    /// There is no cluster.
+    #[error("there is no cluster in {0}; start one with `keelson up`")]
+    NoCluster(std::path::PathBuf),
+    /// Another server runs.
+    #[error("a server process (pid {0}) is running already for this data directory")]
+    Running(i32),
+    /// Keys and certificates.
+    #[error("keys and certificates cannot be used")]
+    Pki(#[from] keelson_pki::Error),
+    /// The store.
+    #[error("the store cannot be opened")]
+    Store(#[from] keelson_store::Error),
+    /// The API server.
+    #[error("the API server did not start")]
+    ApiServer(#[from] keelson_apiserver::StartError),
+    /// A file.
+    #[error("cannot write {path}", path = path.display())]
+    Write {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What every cluster has.
+    #[error("cannot create {object}")]
+    Addon {
+        /// What.
+        object: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The node.
+    #[error(transparent)]
+    Node(#[from] node::Error),
+    /// A part of the control plane ended.
+    #[error("{component} failed")]
+    Component {
+        /// Which.
+        component: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Runs the control plane and this machine's node until `shutdown`; containers go on running afterwards.
+pub async fn run(paths: &Paths, report: Report<'_>, shutdown: CancellationToken) -> Result<(), Error> {
+    let progress = Progress::new(report);
+    let settings = ClusterSettings::read(paths)?.ok_or_else(|| Error::NoCluster(paths.data.clone()))?;
+    let record = paths.server_record();
+    if let Some(running) = ProcessRecord::read_running(&record) {
+        return Err(Error::Running(running.pid));
+    }
+    let write = |source| Error::Write { path: record.clone(), source };
+    ProcessRecord::current().and_then(|current| current.write(&record)).map_err(write)?;
+
+    let pki = ensure_pki(paths, &settings)?;
+    let kubeconfig = pki.kubeconfig(Identity::Admin, "keelson", &settings.local_url());
+    let path = paths.admin_kubeconfig();
+    write_atomically(&path, kubeconfig.as_bytes()).map_err(|source| Error::Write { path, source })?;
+    progress.done("keys and certificates");
+
+    let store_path = paths.store();
+    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(store_path, Options::default())).await;
+    let store = opened.map_err(|panic| Error::Component { component: "store", source: panic.into() })??;
+    let api = ApiServer::start(api_server_config(&settings, &pki, store.clone())?).await?;
+    progress.done("API server ready");
+
+    let result = run_parts(paths, &settings, &pki, &api, &progress, shutdown).await;
+    api.shutdown().await;
+    store.close().await;
+    // The next start finds a record of a process that is gone, which is as good as none.
+    let _ = std::fs::remove_file(&record);
+    result
+}
+
+/// Makes or renews everything below `pki/`.
+pub fn ensure_pki(paths: &Paths, settings: &ClusterSettings) -> Result<Pki, keelson_pki::Error> {
+    let underlay = settings.underlay(paths);
+    let mut extra = vec![
+        settings.node_name.clone(),
+        settings.node_ip.to_string(),
+        underlay.gateway().to_string(),
+    ];
+    extra.extend(settings.tls_sans.iter().cloned());
+    let first: IpAddr = Ipv4Addr::from(u32::from(settings.service_cidr.network()).saturating_add(1)).into();
+    let names = ClusterNames { extra, service_address: first, ..ClusterNames::default() };
+    Pki::ensure(&paths.pki(), &names, Timestamp::now())
+}
+
+fn pem(leaf: &Leaf) -> CertificateAndKey {
+    CertificateAndKey {
+        certificate_pem: leaf.certificate.to_pem().into_bytes(),
+        key_pem: leaf.key.to_pem().into_bytes(),
+    }
+}
+
+fn api_server_config(
+    settings: &ClusterSettings,
+    pki: &Pki,
+    store: Arc<EmbeddedStore>,
+) -> Result<ApiServerConfig, Error> {
+    let ca = pki.ca.certificate().to_pem().into_bytes();
+    // A joining machine reads the authority from the chain and compares it with its token.
+    let mut serving = pem(pki.leaf(Identity::Apiserver));
+    serving.certificate_pem.extend(&ca);
+    let mut config = ApiServerConfig::new(store, serving, ca.clone());
+    config.bind_address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.api_port));
+    config.advertise_address = settings.node_ip;
+    config.request_header_ca_pem = Some(pki.front_proxy_ca.certificate().to_pem().into_bytes());
+    config.request_header_allowed_names = vec!["front-proxy-client".into()];
+    config.service_cidrs = vec![IpNet::V4(settings.service_cidr)];
+    config.kubelet_client = Some(KubeletClientConfig {
+        identity: pem(pki.leaf(Identity::ApiserverKubeletClient)),
+        ca_pem: Some(ca),
+    });
+    let keys = pki.token_verification_keys()?;
+    config.service_account = ServiceAccountConfig {
+        signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
+        verification_keys_pem: keys.iter().map(|key| key.to_pem().into_bytes()).collect(),
+        issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        ..ServiceAccountConfig::default()
+    };
+    Ok(config)
+}
+
+/// Clients inside this process, each with its own identity.
+struct Identities<'a>(&'a ApiServer);
+
+impl Identities<'_> {
+    fn client(&self, user: &str, groups: &[&str]) -> Client {
+        keelson_client::client_from_service(self.0.local_service(UserInfo::new(user, groups)))
+    }
+}
+
+async fn run_parts(
+    paths: &Paths,
+    settings: &ClusterSettings,
+    pki: &Pki,
+    api: &ApiServer,
+    progress: &Progress<'_>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let identities = Identities(api);
+    let admin = identities.client("kubernetes-admin", &["kubeadm:cluster-admins"]);
+    addons::ensure(&admin, settings.dns_address())
+        .await
+        .map_err(|(object, source)| Error::Addon { object, source: Box::new(source) })?;
+    let stop = shutdown.child_token();
+    let mut parts = tokio::task::JoinSet::new();
+    let node_options = node_options(paths, settings, pki, &identities)?;
+    let token = stop.clone();
+    parts.spawn(async move { node::run(node_options, token).await.map_err(Error::from) });
+    crate::control_plane::spawn(&mut parts, settings, pki, |user| identities.client(user, &[]), &stop)?;
+    progress.done("scheduler, controllers and node started");
+    progress.finished("server process running");
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(ended) = parts.join_next() => match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(panic) => Err(Error::Component { component: "server", source: panic.into() }),
+        },
+    };
+    stop.cancel();
+    while parts.join_next().await.is_some() {}
+    result
+}
+
+fn node_options(
+    paths: &Paths,
+    settings: &ClusterSettings,
+    pki: &Pki,
+    identities: &Identities<'_>,
+) -> Result<NodeOptions, Error> {
+    let name = &settings.node_name;
+    let hosts = [name.clone(), settings.node_ip.to_string()];
+    let serving = pki.issue_node_server(name, &hosts, Timestamp::now())?;
+    Ok(NodeOptions {
+        paths: paths.clone(),
+        name: name.clone(),
+        ip: settings.node_ip,
+        cluster_cidr: settings.cluster_cidr,
+        service_cidr: settings.service_cidr,
+        load_balancer_cidr: settings.load_balancer_cidr,
+        dns: settings.dns_address(),
+        registries: settings.registries.clone(),
+        container_runtime_endpoint: None,
+        server: ServerConfig {
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            port: 10250,
+            certificate: keelson_pki::tls::ServingCertificate::new(&serving)?,
+            client_ca: vec![pki.ca.certificate().der().clone()],
+        },
+        clients: NodeClients {
+            kubelet: identities.client(&format!("system:node:{name}"), &["system:nodes"]),
+            proxy: identities.client("system:kube-proxy", &["system:node-proxier"]),
+            network: identities.client("system:kube-proxy", &["system:node-proxier"]),
+            dns: identities.client("system:serviceaccount:kube-system:kube-dns", &["system:serviceaccounts"]),
+        },
+    })
+}

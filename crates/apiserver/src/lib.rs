@@ -1,1 +1,27 @@
-//! Placeholder.
+//! kube-apiserver: HTTP, authentication, authorization, admission, registry, watch cache, discovery.
+//!
+//! A request passes [`endpoints`]' dispatcher (identity, authorization), reaches its endpoint, and from there the
+//! [`registry`], the only writer of the store. Reads are served by the [`watch_cache`] from the bytes that are stored.
+//! In-process clients enter the same dispatcher through [`ApiServer::local_service`].
+
+pub mod admission;
+pub mod authentication;
+pub mod authorization;
+pub mod bootstrap;
+pub mod config;
+mod discovery;
+pub mod endpoints;
+mod flow;
+pub mod http;
+mod local;
+mod masters;
+pub mod registry;
+pub mod request_info;
+pub mod resources;
+mod server;
+pub mod user;
+pub mod watch_cache;
+
+pub use config::{ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
+pub use local::LocalService;
+pub use server::{ApiServer, StartError};

@@ -1,0 +1,252 @@
+//! The filter chain and the router: identify, authorize, then hand the request to its endpoint.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{HeaderValue, WARNING, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use keelson_api::status::Status;
+
+use super::request::Incoming;
+use super::{connect, health, read, version, watch, write};
+use crate::admission::Notes;
+use crate::authentication::{AuthenticationRequest, impersonate};
+use crate::authorization::{Decision, forbidden};
+use crate::http::query::Query;
+use crate::http::{Body, Connection, Negotiated, RequestBody, error_response, text_response};
+use crate::request_info::RequestInfo;
+use crate::server::Inner;
+use crate::user::UserInfo;
+
+/// Answers one request. Never fails: failures are answers.
+pub(crate) async fn dispatch(
+    server: &Arc<Inner>,
+    mut parts: Parts,
+    body: RequestBody,
+    connection: &Connection,
+) -> Response<Body> {
+    let started = Instant::now();
+    let raw_query = parts.uri.query().unwrap_or("").to_owned();
+    let query = Query::new(&raw_query);
+    let audit_id = audit_id(&parts);
+    let mut form = Negotiated::of(&parts.headers, &query, false)
+        .unwrap_or(Negotiated { pretty: false, ..Negotiated::JSON });
+    let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let mut info = None;
+    let notes = Notes::default();
+    let result = match RequestInfo::parse(&parts.method, parts.uri.path(), &query) {
+        Err(error) => Err(Status::bad_request(error.to_string())),
+        Ok(parsed) => {
+            let info = info.insert(parsed);
+            let inside = Inside { server, parts: &parts, query, info, notes: &notes, connection };
+            inside.run(&mut form, body, upgrade).await
+        }
+    };
+    let mut response = match result {
+        Ok(response) => response,
+        Err(status) => {
+            let plain = Negotiated { transform: crate::http::Transform::None, ..form };
+            let mut response = error_response(&status, plain, &parts.headers);
+            if status.code == 401 {
+                let challenge = HeaderValue::from_static("Bearer realm=\"kubernetes-master\"");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
+            response
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert("Audit-Id", audit_id);
+    for warning in notes.take_warnings() {
+        let text = format!("299 - {}", quote_warning(&warning));
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.append(WARNING, value);
+        }
+    }
+    if let Some(info) = &info {
+        server.metrics.request(info, response.status().as_u16(), started.elapsed());
+    }
+    response
+}
+
+fn audit_id(parts: &Parts) -> HeaderValue {
+    match parts.headers.get("Audit-ID").filter(|id| id.len() <= 64) {
+        Some(given) => given.clone(),
+        None => HeaderValue::from_str(&uuid::Uuid::new_v4().to_string())
+            .expect("invariant: a UUID is a header value"),
+    }
+}
+
+fn quote_warning(text: &str) -> String {
+    let clean: String = text.chars().filter(|c| !c.is_control()).collect();
+    format!("\"{}\"", clean.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+struct Inside<'a> {
+    server: &'a Arc<Inner>,
+    parts: &'a Parts,
+    query: Query<'a>,
+    info: &'a RequestInfo,
+    notes: &'a Notes,
+    connection: &'a Connection,
+}
+
+impl Inside<'_> {
+    async fn run(
+        &self,
+        form: &mut Negotiated,
+        body: RequestBody,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+    ) -> Result<Response<Body>, Status> {
+        let (server, info) = (self.server, self.info);
+        let user = match &self.connection.local_user {
+            Some(user) => user.clone(),
+            None => Arc::new(self.authenticate().await?),
+        };
+        let authorizer = server.authorizer.as_ref();
+        let user = match impersonate(&self.parts.headers, &user, authorizer).await? {
+            Some(other) => Arc::new(other),
+            None => user,
+        };
+        self.authorize(&user).await?;
+        if !info.is_resource {
+            return self.non_resource(*form).await;
+        }
+        *form = Negotiated::of(&self.parts.headers, &self.query, info.verb == "watch")?;
+        let kind = server.registry.kind(&info.api_group, &info.api_version, &info.resource);
+        let Some(kind) = kind else { return Ok(not_found()) };
+        if !info.namespace.is_empty() && !kind.info.namespaced && kind.info.plural != "namespaces" {
+            return Ok(not_found());
+        }
+        let incoming = Incoming {
+            server,
+            info,
+            user: &user,
+            headers: &self.parts.headers,
+            query: self.query,
+            notes: self.notes,
+            form: *form,
+            connection: self.connection,
+        };
+        let mut response = if connect::is_connect(info) {
+            connect::connect(&incoming, &kind, self.parts, body, upgrade).await?
+        } else {
+            self.resource(&incoming, &kind, body).await?
+        };
+        server.flow.mark(&user, response.headers_mut());
+        Ok(response)
+    }
+
+    async fn resource(
+        &self,
+        incoming: &Incoming<'_>,
+        kind: &Arc<crate::registry::Kind>,
+        body: RequestBody,
+    ) -> Result<Response<Body>, Status> {
+        let info = self.info;
+        if info.parts.len() > 3 {
+            return Ok(not_found());
+        }
+        check_verb(kind, info)?;
+        if kind.info.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
+            return Ok(not_found());
+        }
+        let deadline = self.server.config.request_timeout;
+        if info.verb == "watch" {
+            return watch::watch(incoming, kind).await;
+        }
+        let work = async {
+            match info.verb.as_str() {
+                "get" => read::get(incoming, kind).await,
+                "list" => read::list(incoming, kind).await,
+                "create" => write::create(incoming, kind, body).await,
+                "update" => write::update(incoming, kind, body).await,
+                "patch" => super::patch::patch(incoming, kind, body).await,
+                "delete" => write::delete(incoming, kind, body).await,
+                "deletecollection" => write::delete_collection(incoming, kind, body).await,
+                _ => Err(Status::method_not_allowed()),
+            }
+        };
+        match tokio::time::timeout(deadline, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Status::timeout(
+                "request did not complete within the allotted timeout",
+                0,
+            )),
+        }
+    }
+
+    async fn authenticate(&self) -> Result<UserInfo, Status> {
+        let connection = self.connection;
+        let request = AuthenticationRequest {
+            headers: &self.parts.headers,
+            peer_certificates: connection.certificates.as_ref().map(|c| c.as_slice()),
+            certificate_user: None,
+        };
+        match self.server.authenticator.authenticate(&request).await {
+            Ok(Some(user)) => Ok(user),
+            Ok(None) => Ok(UserInfo::anonymous()),
+            Err(error) => {
+                tracing::debug!(%error, "Unable to authenticate the request");
+                Err(Status::unauthorized("Unauthorized"))
+            }
+        }
+    }
+
+    async fn authorize(&self, user: &UserInfo) -> Result<(), Status> {
+        let (decision, reason) = self.server.authorizer.authorize(user, self.info).await;
+        if decision == Decision::Allow {
+            return Ok(());
+        }
+        Err(forbidden(user, self.info, &reason))
+    }
+
+    async fn non_resource(&self, form: Negotiated) -> Result<Response<Body>, Status> {
+        let path = self.parts.uri.path().trim_end_matches('/');
+        let method = &self.parts.method;
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Err(Status::method_not_allowed());
+        }
+        let headers = &self.parts.headers;
+        let server = self.server;
+        if let Some(response) = health::respond(server, path, &self.query).await {
+            return Ok(response);
+        }
+        if let Some(response) = crate::discovery::respond(server, path, headers, &self.query, form)? {
+            return Ok(response);
+        }
+        if let Some(documents) = &server.token_documents {
+            let found = match path {
+                "/.well-known/openid-configuration" => Some((&documents.configuration, "application/json")),
+                "/openid/v1/jwks" => Some((&documents.keys, "application/jwk-set+json")),
+                _ => None,
+            };
+            if let Some((text, kind)) = found {
+                let mut response = text_response(StatusCode::OK, text.clone());
+                response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
+                return Ok(response);
+            }
+        }
+        match path {
+            "/version" => Ok(version::respond(form, headers)),
+            "/metrics" => Ok(server.metrics.respond(&server.registry)),
+            _ => Ok(not_found()),
+        }
+    }
+}
+
+pub(super) fn not_found() -> Response<Body> {
+    text_response(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+fn check_verb(kind: &crate::registry::Kind, info: &RequestInfo) -> Result<(), Status> {
+    let served = if info.subresource.is_empty() {
+        kind.info.has_verb(&info.verb)
+    } else {
+        match kind.info.subresource(&info.subresource) {
+            Some(sub) => sub.has_verb(&info.verb),
+            None => return Err(Status::path_not_found()),
+        }
+    };
+    if served { Ok(()) } else { Err(Status::method_not_allowed()) }
+}

@@ -1,0 +1,23 @@
+//! Endpoints: what each request line does, on top of the registry.
+
+mod binding;
+mod connect;
+mod dispatch;
+mod eviction;
+mod health;
+mod metrics;
+mod patch;
+mod read;
+mod request;
+pub mod reviews;
+mod scale;
+mod status_of;
+mod table;
+mod upstream;
+mod version;
+mod watch;
+mod write;
+
+pub(crate) use connect::KubeletProxy;
+pub(crate) use dispatch::dispatch;
+pub(crate) use metrics::Metrics;

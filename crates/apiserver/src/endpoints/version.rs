@@ -1,0 +1,35 @@
+//! `/version`.
+
+use http::{HeaderMap, Response};
+use serde_json::json;
+
+use crate::http::{Body, Negotiated, Reply};
+
+/// The API level that this server implements.
+const MAJOR: &str = "1";
+const MINOR: &str = "36";
+
+/// Answers `/version`.
+pub(super) fn respond(form: Negotiated, headers: &HeaderMap) -> Response<Body> {
+    let version = json!({
+        "major": MAJOR,
+        "minor": MINOR,
+        "gitVersion": format!("v{MAJOR}.{MINOR}.0+keelson-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, go_arch()),
+    });
+    let json = serde_json::to_vec(&version).expect("invariant: a value can be written");
+    Reply::ok(json).into_response(Negotiated { pretty: true, ..form }, headers)
+}
+
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

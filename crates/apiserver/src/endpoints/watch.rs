@@ -1,0 +1,386 @@
+//! WATCH: frames from the ring, filtered by selector, with bookmarks, until the time is over.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use keelson_api::status::Status;
+use rand::Rng;
+use serde_json::{Value, json};
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, Interval};
+use tokio_util::sync::CancellationToken;
+
+use super::request::Incoming;
+use super::table;
+use crate::http::query::Query;
+use crate::http::{Body, BodyError, Transform};
+use crate::registry::options::ListOptions;
+use crate::registry::{Kind, Selection, served, status_of};
+use crate::watch_cache::{CacheSet, CachedEvent, CachedObject, EventType, KindCache, PageRequest, json_frame};
+
+/// Bookmarks come about this often, as upstream's.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// At most this many events are taken from the ring at once.
+const BATCH: usize = 256;
+/// Frames are put together up to this size.
+const CHUNK: usize = 64 << 10;
+
+/// Answers a watch.
+pub(super) async fn watch(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Response<Body>, Status> {
+    let options = ListOptions::parse(&incoming.query, true)?;
+    let mut selection = Selection::parse(&incoming.query, kind)?;
+    if !incoming.info.name.is_empty() && selection.name.is_none() {
+        let field = format!("metadata.name={}", incoming.info.name);
+        let labels = incoming.query.get("labelSelector").unwrap_or_default();
+        selection = Selection::new(&labels, &field, kind)?;
+    }
+    let caches = incoming.server.registry.resources().caches().clone();
+    let cache = kind.cache()?.clone();
+    let namespace = match incoming.info.namespace.as_str() {
+        "" => selection.namespace.clone(),
+        _ if !kind.info.namespaced => None,
+        namespace => Some(namespace.to_owned()),
+    };
+    let mut watcher = Watcher {
+        frames: Frames {
+            kind: kind.clone(),
+            everything: selection.is_everything(),
+            selection,
+            namespace,
+            transform: incoming.form.transform,
+            query: incoming.query.raw().to_owned(),
+            columns_sent: false,
+        },
+        position: 0,
+        revision: 0,
+        pending: VecDeque::new(),
+        changes: cache.changes(),
+        cache,
+        caches,
+        bookmarks: options.bookmarks.then(|| {
+            let mut interval = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            interval
+        }),
+        deadline: Instant::now() + timeout(incoming, &options),
+        shutdown: incoming.server.shutdown.clone(),
+        ended: false,
+    };
+    watcher.start(&options).await?;
+    let body = stream::unfold(watcher, |mut watcher| async move {
+        let chunk = watcher.next().await?;
+        Some((Ok::<_, BodyError>(chunk), watcher))
+    });
+    let mut response = Response::new(Body::stream(body));
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    Ok(response)
+}
+
+fn timeout(incoming: &Incoming<'_>, options: &ListOptions) -> Duration {
+    match options.timeout_seconds {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        _ => {
+            let least = incoming.server.config.min_request_timeout;
+            least.mul_f64(1.0 + rand::rng().random::<f64>())
+        }
+    }
+}
+
+struct Watcher {
+    frames: Frames,
+    cache: Arc<KindCache>,
+    caches: Arc<CacheSet>,
+    changes: Receiver<u64>,
+    /// Position in the ring.
+    position: u64,
+    /// Everything up to here has been sent.
+    revision: u64,
+    /// Initial objects, then whatever has to follow them.
+    pending: VecDeque<Pending>,
+    bookmarks: Option<Interval>,
+    deadline: Instant,
+    shutdown: CancellationToken,
+    ended: bool,
+}
+
+enum Pending {
+    Initial(Arc<CachedObject>),
+    Frame(Bytes),
+}
+
+impl Watcher {
+    /// Finds the place in the ring, and the objects to send first.
+    async fn start(&mut self, options: &ListOptions) -> Result<(), Status> {
+        let requested = options.revision()?;
+        match requested {
+            None if options.send_initial_events.is_some() => self.caches.wait_until_current().await,
+            None | Some(0) => Ok(()),
+            Some(revision) => self.caches.wait_for(revision).await,
+        }
+        .map_err(|e| status_of(&e))?;
+        let initial = options.send_initial_events.unwrap_or(matches!(requested, None | Some(0)));
+        if !initial {
+            let from = match requested {
+                None | Some(0) => self.cache.revision(),
+                Some(revision) => revision,
+            };
+            match self.cache.position_after(from) {
+                Ok(position) => (self.position, self.revision) = (position, from),
+                Err(too_old) => {
+                    self.pending.push_back(Pending::Frame(error_frame(&Status::expired(too_old.to_string()))));
+                    self.ended = true;
+                }
+            }
+            return Ok(());
+        }
+        if requested.is_none() {
+            self.caches.wait_until_current().await.map_err(|e| status_of(&e))?;
+        }
+        let request = PageRequest { namespace: self.frames.namespace.as_deref(), ..PageRequest::default() };
+        let frames = &self.frames;
+        let page = self.cache.page(&request, |o| frames.everything || frames.selection.matches(o));
+        let page = page.map_err(|e| Status::expired(e.to_string()))?;
+        self.revision = page.revision;
+        self.position =
+            self.cache.position_after(page.revision).map_err(|e| Status::expired(e.to_string()))?;
+        self.pending.extend(page.objects.into_iter().map(Pending::Initial));
+        if options.send_initial_events == Some(true) && options.bookmarks {
+            let bookmark = self.frames.bookmark(page.revision, true);
+            self.pending.push_back(Pending::Frame(bookmark));
+        }
+        Ok(())
+    }
+
+    /// The next chunk of frames; `None` when the watch is over.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(chunk) = self.initial_chunk() {
+            return Some(chunk);
+        }
+        loop {
+            if self.ended {
+                return None;
+            }
+            // Everything up to here is in the ring once the events are read.
+            let applied = self.caches.revision();
+            match self.cache.events_from(self.position, BATCH) {
+                Ok((events, next)) => {
+                    let drained = events.len() < BATCH;
+                    self.position = next;
+                    if let Some(last) = events.last() {
+                        self.revision = self.revision.max(last.revision());
+                    }
+                    if drained {
+                        self.revision = self.revision.max(applied);
+                    }
+                    if let Some(chunk) = self.frames.chunk(&events) {
+                        return Some(chunk);
+                    }
+                    if !drained {
+                        continue;
+                    }
+                }
+                Err(_) => {
+                    self.ended = true;
+                    let status = Status::expired("The resourceVersion for the provided watch is too old.");
+                    return Some(error_frame(&status));
+                }
+            }
+            tokio::select! {
+                biased;
+                changed = self.changes.changed() => {
+                    if changed.is_err() {
+                        return None;
+                    }
+                }
+                () = self.shutdown.cancelled() => return None,
+                () = tokio::time::sleep_until(self.deadline) => {
+                    self.ended = true;
+                    // The last thing said is how far the watch came, so that the next one starts there.
+                    return self.bookmarks.is_some().then(|| self.frames.bookmark(self.revision, false));
+                }
+                () = tick(&mut self.bookmarks) => {
+                    self.revision = self.revision.max(self.settled());
+                    return Some(self.frames.bookmark(self.revision, false));
+                }
+            }
+        }
+    }
+
+    /// The server's revision, if the ring has nothing beyond our position.
+    fn settled(&self) -> u64 {
+        let applied = self.caches.revision();
+        match self.cache.events_from(self.position, 1) {
+            Ok((events, _)) if events.is_empty() => applied,
+            _ => 0,
+        }
+    }
+
+    fn initial_chunk(&mut self) -> Option<Bytes> {
+        let mut chunk = Vec::new();
+        while chunk.len() < CHUNK {
+            match self.pending.pop_front() {
+                None => break,
+                Some(Pending::Initial(object)) => {
+                    chunk.extend_from_slice(&self.frames.object(EventType::Added, &object));
+                }
+                Some(Pending::Frame(frame)) => chunk.extend_from_slice(&frame),
+            }
+        }
+        (!chunk.is_empty()).then(|| chunk.into())
+    }
+}
+
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// What the watcher wants to see, and how.
+struct Frames {
+    kind: Arc<Kind>,
+    selection: Selection,
+    everything: bool,
+    namespace: Option<String>,
+    transform: Transform,
+    query: String,
+    columns_sent: bool,
+}
+
+impl Frames {
+    fn wants(&self, object: &CachedObject) -> bool {
+        self.namespace.as_deref().is_none_or(|n| n == object.namespace())
+            && (self.everything || self.selection.matches(object))
+    }
+
+    /// What an event is to this watcher.
+    fn judge(&self, event: &CachedEvent) -> Option<EventType> {
+        if event.kind == EventType::Deleted {
+            return self.wants(&event.object).then_some(EventType::Deleted);
+        }
+        if self.everything {
+            return self.wants(&event.object).then_some(event.kind);
+        }
+        let now = self.wants(&event.object);
+        let before = event.previous.as_ref().is_some_and(|p| self.wants(p));
+        match (before, now) {
+            (false, true) => Some(EventType::Added),
+            (true, true) => Some(EventType::Modified),
+            (true, false) => Some(EventType::Deleted),
+            (false, false) => None,
+        }
+    }
+
+    fn chunk(&mut self, events: &[Arc<CachedEvent>]) -> Option<Bytes> {
+        let mut first: Option<Bytes> = None;
+        let mut joined: Vec<u8> = Vec::new();
+        for event in events {
+            let Some(kind) = self.judge(event) else { continue };
+            let frame = self.event(kind, event);
+            match first.take() {
+                None if joined.is_empty() => first = Some(frame),
+                None => joined.extend_from_slice(&frame),
+                Some(bytes) => {
+                    joined.extend_from_slice(&bytes);
+                    joined.extend_from_slice(&frame);
+                }
+            }
+        }
+        first.or_else(|| (!joined.is_empty()).then(|| joined.into()))
+    }
+
+    fn event(&mut self, kind: EventType, event: &CachedEvent) -> Bytes {
+        // Gone for the selector, not for the store: the last state that matched, at this revision.
+        if kind == EventType::Deleted
+            && event.kind != EventType::Deleted
+            && let Some(previous) = &event.previous
+        {
+            return self.object(kind, &previous.at_revision(event.revision()));
+        }
+        if self.is_plain() {
+            return event.json_frame(kind);
+        }
+        self.object(kind, &event.object)
+    }
+
+    fn is_plain(&self) -> bool {
+        self.transform == Transform::None
+            && self.kind.conversion.is_same()
+            && self.kind.cache.as_ref().is_some_and(|c| c.spec().head == self.kind.head)
+    }
+
+    fn object(&mut self, kind: EventType, object: &CachedObject) -> Bytes {
+        if self.is_plain() {
+            return json_frame(kind, object);
+        }
+        let value = served(&self.kind, object);
+        let value = match self.transform {
+            Transform::None => value,
+            Transform::Table => {
+                let columns = !std::mem::replace(&mut self.columns_sent, true);
+                let query = Query::new(&self.query);
+                match table::table(&self.kind, &[value], object.revision(), None, &query, columns) {
+                    Ok(json) => serde_json::from_slice(&json).unwrap_or(Value::Null),
+                    Err(status) => return error_frame(&status),
+                }
+            }
+            Transform::PartialObjectMetadata | Transform::PartialObjectMetadataList => {
+                table::partial_metadata(&value)
+            }
+        };
+        frame(kind.as_str(), &value)
+    }
+
+    fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.transform {
+            Transform::None => json!({
+                "kind": self.kind.gvk.kind,
+                "apiVersion": self.kind.gvk.api_version(),
+                "metadata": metadata,
+            }),
+            Transform::Table => json!({
+                "kind": "Table",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": {"resourceVersion": revision.to_string()},
+                "columnDefinitions": null,
+                "rows": [{"cells": null, "object": {
+                    "kind": "PartialObjectMetadata",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": metadata,
+                }}],
+            }),
+            _ => json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": metadata,
+            }),
+        };
+        frame("BOOKMARK", &object)
+    }
+}
+
+fn frame(kind: &str, object: &Value) -> Bytes {
+    let mut out = format!("{{\"type\":\"{kind}\",\"object\":").into_bytes();
+    serde_json::to_writer(&mut out, object).expect("invariant: writing to memory does not fail");
+    out.extend_from_slice(b"}\n");
+    out.into()
+}
+
+fn error_frame(status: &Status) -> Bytes {
+    frame("ERROR", &serde_json::to_value(status).expect("invariant: a Status is plain data"))
+}

@@ -1,0 +1,14 @@
+//! HTTP: connections, bodies, content negotiation, responses.
+
+mod body;
+mod compress;
+mod negotiate;
+mod pretty;
+pub mod query;
+mod respond;
+mod serve;
+
+pub use body::{Body, BodyError, RequestBody};
+pub use negotiate::{Format, Negotiated, Transform};
+pub use respond::{Reply, error_response, text_response};
+pub use serve::{Connection, serve};

@@ -1,0 +1,253 @@
+//! The rows the registry works with: what is served, how it is stored, and what deviates from the generic engine.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keelson_api::gvk::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};
+use keelson_api::resources::{self, ResourceInfo};
+use keelson_api::schema::Schema;
+use keelson_api::status::Status;
+
+use super::convert::Conversion;
+use super::model::schema_of;
+use super::selectable::selectable_fields;
+use crate::watch_cache::{CacheSet, KindCache, KindSpec};
+
+/// One served group, version and resource.
+pub struct Kind {
+    /// The row of the resource table.
+    pub info: ResourceInfo,
+    /// Group, version, kind.
+    pub gvk: GroupVersionKind,
+    /// Group, version, resource.
+    pub gvr: GroupVersionResource,
+    /// Group and resource, as errors name it.
+    pub gr: GroupResource,
+    /// Group and kind, as validation errors name it.
+    pub gk: GroupKind,
+    /// The start of served objects' JSON.
+    pub head: Vec<u8>,
+    /// Where objects are kept; `None` for kinds that are never stored.
+    pub cache: Option<Arc<KindCache>>,
+    /// How served objects differ from stored ones.
+    pub conversion: Conversion,
+    /// What deviates from the generic engine.
+    pub traits: Traits,
+    /// The shape of objects.
+    pub schema: KindSchema,
+}
+
+/// Where a kind's schema lives.
+#[derive(Clone)]
+pub enum KindSchema {
+    /// In the built-in registry.
+    Builtin(&'static Schema),
+    /// Made at run time.
+    Custom(Arc<Schema>),
+    /// There is none.
+    Missing,
+}
+
+/// What deviates from the generic engine, kind by kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Traits {
+    /// PUT of a missing object creates it.
+    pub create_on_update: bool,
+    /// PUT without `resourceVersion` is allowed.
+    pub unconditional_update: bool,
+    /// DELETE answers with the object instead of a Status.
+    pub returns_deleted: bool,
+    /// Dependents are kept when nothing else is said.
+    pub orphan_by_default: bool,
+    /// Objects vanish after `event_ttl`.
+    pub expires: bool,
+    /// Items of lists carry `apiVersion` and `kind` (custom resources).
+    pub typed_items: bool,
+}
+
+impl Traits {
+    fn of(group: &str, resource: &str) -> Self {
+        Self {
+            create_on_update: matches!(
+                (group, resource),
+                ("", "endpoints" | "events" | "limitranges" | "services")
+                    | ("events.k8s.io", "events")
+                    | ("coordination.k8s.io", "leases")
+                    | ("node.k8s.io", "runtimeclasses")
+                    | ("rbac.authorization.k8s.io", _)
+            ),
+            unconditional_update: !matches!(
+                (group, resource),
+                ("coordination.k8s.io", "leases")
+                    | ("policy", "poddisruptionbudgets")
+                    | ("apiextensions.k8s.io", "customresourcedefinitions")
+                    | ("apiregistration.k8s.io", "apiservices")
+                    | ("admissionregistration.k8s.io", _)
+                    | ("node.k8s.io", "runtimeclasses")
+                    | ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments")
+            ),
+            returns_deleted: matches!(
+                (group, resource),
+                (
+                    "",
+                    "pods"
+                        | "persistentvolumes"
+                        | "persistentvolumeclaims"
+                        | "podtemplates"
+                        | "resourcequotas"
+                        | "serviceaccounts"
+                        | "services"
+                ) | ("storage.k8s.io", "storageclasses" | "volumeattachments" | "csinodes" | "csidrivers")
+            ),
+            orphan_by_default: matches!((group, resource), ("batch", "jobs") | ("", "replicationcontrollers")),
+            expires: matches!((group, resource), ("" | "events.k8s.io", "events")),
+            typed_items: false,
+        }
+    }
+}
+
+impl Kind {
+    /// The row of a built-in resource over these caches.
+    pub fn builtin(info: &ResourceInfo, caches: &CacheSet) -> Self {
+        let (group, resource) = storage_of(&info.group, &info.plural);
+        Self {
+            gvk: info.gvk(),
+            gvr: info.gvr(),
+            gr: info.group_resource(),
+            gk: info.group_kind(),
+            head: crate::watch_cache::head(&info.kind, &info.group_version().to_string()),
+            cache: caches.try_kind(group, resource),
+            conversion: Conversion::of(&info.group, &info.version, &info.plural),
+            traits: Traits::of(&info.group, &info.plural),
+            schema: schema_of(&info.gvk()).map_or(KindSchema::Missing, KindSchema::Builtin),
+            info: info.clone(),
+        }
+    }
+
+    /// The shape of objects.
+    pub fn schema(&self) -> Result<&Schema, Status> {
+        match &self.schema {
+            KindSchema::Builtin(schema) => Ok(schema),
+            KindSchema::Custom(schema) => Ok(schema),
+            KindSchema::Missing => Err(Status::internal(format!("{} has no schema", self.gvk))),
+        }
+    }
+
+    /// The cache, or 405 for kinds that are never stored.
+    pub fn cache(&self) -> Result<&Arc<KindCache>, Status> {
+        self.cache.as_ref().ok_or_else(|| Status::method_not_supported(&self.gr, "get"))
+    }
+
+    /// Namespace of keys: what the request gives, or empty at cluster scope.
+    pub fn key_namespace<'a>(&self, namespace: &'a str) -> &'a str {
+        if self.info.namespaced { namespace } else { "" }
+    }
+}
+
+/// Where a kind is stored: events of both groups share one place.
+fn storage_of<'a>(group: &'a str, resource: &'a str) -> (&'a str, &'a str) {
+    if group == "events.k8s.io" { ("", resource) } else { (group, resource) }
+}
+
+/// The specs of everything built-in that is stored.
+pub fn builtin_specs() -> Vec<KindSpec> {
+    let mut specs: Vec<KindSpec> = Vec::new();
+    for info in resources::builtin() {
+        let (group, _) = storage_of(&info.group, &info.plural);
+        // A kind served in several versions is stored in the first, the preferred one.
+        let known = specs.iter().any(|s| s.group == group && s.resource == *info.plural);
+        if group != info.group || known || !info.has_verb("watch") {
+            continue;
+        }
+        let fields = selectable_fields(group, &info.plural);
+        specs.push(KindSpec::new(group, &info.plural, &info.group_version().to_string(), &info.kind, fields));
+    }
+    specs
+}
+
+/// All rows, by group, version and resource.
+#[derive(Clone, Default)]
+pub struct KindTable {
+    rows: Vec<Arc<Kind>>,
+    index: HashMap<String, usize>,
+}
+
+fn index_key(group: &str, version: &str, resource: &str) -> String {
+    format!("{group}/{version}/{resource}")
+}
+
+impl KindTable {
+    /// The built-in rows.
+    pub fn builtin(caches: &CacheSet) -> Self {
+        let mut table = Self::default();
+        for info in resources::builtin() {
+            table.insert(Kind::builtin(info, caches));
+        }
+        table
+    }
+
+    /// Adds or replaces a row.
+    pub fn insert(&mut self, kind: Kind) {
+        let key = index_key(&kind.info.group, &kind.info.version, &kind.info.plural);
+        let kind = Arc::new(kind);
+        if let Some(at) = self.index.get(&key) {
+            self.rows[*at] = kind;
+        } else {
+            self.index.insert(key, self.rows.len());
+            self.rows.push(kind);
+        }
+    }
+
+    /// Removes all rows that `unwanted` names.
+    pub fn remove(&mut self, unwanted: impl Fn(&Kind) -> bool) {
+        self.rows.retain(|k| !unwanted(k));
+        self.index = self
+            .rows
+            .iter()
+            .enumerate()
+            .map(|(at, k)| (index_key(&k.info.group, &k.info.version, &k.info.plural), at))
+            .collect();
+    }
+
+    /// The row of a request.
+    pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Kind>> {
+        use std::fmt::Write;
+        let mut key = smallvec_string::Key::new();
+        write!(key, "{group}/{version}/{resource}").ok()?;
+        self.index.get(key.as_str()).map(|at| &self.rows[*at])
+    }
+
+    /// The first row of this group and resource in any version.
+    pub fn any_version(&self, group: &str, resource: &str) -> Option<&Arc<Kind>> {
+        self.rows.iter().find(|k| k.info.group == group && k.info.plural == resource)
+    }
+
+    /// All rows in discovery's order.
+    pub fn rows(&self) -> &[Arc<Kind>] {
+        &self.rows
+    }
+}
+
+mod smallvec_string {
+    use std::fmt;
+
+    /// A key built on the stack.
+    pub(super) struct Key(smallvec::SmallVec<[u8; 128]>);
+
+    impl Key {
+        pub(super) fn new() -> Self {
+            Self(smallvec::SmallVec::new())
+        }
+
+        pub(super) fn as_str(&self) -> &str {
+            std::str::from_utf8(&self.0).expect("invariant: written as text")
+        }
+    }
+
+    impl fmt::Write for Key {
+        fn write_str(&mut self, s: &str) -> fmt::Result {
+            self.0.extend_from_slice(s.as_bytes());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Patches: which kind a request brings, and what it makes of an object.
+
+use keelson_api::codec::{json, yaml};
+use keelson_api::gvk::{GroupResource, GroupVersionKind};
+use keelson_api::patch;
+use keelson_api::schema::Schema;
+use keelson_api::status::{Reason, Status};
+use serde_json::Value;
+
+use super::Context;
+use super::kind::Kind;
+use super::options::WriteOptions;
+
+/// The forms of patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    /// `application/json-patch+json`
+    Json,
+    /// `application/merge-patch+json`
+    Merge,
+    /// `application/strategic-merge-patch+json`
+    Strategic,
+    /// `application/apply-patch+yaml`
+    Apply,
+}
+
+const TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+    "application/strategic-merge-patch+json",
+];
+
+impl PatchType {
+    /// The form that a `Content-Type` names.
+    pub fn of(content_type: Option<&str>) -> Result<Self, Status> {
+        match content_type.unwrap_or("").split(';').next().unwrap_or("").trim() {
+            "application/json-patch+json" => Ok(Self::Json),
+            "application/merge-patch+json" => Ok(Self::Merge),
+            "application/strategic-merge-patch+json" => Ok(Self::Strategic),
+            "application/apply-patch+yaml" => Ok(Self::Apply),
+            _ => Err(Status::unsupported_media_type(&TYPES)),
+        }
+    }
+}
+
+/// Checks what options a form of patch needs and forbids.
+pub fn check_options(patch_type: PatchType, options: &WriteOptions) -> Result<(), Status> {
+    use keelson_api::field::{Error, Path};
+    let refuse = |error| {
+        Err(Status::invalid(&keelson_api::gvk::GroupKind::new("meta.k8s.io", "PatchOptions"), "", &[error]))
+    };
+    if patch_type == PatchType::Apply {
+        if options.field_manager.is_empty() {
+            let path = Path::new("fieldManager");
+            return refuse(Error::required(&path, "is required for apply patch"));
+        }
+    } else if options.force.is_some() {
+        return refuse(Error::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+    }
+    Ok(())
+}
+
+/// Decodes a patch's body.
+pub fn decode(patch_type: PatchType, bytes: &[u8]) -> Result<Value, Status> {
+    match patch_type {
+        PatchType::Apply => {
+            yaml::to_json(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))
+        }
+        _ => json::decode(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}"))),
+    }
+}
+
+/// The object with a patch applied that is not server-side apply.
+pub fn patched(
+    patch_type: PatchType,
+    schema: &Schema,
+    old: &Value,
+    patch: &Value,
+    custom: bool,
+    _gr: &GroupResource,
+) -> Result<Value, Status> {
+    let mut object = old.clone();
+    match patch_type {
+        PatchType::Json => patch::json_patch(&mut object, patch)?,
+        PatchType::Merge => patch::merge_patch(&mut object, patch)?,
+        PatchType::Strategic if custom => return Err(Status::unsupported_media_type(&TYPES[..3])),
+        PatchType::Strategic => patch::strategic_merge_patch(schema, &mut object, patch)?,
+        PatchType::Apply => return Err(Status::internal("apply is not a plain patch")),
+    }
+    Ok(object)
+}
+
+/// What a server-side apply works on.
+pub struct Apply<'a> {
+    /// The row.
+    pub kind: &'a Kind,
+    /// Group, version and kind of what is applied.
+    pub gvk: &'a GroupVersionKind,
+    /// Its schema.
+    pub schema: &'a Schema,
+    /// The subresource, or empty.
+    pub subresource: &'a str,
+    /// The name in the request's path.
+    pub name: &'a str,
+}
+
+impl Apply<'_> {
+    /// The object with the applied configuration merged in; `old` is `None` when it is to be created.
+    pub fn apply(&self, _old: Option<&Value>, _patch: &Value, _cx: &Context<'_>) -> Result<Value, Status> {
+        Err(Status::failure(501, Reason::Unknown, "server-side apply is not served yet"))
+    }
+}

@@ -1,0 +1,210 @@
+//! The server: its parts, how they start, and how they end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use keelson_api::status::Status;
+use keelson_pki::tls::ServingCertificate;
+use keelson_pki::{Certificate, Leaf, PrivateKey};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission;
+use crate::authentication::{self, Authenticator, DiscoveryDocuments};
+use crate::authorization::{self, Authorizer};
+use crate::bootstrap;
+use crate::config::ApiServerConfig;
+use crate::discovery::DiscoveryCache;
+use crate::endpoints::reviews::ReviewHandlers;
+use crate::endpoints::{KubeletProxy, Metrics, dispatch};
+use crate::flow::Flow;
+use crate::http::{RequestBody, serve};
+use crate::local::LocalService;
+use crate::masters;
+use crate::registry::{Registry, ServiceAllocator, builtin_specs};
+use crate::resources::Resources;
+use crate::user::UserInfo;
+use crate::watch_cache::{CacheSet, WatchCacheError};
+
+/// The server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Keys or certificates cannot be used.
+    #[error("the serving certificate cannot be used: {0}")]
+    Pki(#[from] keelson_pki::Error),
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store cannot be read.
+    #[error("the store cannot be read: {0}")]
+    Cache(#[from] WatchCacheError),
+    /// What must exist in every cluster could not be created.
+    #[error("bootstrap failed: {0}")]
+    Bootstrap(#[from] Status),
+}
+
+/// Everything that requests need.
+pub(crate) struct Inner {
+    pub(crate) config: ApiServerConfig,
+    pub(crate) registry: Registry,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) reviews: ReviewHandlers,
+    pub(crate) token_documents: Option<DiscoveryDocuments>,
+    pub(crate) metrics: Metrics,
+    pub(crate) discovery: DiscoveryCache,
+    pub(crate) flow: Flow,
+    pub(crate) kubelets: Option<KubeletProxy>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) streams: TaskTracker,
+    local: SocketAddr,
+    started: AtomicBool,
+}
+
+impl Inner {
+    pub(crate) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// `host:port` that clients in the cluster use.
+    pub(crate) fn address(&self) -> String {
+        SocketAddr::new(self.config.advertise_address, self.local.port()).to_string()
+    }
+}
+
+/// A running API server. Cheap to clone; it runs until [`ApiServer::shutdown`].
+#[derive(Clone)]
+pub struct ApiServer {
+    inner: Arc<Inner>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl ApiServer {
+    /// Fills the caches, creates what every cluster has, and listens. The server is ready when this returns.
+    pub async fn start(config: ApiServerConfig) -> Result<Self, StartError> {
+        let acceptor = acceptor(&config)?;
+        let kubelets = config.kubelet_client.as_ref().map(KubeletProxy::new).transpose()?;
+        let listener = TcpListener::bind(config.bind_address)
+            .await
+            .map_err(|source| StartError::Bind { address: config.bind_address, source })?;
+        let local =
+            listener.local_addr().map_err(|source| StartError::Bind { address: config.bind_address, source })?;
+        let shutdown = CancellationToken::new();
+        let caches = CacheSet::new(config.store.clone(), builtin_specs());
+        let stream = caches.fill().await?;
+        let feeder = tokio::spawn(caches.clone().run(stream, shutdown.clone()));
+        let resources = Resources::new(caches.clone());
+        let registry = Registry::new(&config, resources.clone());
+        let prepared = prepare(&config, &registry, local.port()).await;
+        if let Err(error) = prepared {
+            shutdown.cancel();
+            if let Err(error) = feeder.await {
+                tracing::error!(%error, "the watch cache's task failed");
+            }
+            return Err(error);
+        }
+        registry.set_admission(admission::build(&config, &resources));
+        let authenticator = authentication::build(&config, &resources);
+        let authorizer = authorization::build(&config, &resources);
+        let inner = Arc::new(Inner {
+            reviews: authentication::reviews(&config, &resources, &authenticator, &authorizer),
+            token_documents: authentication::discovery_documents(&config),
+            metrics: Metrics::default(),
+            discovery: DiscoveryCache::default(),
+            flow: Flow::new(&resources),
+            kubelets,
+            shutdown: shutdown.clone(),
+            streams: TaskTracker::new(),
+            started: AtomicBool::new(true),
+            registry,
+            authenticator,
+            authorizer,
+            config,
+            local,
+        });
+        let handler_inner = inner.clone();
+        let listener = tokio::spawn(serve(
+            listener,
+            acceptor,
+            move |request, connection| {
+                let server = handler_inner.clone();
+                async move {
+                    let (parts, body) = request.into_parts();
+                    dispatch(&server, parts, RequestBody::Incoming(body), &connection).await
+                }
+            },
+            shutdown,
+        ));
+        Ok(Self { inner, tasks: Arc::new(Mutex::new(vec![listener, feeder])) })
+    }
+
+    /// Where the server listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.local
+    }
+
+    /// In-process read access to everything stored.
+    pub fn resources(&self) -> &Resources {
+        self.inner.registry.resources()
+    }
+
+    /// The registry: writes without authorization; for the server's own parts.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// A transport inside the process for one identity; requests are authorized and admitted as on the wire.
+    pub fn local_service(&self, user: UserInfo) -> LocalService {
+        LocalService::new(self.inner.clone(), user)
+    }
+
+    /// Stops listening, ends watches and streams, lets running requests finish, and returns when all is over. The store
+    /// stays open: it belongs to the caller.
+    pub async fn shutdown(&self) {
+        self.inner.shutdown.cancel();
+        self.inner.streams.close();
+        self.inner.streams.wait().await;
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the API server failed");
+            }
+        }
+    }
+}
+
+async fn prepare(config: &ApiServerConfig, registry: &Registry, port: u16) -> Result<(), StartError> {
+    let allocator = ServiceAllocator::new(config);
+    allocator.repair(registry).await?;
+    let cidrs: Vec<String> = config.service_cidrs.iter().map(ToString::to_string).collect();
+    masters::defaults(registry, &cidrs).await?;
+    if let Some(ip) = allocator.kubernetes_ip() {
+        masters::kubernetes_service(registry, ip, config.advertise_address, port).await?;
+    }
+    bootstrap::run(config, registry).await?;
+    registry.resources().caches().wait_until_current().await?;
+    Ok(())
+}
+
+fn acceptor(config: &ApiServerConfig) -> Result<TlsAcceptor, StartError> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let leaf = Leaf {
+        certificate: Certificate::from_pem(&text(&config.serving.certificate_pem))?,
+        key: PrivateKey::from_pem(&text(&config.serving.key_pem))?,
+    };
+    let cas = Certificate::all_from_pem(&text(&config.client_ca_pem))?;
+    let hints: Vec<&Certificate> = cas.iter().collect();
+    let tls = keelson_pki::tls::server_config(ServingCertificate::new(&leaf)?, &hints)?;
+    Ok(TlsAcceptor::from(Arc::new(tls)))
+}

@@ -1,10 +1,55 @@
 //! The list of plugins, in upstream's order.
 
+use super::certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
+use super::ingress_class::DefaultIngressClass;
+use super::limit_ranger::LimitRanger;
+use super::namespace_lifecycle::NamespaceLifecycle;
+use super::node_restriction::NodeRestriction;
+use super::pod_security::PodSecurity;
+use super::priority::Priority;
+use super::resource_quota::ResourceQuota;
+use super::runtime_class::RuntimeClass;
+use super::service_account::ServiceAccount;
+use super::storage::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection};
+use super::tolerations::{DefaultTolerationSeconds, TaintNodesByCondition};
 use crate::admission::Chain;
+use crate::authorization::{self, Rbac, RbacEscalation};
 use crate::config::ApiServerConfig;
 use crate::resources::Resources;
 
 /// Builds the chain once at start; plugins read the cluster through `resources`.
-pub fn build(_config: &ApiServerConfig, _resources: &Resources) -> Chain {
-    Chain::default()
+pub fn build(config: &ApiServerConfig, resources: &Resources) -> Chain {
+    let authorizer = authorization::build(config, resources);
+    let priority = Priority::new(resources);
+    Chain {
+        mutating: vec![
+            Box::new(NamespaceLifecycle::new(resources)),
+            Box::new(LimitRanger::new(resources)),
+            Box::new(ServiceAccount::new(resources)),
+            Box::new(TaintNodesByCondition),
+            Box::new(priority.clone()),
+            Box::new(DefaultTolerationSeconds),
+            Box::new(DefaultStorageClass::new(resources)),
+            Box::new(StorageObjectInUseProtection),
+            Box::new(RuntimeClass::new(resources)),
+            Box::new(DefaultIngressClass::new(resources)),
+        ],
+        validating: vec![
+            Box::new(LimitRanger::new(resources)),
+            Box::new(NodeRestriction::new(resources)),
+            Box::new(PodSecurity::new(resources)),
+            Box::new(priority),
+            Box::new(PersistentVolumeClaimResize::new(resources)),
+            Box::new(CertificateApproval {
+                authorizer: authorizer.clone(),
+            }),
+            Box::new(CertificateSigning {
+                authorizer: authorizer.clone(),
+            }),
+            Box::new(CertificateSubjectRestriction),
+            Box::new(RbacEscalation::new(Rbac::new(resources), authorizer)),
+            // Last: what it charges for shall not be refused any more.
+            Box::new(ResourceQuota::new(resources, config.store.clone())),
+        ],
+    }
 }

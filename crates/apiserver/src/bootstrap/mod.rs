@@ -1,5 +1,8 @@
-//! What the server creates at start: default RBAC rules, priority classes and the like.
+//! What the server creates at start: namespaces, default RBAC objects, priority classes and the like.
 
+mod defaults;
+mod policy;
 mod run;
 
+pub(crate) use policy::node_rules;
 pub use run::run;

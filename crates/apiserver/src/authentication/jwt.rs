@@ -1,0 +1,100 @@
+//! JSON web tokens, as far as service accounts need them: ES256, ES384 and RS256, compact form, one key per algorithm
+//! choice (the key decides the algorithm, never the token).
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keelson_pki::{PrivateKey, PublicKey};
+use serde_json::{Value, json};
+
+/// A token cannot be read or its signature is by none of the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum JwtError {
+    /// Not three parts of base64url, or not JSON.
+    #[error("invalid bearer token")]
+    Malformed,
+    /// No key fits.
+    #[error("invalid signature")]
+    Signature,
+}
+
+/// The claims of a token, not verified.
+pub(super) fn claims_unverified(token: &str) -> Result<Value, JwtError> {
+    let mut parts = token.split('.');
+    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(JwtError::Malformed);
+    };
+    decode(claims)
+}
+
+fn decode(part: &str) -> Result<Value, JwtError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Malformed)?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|_| JwtError::Malformed)?;
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(JwtError::Malformed)
+    }
+}
+
+/// The claims of a token signed by one of `keys`. Times and audiences are the caller's.
+pub(super) fn verify(token: &str, keys: &[PublicKey]) -> Result<Value, JwtError> {
+    let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
+    let (header, claims) = signed.split_once('.').ok_or(JwtError::Malformed)?;
+    let header = decode(header)?;
+    let signature = URL_SAFE_NO_PAD
+        .decode(signature)
+        .map_err(|_| JwtError::Malformed)?;
+    let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or_default();
+    let key_id = header.get("kid").and_then(Value::as_str).unwrap_or_default();
+    let fits = |key: &&PublicKey| key.jws_algorithm().name() == algorithm;
+    let named = keys.iter().filter(fits).filter(|key| key.key_id() == key_id);
+    let others = keys.iter().filter(fits).filter(|key| key.key_id() != key_id);
+    // As upstream: the key that the header names first, then every other one.
+    if named
+        .chain(others)
+        .any(|key| key.verify_jws(signed.as_bytes(), &signature))
+    {
+        decode(claims)
+    } else {
+        Err(JwtError::Signature)
+    }
+}
+
+/// Signs claims.
+pub(super) fn sign(claims: &Value, key: &PrivateKey) -> Result<String, keelson_pki::Error> {
+    let header = json!({"alg": key.jws_algorithm().name(), "kid": key.public().key_id()});
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", encode(&header), encode(claims));
+    let signature = key.sign_jws(signed.as_bytes())?;
+    Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signed_and_verified() {
+        let (key, other) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        let token = sign(&json!({"iss": "me"}), &key).unwrap();
+        assert_eq!(
+            verify(&token, &[other.public(), key.public()]).unwrap()["iss"],
+            "me"
+        );
+        assert_eq!(verify(&token, &[other.public()]), Err(JwtError::Signature));
+        assert_eq!(claims_unverified(&token).unwrap()["iss"], "me");
+        let none = format!(
+            "{}.{}.",
+            URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#),
+            URL_SAFE_NO_PAD.encode("{}")
+        );
+        assert_eq!(verify(&none, &[key.public()]), Err(JwtError::Signature));
+        for bad in ["", "a.b", "a.b.c", "....", &token[1..]] {
+            assert!(verify(bad, &[key.public()]).is_err(), "{bad}");
+        }
+        let (head, tail) = token.split_at(token.len() / 2);
+        let changed = format!("{head}A{}", &tail[1..]);
+        assert!(changed == token || verify(&changed, &[key.public()]).is_err());
+    }
+}

@@ -1,4 +1,3 @@
-#![allow(unreachable_pub, reason = "shared by test binaries")]
 //! A registry with faults, written here, and Debian's docker-registry as a child process.
 
 use std::collections::HashMap;
@@ -23,32 +22,32 @@ use tokio::net::TcpListener;
 
 /// How the registry misbehaves.
 #[derive(Debug, Clone, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Cut each blob answer after so many bytes (layers only), this many times.
-    pub cut_after: Option<(usize, usize)>,
+    pub(crate) cut_after: Option<(usize, usize)>,
     /// Ignore `Range`.
-    pub no_ranges: bool,
+    pub(crate) no_ranges: bool,
     /// Flip a byte in layers.
-    pub corrupt: bool,
+    pub(crate) corrupt: bool,
     /// Answer so many requests with 503 first.
-    pub unavailable: usize,
+    pub(crate) unavailable: usize,
     /// Want a token for `user:secret`; tokens are good for so many requests.
-    pub token_uses: Option<usize>,
+    pub(crate) token_uses: Option<usize>,
     /// Want basic credentials.
-    pub basic: bool,
+    pub(crate) basic: bool,
     /// Send blobs by redirect to another origin.
-    pub redirect_to: Option<SocketAddr>,
+    pub(crate) redirect_to: Option<SocketAddr>,
     /// Wait before each layer, so that pulls overlap.
-    pub layer_delay: Option<Duration>,
+    pub(crate) layer_delay: Option<Duration>,
 }
 
 /// One request as it came in.
 #[derive(Debug, Clone)]
-pub struct Seen {
-    pub method: String,
-    pub path: String,
-    pub query: String,
-    pub headers: HeaderMap,
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
 }
 
 #[derive(Default)]
@@ -62,8 +61,8 @@ struct State {
 }
 
 /// A registry in this process.
-pub struct FakeRegistry {
-    pub address: SocketAddr,
+pub(crate) struct FakeRegistry {
+    pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -71,7 +70,7 @@ pub struct FakeRegistry {
 type Body = BoxBody<Bytes, std::io::Error>;
 
 impl FakeRegistry {
-    pub async fn start(faults: Faults) -> Self {
+    pub(crate) async fn start(faults: Faults) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         let state = Arc::new(Mutex::new(State {
@@ -102,7 +101,7 @@ impl FakeRegistry {
         }
     }
 
-    pub fn add_blob(&self, bytes: impl Into<Bytes>) -> Digest {
+    pub(crate) fn add_blob(&self, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
         let digest = Digest::sha256(&bytes);
         self.state.lock().blobs.insert(digest.to_string(), bytes);
@@ -110,7 +109,7 @@ impl FakeRegistry {
     }
 
     /// Stores a manifest under `tag` and its digest.
-    pub fn add_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) -> Digest {
+    pub(crate) fn add_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) -> Digest {
         let digest = Digest::sha256(bytes);
         let mut state = self.state.lock();
         for selector in [tag, &digest.to_string()] {
@@ -123,7 +122,7 @@ impl FakeRegistry {
     }
 
     /// Serves the image of an OCI archive as `repository:tag`; returns the digests of its layer blobs.
-    pub fn add_archive(&self, archive: &Path, repository: &str, tag: &str) -> Vec<String> {
+    pub(crate) fn add_archive(&self, archive: &Path, repository: &str, tag: &str) -> Vec<String> {
         let mut tar = tar::Archive::new(std::fs::File::open(archive).expect("archive"));
         let mut index = serde_json::Value::Null;
         for entry in tar.entries().expect("entries") {
@@ -157,23 +156,23 @@ impl FakeRegistry {
             .collect()
     }
 
-    pub fn set_faults(&self, faults: Faults) {
+    pub(crate) fn set_faults(&self, faults: Faults) {
         self.state.lock().faults = faults;
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.lock().seen.clone()
     }
 
     /// Requests for this blob.
-    pub fn blob_requests(&self, digest: &str) -> Vec<Seen> {
+    pub(crate) fn blob_requests(&self, digest: &str) -> Vec<Seen> {
         self.seen()
             .into_iter()
             .filter(|s| s.method == "GET" && s.path.ends_with(digest))
             .collect()
     }
 
-    pub fn reference(&self, name: &str) -> String {
+    pub(crate) fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
     }
 }
@@ -345,14 +344,14 @@ fn blob(state: &mut State, digest: &str, headers: &HeaderMap) -> Response<Body> 
 }
 
 /// Debian's `docker-registry` on loopback, ended with this value.
-pub struct DockerRegistry {
+pub(crate) struct DockerRegistry {
     child: Child,
-    pub port: u16,
+    pub(crate) port: u16,
     _dir: tempfile::TempDir,
 }
 
 impl DockerRegistry {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         // The port is free now; nothing else on loopback is likely to take it before the child does.
         let port = std::net::TcpListener::bind("127.0.0.1:0")

@@ -81,6 +81,8 @@ pub enum ImageError {
         host: String,
         /// What rustls says.
         reason: String,
+        /// Whether the other side speaks TLS at all.
+        peer_speaks_tls: bool,
     },
     /// An answer that the distribution protocol does not allow.
     #[error("unexpected status from {method} request to {url}: {status}{detail}")]

@@ -128,7 +128,11 @@ async fn pull_reference(
     }
     let width = inner.config.max_concurrent_layers.max(1);
     let unpacking = TaskTracker::new();
-    let fetched_all = stream::iter(manifest.layers.iter().zip(diff_ids))
+    // Collected first: a stream over the closure is not provably `Send` for every lifetime of its arguments.
+    let fetches: Vec<_> = manifest
+        .layers
+        .iter()
+        .zip(diff_ids)
         .map(|(descriptor, diff_id)| {
             let work = LayerFetch {
                 descriptor,
@@ -137,9 +141,8 @@ async fn pull_reference(
             };
             fetch_layer(inner, &repository, work, progress)
         })
-        .buffer_unordered(width)
-        .try_collect::<Vec<()>>()
-        .await;
+        .collect();
+    let fetched_all = stream::iter(fetches).buffer_unordered(width).try_collect::<Vec<()>>().await;
     // After a failure the other layers' downloads have been dropped; their threads clean up.
     unpacking.close();
     unpacking.wait().await;

@@ -400,3 +400,40 @@ async fn tags_move_and_mirrors_stand_in() {
     fixture.assert_clean(2);
     assert_eq!(store.list(Some("app:v1")).len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_checked() {
+    let fixture = Fixture::new();
+    let (registry, pem) = FakeRegistry::start_tls(Faults {
+        basic: true,
+        ..Faults::default()
+    })
+    .await;
+    registry.add_archive(&fixture.archive(LayerCompression::Gzip), "app", "v1");
+    let reference = registry.reference("app:v1");
+    let store = fixture.open();
+    let error = pull_as(&store, &reference, user("secret"))
+        .await
+        .expect_err("not trusted");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("TLS handshake"), "{error}");
+    assert!(
+        registry.seen().is_empty(),
+        "nothing is said to a server that is not trusted"
+    );
+    drop(store);
+
+    let ca = fixture.path("ca.pem");
+    std::fs::write(&ca, pem).expect("write");
+    let yaml = format!(
+        "configs: {{'{}': {{auth: {{username: user, password: secret}}, tls: {{ca_file: '{}'}}}}}}",
+        registry.address,
+        ca.display()
+    );
+    let mut config = fixture.config();
+    config.registries = RegistriesConfig::from_yaml(&yaml).expect("yaml");
+    let store = ImageStore::open(config).expect("open");
+    pull(&store, &reference)
+        .await
+        .expect("trusted, with the configured credentials");
+}

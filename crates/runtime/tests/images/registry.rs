@@ -71,6 +71,28 @@ type Body = BoxBody<Bytes, std::io::Error>;
 
 impl FakeRegistry {
     pub(crate) async fn start(faults: Faults) -> Self {
+        Self::start_with(faults, None).await
+    }
+
+    /// HTTPS with a certificate of its own making for 127.0.0.1; the certificate is returned as PEM.
+    pub(crate) async fn start_tls(faults: Faults) -> (Self, String) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("certificate");
+        let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("server");
+        let pem = made.cert.pem();
+        (
+            Self::start_with(faults, Some(tokio_rustls::TlsAcceptor::from(Arc::new(config)))).await,
+            pem,
+        )
+    }
+
+    async fn start_with(faults: Faults, tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         let state = Arc::new(Mutex::new(State {
@@ -85,12 +107,21 @@ impl FakeRegistry {
                     return;
                 };
                 let state = Arc::clone(&shared);
+                let tls = tls.clone();
                 connections.spawn(async move {
                     let service = service_fn(move |request| answer(Arc::clone(&state), address, request));
                     // A connection that a fault cuts ends in an error here.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    let server = hyper::server::conn::http1::Builder::new();
+                    match tls {
+                        None => drop(server.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            // A client that does not trust the certificate ends the handshake.
+                            let Ok(stream) = tls.accept(stream).await else {
+                                return;
+                            };
+                            drop(server.serve_connection(TokioIo::new(stream), service).await);
+                        }
+                    }
                 });
             }
         });

@@ -121,7 +121,17 @@ pub(super) async fn send(
         Ok(Err(error)) => {
             let chain = chain(&error);
             match tls_cause(&error) {
-                Some(reason) => Err(ImageError::Tls { host, reason }),
+                Some(tls) => Err(ImageError::Tls {
+                    host,
+                    reason: tls.to_string(),
+                    peer_speaks_tls: matches!(
+                        tls,
+                        rustls::Error::InvalidCertificate(_)
+                            | rustls::Error::AlertReceived(_)
+                            | rustls::Error::PeerIncompatible(_)
+                            | rustls::Error::NoCertificatesPresented
+                    ),
+                }),
                 None => Err(ImageError::RegistryUnavailable(format!("{host}: {chain}"))),
             }
         }
@@ -133,23 +143,18 @@ pub(super) async fn send(
 }
 
 /// The rustls error that ended a handshake, if one did.
-fn tls_cause(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let mut current = Some(error);
-    while let Some(e) = current {
-        if let Some(tls) = e.downcast_ref::<rustls::Error>() {
-            return Some(tls.to_string());
-        }
-        // An I/O error wraps its cause without giving it as `source`.
-        if let Some(io) = e.downcast_ref::<std::io::Error>()
-            && let Some(tls) = io
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
-            return Some(tls.to_string());
-        }
-        current = e.source();
+fn tls_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls);
     }
-    None
+    // An I/O error gives what it wraps by `get_ref`, not as `source`; here several are nested.
+    match error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+    {
+        Some(inner) => tls_cause(inner),
+        None => error.source().and_then(tls_cause),
+    }
 }
 
 /// An error with its causes.

@@ -195,6 +195,20 @@ impl Repository<'_> {
         let mut failure: Option<(usize, ImageError)> = None;
         for index in order {
             let endpoint = &self.endpoints[index];
+            // A server that speaks TLS without being trusted is not spoken to in plain text instead.
+            let speaks_tls = matches!(
+                failure,
+                Some((
+                    _,
+                    ImageError::Tls {
+                        peer_speaks_tls: true,
+                        ..
+                    }
+                ))
+            );
+            if endpoint.plain_fallback && speaks_tls {
+                continue;
+            }
             let mut url = endpoint
                 .base
                 .join(path)
@@ -209,12 +223,8 @@ impl Repository<'_> {
                 }
                 Err(error) => {
                     tracing::debug!(endpoint = endpoint.base.authority(), %error, "registry request failed");
-                    // A TLS server that is spoken to in plain text says only "bad request"; the handshake's error
-                    // says more.
-                    let hides =
-                        endpoint.plain_fallback && matches!(error, ImageError::UnexpectedStatus { .. });
                     match &failure {
-                        Some((other, _)) if *other > index || hides => {}
+                        Some((other, _)) if *other > index => {}
                         _ => failure = Some((index, error)),
                     }
                 }

@@ -281,7 +281,8 @@ impl Renderer<'_> {
             set: clients.clone(),
             op: DynsetOp::Delete,
             key: Self::CLIENT,
-            data: None,
+            // Of no meaning, but the kernel wants one for a map.
+            data: Some(Self::TARGET),
             timeout_ms: None,
         };
         let client = rule::source_address(self.v6, Self::CLIENT);
@@ -293,9 +294,9 @@ impl Renderer<'_> {
             self.dnat(),
         ];
         // An update keeps the data of an element that exists: forget a client whose endpoint is gone first.
-        let mut new = vec![client.clone(), forget, client];
-        let [random, lookup, dnat] = self.spread(map, count).try_into().expect("invariant: a spread has three parts");
-        new.extend([random, lookup, remember, dnat]);
+        let mut new = self.spread(map, count);
+        let dnat = new.pop().expect("invariant: a spread ends with the translation");
+        new.extend([client, forget, remember, dnat]);
         vec![known, new]
     }
 

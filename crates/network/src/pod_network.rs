@@ -233,7 +233,11 @@ impl PodNetwork {
             rtnl.add_address(bridge.index, *net)?;
         }
         rtnl.set_up(bridge.index)?;
-        sysctl(&self.host, vec![(format!("net/ipv4/conf/{}/route_localnet", self.config.bridge), "1")])?;
+        // A redirect would teach a pod to look for Service addresses on its own segment.
+        let of_bridge = |name: &str, value| (format!("net/ipv4/conf/{}/{name}", self.config.bridge), value);
+        let mut settings = vec![of_bridge("route_localnet", "1"), of_bridge("send_redirects", "0")];
+        settings.push(("net/ipv4/conf/all/send_redirects".to_owned(), "0"));
+        sysctl(&self.host, settings)?;
         // The machine's own packets to Services need a route before the proxy translates them. On the bridge they
         // get a pod-range source address, and what is not translated finds nobody there and stays on the machine.
         for to in self.config.service_cidrs.iter().chain(&self.config.load_balancer_cidrs) {

@@ -52,7 +52,8 @@ impl Lab {
                  ip link add br0 type bridge; ip addr add 10.244.1.1/24 dev br0; ip link set br0 up; \
                  ip route add 10.96.0.0/12 dev br0 src 10.244.1.1; ip route add 10.112.0.0/16 dev br0 src 10.244.1.1; \
                  ip route add unreachable 10.244.0.0/16; \
-                 echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables"
+                 echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects; \
+                 echo 0 > /proc/sys/net/ipv4/conf/br0/send_redirects; echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables"
             ),
         );
         sh(

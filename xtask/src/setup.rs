@@ -23,9 +23,12 @@ const PACKAGES: &[&str] = &[
     "docker-registry",
     "iproute2",
     "nftables",
+    "nginx-light",
     "procps",
     "python3",
     "python3-venv",
+    "redis-server",
+    "skopeo",
     "unzip",
     "util-linux",
 ];

@@ -1,0 +1,117 @@
+//! A machine of its own for a test: network, mount, UTS, IPC and PID namespaces. Its network has only loopback and no way
+//! out, so that no packet for a pod or a Service can leave; when it is dropped, the kernel ends everything in it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// A running machine.
+pub struct Machine {
+    holder: Child,
+    /// PID 1 of the machine, as the host numbers it.
+    init: u32,
+    keelson: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Machine {
+    /// Starts a machine called `name`; `keelson` is the binary under test.
+    pub fn start(name: &str, keelson: &Path) -> Result<Self> {
+        let script = format!(
+            "ip link set lo up && hostname {name} && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /root && \
+             mkdir -p /run/netns && echo ready && exec sleep infinity"
+        );
+        let mut holder = Command::new("unshare")
+            .args(["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run unshare")?;
+        let mut line = String::new();
+        let stdout = holder.stdout.take().context("unshare has no output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        ensure!(line == "ready\n", "the machine did not start");
+        let children = format!("/proc/{0}/task/{0}/children", holder.id());
+        let init = fs::read_to_string(children)?.trim().parse().context("unshare has no child")?;
+        // On a real file system: overlays do not stack.
+        let directory = tempfile::Builder::new().prefix("keelson-test-").tempdir_in("/var/tmp")?;
+        Ok(Self { holder, init, keelson: keelson.to_owned(), directory })
+    }
+
+    /// The cluster's data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A directory for the test's own files.
+    pub fn scratch(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A command that runs in the machine.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.init.to_string(), "-n", "-m", "-u", "-i", "-p", "--"]);
+        command.arg(program.as_ref());
+        command.env("HOME", "/root").env("KUBECONFIG", self.data_dir().join("admin.kubeconfig"));
+        command
+    }
+
+    /// `keelson` with this machine's directories.
+    pub fn keelson(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(&self.keelson);
+        command.arg(format!("--data-dir={}", self.data_dir().display())).args(arguments);
+        command.env_remove("KUBECONFIG");
+        command
+    }
+
+    /// Runs a command to its end; an error with its output when it fails.
+    pub fn run(&self, mut command: Command) -> Result<String> {
+        let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
+        text(&command, &output)
+    }
+}
+
+/// Standard output of a command that succeeded.
+fn text(command: &Command, output: &Output) -> Result<String> {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{command:?} failed: {}\n{out}\n{err}", output.status);
+    Ok(out.into_owned())
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+        let down = self.keelson(&["down", "--purge"]).output();
+        if !down.is_ok_and(|output| output.status.success()) {
+            eprintln!("the cluster of this test could not be taken down in order");
+        }
+        // Ends everything that is still in the machine. Both may fail only because it is gone.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+impl Machine {
+    /// The last lines of every log, for the report of a failed test.
+    fn show_logs(&self) {
+        let mut logs = vec![self.data_dir().join("logs/keelson.log")];
+        if let Ok(nodes) = fs::read_dir(self.data_dir().join("nodes")) {
+            logs.extend(nodes.flatten().map(|node| node.path().join("var/log/keelson.log")));
+        }
+        for log in logs {
+            let Ok(text) = fs::read_to_string(&log) else { continue };
+            let lines: Vec<_> = text.lines().collect();
+            eprintln!("--- {}", log.display());
+            for line in &lines[lines.len().saturating_sub(60)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

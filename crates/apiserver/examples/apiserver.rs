@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
 use keelson_pki::{ClusterNames, Identity, Pki};
-use keelson_store::{EmbeddedStore, Options};
+use keelson_store::embedded::{EmbeddedStore, Options};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,10 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().ok_or("usage: apiserver DIRECTORY [PORT]")?);
     let port: u16 = arguments.next().unwrap_or_else(|| "6443".to_owned()).parse()?;
-    let names = ClusterNames {
-        control_plane_hosts: vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
-        ..ClusterNames::default()
-    };
+    let names = ClusterNames::default();
     let pki = Pki::ensure(&directory.join("pki"), &names, jiff::Timestamp::now())?;
     let store = EmbeddedStore::open(directory.join("store"), Options::default())?;
     let identity = |identity: Identity| CertificateAndKey {
@@ -24,14 +21,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         key_pem: pki.leaf(identity).key.to_pem().into_bytes(),
     };
     let ca = pki.ca.certificate().to_pem().into_bytes();
-    let mut config = ApiServerConfig::new(store.clone(), identity(Identity::ApiServer), ca.clone());
+    let mut config = ApiServerConfig::new(store.clone(), identity(Identity::Apiserver), ca.clone());
     config.bind_address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     config.kubelet_client = Some(KubeletClientConfig {
-        identity: identity(Identity::ApiServerKubeletClient),
+        identity: identity(Identity::ApiserverKubeletClient),
         ca_pem: Some(ca),
     });
     config.service_account = ServiceAccountConfig {
-        signing_key_pem: pki.service_account.to_pem().into_bytes(),
+        signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
         issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
         ..ServiceAccountConfig::default()
     };

@@ -2,7 +2,7 @@
 //! component, certificate signing requests, and the rustls configurations made from them.
 //!
 //! Laid out as kubeadm lays out `/etc/kubernetes/pki`, so that what people know stays true. Nothing here touches the
-//! disk except [`Pki::ensure`], [`Pki::load`] and the functions of [`file`]. Time always comes in from outside.
+//! disk except [`Pki::ensure`] and the functions of [`file`]. Time always comes in from outside.
 //!
 //! Certificates are written by the small DER writer in `der`: rcgen cannot express a subject with several
 //! organizations (which is how groups are spelled), nor keep the subject of a request byte for byte.

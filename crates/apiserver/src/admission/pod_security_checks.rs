@@ -131,7 +131,7 @@ fn named(names: &[&str]) -> String {
 }
 
 /// Names of the containers for which `bad` holds.
-fn bad_containers<'a>(pod: &'a Value, bad: impl Fn(&Value) -> bool) -> Vec<&'a str> {
+fn bad_containers(pod: &Value, bad: impl Fn(&Value) -> bool) -> Vec<&str> {
     containers(pod)
         .filter(|c| bad(c))
         .map(|c| text(c, "/name"))

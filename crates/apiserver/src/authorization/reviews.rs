@@ -244,10 +244,11 @@ fn rules_status(user: &UserInfo, rules: &[PolicyRule], missing: &[String]) -> Va
         ..PolicyRule::default()
     };
     let masters = [everything, everywhere];
-    let granted = user
-        .in_group(SYSTEM_MASTERS)
-        .then_some(&masters[..])
-        .unwrap_or_default();
+    let granted: &[PolicyRule] = if user.in_group(SYSTEM_MASTERS) {
+        &masters
+    } else {
+        &[]
+    };
     for rule in granted.iter().chain(rules) {
         if !rule.resources.is_empty() {
             let mut item =

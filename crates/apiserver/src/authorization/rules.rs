@@ -52,7 +52,7 @@ impl PolicyRule {
         }
         matches(&self.api_groups, &request.api_group)
             && self.resource_matches(&request.resource, &request.subresource)
-            && (self.resource_names.is_empty() || self.resource_names.iter().any(|n| *n == request.name))
+            && (self.resource_names.is_empty() || self.resource_names.contains(&request.name))
     }
 
     /// Whether the rule speaks of the resource.

@@ -112,169 +112,149 @@ fn everything() -> (Vec<Value>, Vec<Value>) {
     )
 }
 
+/// What a flow schema matches: resource rules and other rules.
+type Rules = (Vec<Value>, Vec<Value>);
+
+const BY_USER: Option<&str> = Some("ByUser");
+const BY_NAMESPACE: Option<&str> = Some("ByNamespace");
+
+fn schema(
+    name: &str,
+    level: &str,
+    precedence: i64,
+    by: Option<&str>,
+    subjects: &[Value],
+    rules: Rules,
+) -> Value {
+    let mut rule = json!({"subjects": subjects});
+    if !rules.0.is_empty() {
+        rule["resourceRules"] = rules.0.into();
+    }
+    if !rules.1.is_empty() {
+        rule["nonResourceRules"] = rules.1.into();
+    }
+    let mut spec = json!({
+        "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": precedence, "rules": [rule],
+    });
+    if let Some(by) = by {
+        spec["distinguisherMethod"] = json!({"type": by});
+    }
+    json!({
+        "apiVersion": FLOW, "kind": "FlowSchema",
+        "metadata": {"name": name, "annotations": {"apf.kubernetes.io/autoupdate-spec": "true"}}, "spec": spec,
+    })
+}
+
 /// The flow schemas, mandatory and suggested ones.
 pub(super) fn flow_schemas() -> Vec<Value> {
-    let leases = |namespaces: &[&str]| {
-        vec![resources(
-            &["get", "create", "update"],
-            &["coordination.k8s.io"],
-            &["leases"],
-            namespaces,
-            false,
-        )]
+    const WRITE: [&str; 3] = ["get", "create", "update"];
+    let leases = |namespaces: &[&str]| -> Rules {
+        (
+            vec![resources(
+                &WRITE,
+                &["coordination.k8s.io"],
+                &["leases"],
+                namespaces,
+                false,
+            )],
+            vec![],
+        )
     };
-    let schema = |name: &str,
-                  level: &str,
-                  precedence: i64,
-                  by: Option<&str>,
-                  subjects: Vec<Value>,
-                  (resources, other): (Vec<Value>, Vec<Value>)| {
-        let mut rule = json!({"subjects": subjects});
-        if !resources.is_empty() {
-            rule["resourceRules"] = resources.into();
-        }
-        if !other.is_empty() {
-            rule["nonResourceRules"] = other.into();
-        }
-        let mut spec = json!({
-            "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": precedence, "rules": [rule],
-        });
-        if let Some(by) = by {
-            spec["distinguisherMethod"] = json!({"type": by});
-        }
-        json!({
-            "apiVersion": FLOW, "kind": "FlowSchema",
-            "metadata": {"name": name, "annotations": {"apf.kubernetes.io/autoupdate-spec": "true"}}, "spec": spec,
-        })
-    };
-    let user_flow = Some("ByUser");
-    let anyone = || vec![group("system:unauthenticated"), group("system:authenticated")];
-    let probes = (
-        vec![],
-        vec![json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]})],
+    let anyone = [group("system:unauthenticated"), group("system:authenticated")];
+    let probes = json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]});
+    let (manager, scheduler) = (
+        user("system:kube-controller-manager"),
+        user("system:kube-scheduler"),
     );
-    let controllers = [
-        "endpoint-controller",
-        "endpointslice-controller",
-        "endpointslicemirroring-controller",
+    let system_accounts = accounts("kube-system", "*");
+    let endpoint_controllers = [
+        manager.clone(),
+        accounts("kube-system", "endpoint-controller"),
+        accounts("kube-system", "endpointslice-controller"),
+        accounts("kube-system", "endpointslicemirroring-controller"),
     ];
-    let mut endpoint_subjects = vec![user("system:kube-controller-manager")];
-    endpoint_subjects.extend(controllers[..1].iter().map(|c| accounts("kube-system", c)));
-    endpoint_subjects.extend(controllers[1..].iter().map(|c| accounts("kube-system", c)));
     let endpoints = vec![
-        resources(&["get", "create", "update"], &[""], &["endpoints"], &["*"], false),
-        resources(
-            &["get", "create", "update"],
-            &["discovery.k8s.io"],
-            &["endpointslices"],
-            &["*"],
-            false,
-        ),
+        resources(&WRITE, &[""], &["endpoints"], &["*"], false),
+        resources(&WRITE, &["discovery.k8s.io"], &["endpointslices"], &["*"], false),
     ];
     let node_high = vec![
         resources(&["*"], &[""], &["nodes", "nodes/status"], &["*"], true),
         resources(&["*"], &["coordination.k8s.io"], &["leases"], &["*"], false),
     ];
-    let leaders = vec![
-        user("system:kube-controller-manager"),
-        user("system:kube-scheduler"),
-        accounts("kube-system", "*"),
-    ];
-    let (controller_manager, scheduler) = (
-        user("system:kube-controller-manager"),
-        user("system:kube-scheduler"),
-    );
+    let leaders = [manager.clone(), scheduler.clone(), system_accounts.clone()];
+    let nodes = [group("system:nodes")];
+    let every_account = [group("system:serviceaccounts")];
+    let all = everything;
     vec![
-        schema(
-            "exempt",
-            "exempt",
-            1,
-            None,
-            vec![group("system:masters")],
-            everything(),
-        ),
-        schema("probes", "exempt", 2, None, anyone(), probes),
+        schema("exempt", "exempt", 1, None, &[group("system:masters")], all()),
+        schema("probes", "exempt", 2, None, &anyone, (vec![], vec![probes])),
         schema(
             "system-leader-election",
             "leader-election",
             100,
-            user_flow,
-            leaders,
-            (leases(&["kube-system"]), vec![]),
+            BY_USER,
+            &leaders,
+            leases(&["kube-system"]),
         ),
         schema(
             "endpoint-controller",
             "workload-high",
             150,
-            user_flow,
-            endpoint_subjects,
+            BY_USER,
+            &endpoint_controllers,
             (endpoints, vec![]),
         ),
         schema(
             "workload-leader-election",
             "leader-election",
             200,
-            user_flow,
-            vec![accounts("kube-system", "*")],
-            (leases(&["*"]), vec![]),
+            BY_USER,
+            std::slice::from_ref(&system_accounts),
+            leases(&["*"]),
         ),
         schema(
             "system-node-high",
             "node-high",
             400,
-            user_flow,
-            vec![group("system:nodes")],
+            BY_USER,
+            &nodes,
             (node_high, vec![]),
         ),
-        schema(
-            "system-nodes",
-            "system",
-            500,
-            user_flow,
-            vec![group("system:nodes")],
-            everything(),
-        ),
+        schema("system-nodes", "system", 500, BY_USER, &nodes, all()),
         schema(
             "kube-controller-manager",
             "workload-high",
             800,
-            Some("ByNamespace"),
-            vec![controller_manager],
-            everything(),
+            BY_NAMESPACE,
+            &[manager],
+            all(),
         ),
         schema(
             "kube-scheduler",
             "workload-high",
             800,
-            Some("ByNamespace"),
-            vec![scheduler],
-            everything(),
+            BY_NAMESPACE,
+            &[scheduler],
+            all(),
         ),
         schema(
             "kube-system-service-accounts",
             "workload-high",
             900,
-            Some("ByNamespace"),
-            vec![accounts("kube-system", "*")],
-            everything(),
+            BY_NAMESPACE,
+            &[system_accounts],
+            all(),
         ),
         schema(
             "service-accounts",
             "workload-low",
             9000,
-            user_flow,
-            vec![group("system:serviceaccounts")],
-            everything(),
+            BY_USER,
+            &every_account,
+            all(),
         ),
-        schema(
-            "global-default",
-            "global-default",
-            9900,
-            user_flow,
-            anyone(),
-            everything(),
-        ),
-        schema("catch-all", "catch-all", 10000, user_flow, anyone(), everything()),
+        schema("global-default", "global-default", 9900, BY_USER, &anyone, all()),
+        schema("catch-all", "catch-all", 10000, BY_USER, &anyone, all()),
     ]
 }
 

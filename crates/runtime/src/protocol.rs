@@ -18,6 +18,8 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::images::OverlayMount;
+
 /// The largest packet, bytes. Below the default socket buffer of Linux (212,992).
 pub const MAX_PACKET: usize = 160 * 1024;
 /// The most descriptors in one packet.
@@ -252,6 +254,10 @@ pub struct Launch {
     pub uid: u32,
     /// Asked for; the nearest permitted value is applied.
     pub oom_score_adj: Option<i32>,
+    /// Directories that are made in the root file system when they are missing: working directory, image volumes.
+    pub directories: Vec<PathBuf>,
+    /// Root file systems of images that are mounted as volumes, and where in the bundle.
+    pub image_mounts: Vec<(RootfsMount, PathBuf)>,
     /// Bind mounts whose propagation is not private.
     pub staged: Vec<StagedMount>,
     /// Whether its init process is the first of a PID namespace of its own; otherwise what it leaves behind is
@@ -284,16 +290,7 @@ pub enum Propagation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RootfsMount {
     /// An overlay; mounted in the container's mount namespace alone, so it vanishes with it.
-    Overlay {
-        /// Lower directories, topmost first.
-        lower: Vec<PathBuf>,
-        /// Writable layer.
-        upper: PathBuf,
-        /// Work directory, on the file system of `upper`.
-        work: PathBuf,
-        /// Further options of the overlay file system, such as `volatile` or `index=off`.
-        options: Vec<String>,
-    },
+    Overlay(OverlayMount),
     /// A directory as it is.
     Directory(PathBuf),
 }

@@ -5,22 +5,16 @@
 //! bundle with the propagation that they shall have. The root file system is mounted here too: the host never sees
 //! it, and it vanishes with the container's namespace, however the container ends.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::sched::CloneFlags;
-use rustix::fs::CWD;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 
 use crate::protocol::{Launch, Propagation, RootfsMount, StagedMount};
-
-/// Room for `mount(2)` options: one page, less the terminator.
-const MAX_MOUNT_DATA: usize = 4000;
 
 /// Gives this process a mount namespace of its own, with the root file system at `<bundle>/rootfs` and the staged
 /// mounts at their places.
@@ -40,8 +34,15 @@ pub(super) fn prepare(launch: &Launch, bundle: &Path) -> Result<(), String> {
         put_back(mount, tree)?;
     }
     let target = bundle.join("rootfs");
-    mount_rootfs(&launch.rootfs, &target)
-        .map_err(|error| format!("failed to mount rootfs component: {error}"))
+    let volumes = launch.image_mounts.iter().map(|(rootfs, target)| (rootfs, target));
+    for (rootfs, target) in volumes.chain([(&launch.rootfs, &target)]) {
+        mount_rootfs(rootfs, target).map_err(|error| format!("failed to mount rootfs component: {error}"))?;
+    }
+    for directory in &launch.directories {
+        make_directory(&target, directory)
+            .map_err(|error| format!("failed to create {} in the rootfs: {error}", directory.display()))?;
+    }
+    Ok(())
 }
 
 fn take_aside(mount: &StagedMount) -> io::Result<OwnedFd> {
@@ -80,62 +81,34 @@ fn is_shared(mount_point: &Path) -> io::Result<bool> {
     }))
 }
 
-fn mount_rootfs(rootfs: &RootfsMount, target: &Path) -> io::Result<()> {
+fn mount_rootfs(rootfs: &RootfsMount, target: &Path) -> Result<(), String> {
     match rootfs {
-        RootfsMount::Directory(directory) => Ok(rustix::mount::mount_bind(directory, target)?),
-        RootfsMount::Overlay { lower, upper, work, options } => {
-            let data = overlay_data(lower, upper, work, options);
-            if data.len() <= MAX_MOUNT_DATA {
-                let data = CString::new(data)?;
-                return Ok(rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), &*data)?);
-            }
-            // More layers than fit into one page of options: one call per layer (Linux 6.5 and later).
-            let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            for layer in lower {
-                rustix::mount::fsconfig_set_string(&fs, "lowerdir+", layer)?;
-            }
-            rustix::mount::fsconfig_set_string(&fs, "upperdir", upper)?;
-            rustix::mount::fsconfig_set_string(&fs, "workdir", work)?;
-            for option in options {
-                match option.split_once('=') {
-                    Some((key, value)) => rustix::mount::fsconfig_set_string(&fs, key, value)?,
-                    None => rustix::mount::fsconfig_set_flag(&fs, option.as_str())?,
-                }
-            }
-            rustix::mount::fsconfig_create(&fs)?;
-            let mount =
-                rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-            Ok(rustix::mount::move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+        RootfsMount::Directory(directory) => {
+            rustix::mount::mount_bind(directory, target).map_err(|errno| format!("{}: {errno}", directory.display()))
         }
+        RootfsMount::Overlay(overlay) => overlay.mount(target).map_err(|error| error.to_string()),
     }
 }
 
-/// The options of an overlay mount; colons, commas and backslashes in paths are escaped as the kernel wants it.
-fn overlay_data(lower: &[PathBuf], upper: &Path, work: &Path, options: &[String]) -> Vec<u8> {
-    let escape = |path: &Path, out: &mut Vec<u8>| {
-        for byte in path.as_os_str().as_encoded_bytes() {
-            if matches!(byte, b':' | b',' | b'\\') {
-                out.push(b'\\');
+/// Makes a directory below `root` with its parents, without ever leaving `root` by a symbolic link.
+fn make_directory(root: &Path, directory: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(root, flags, Mode::empty())?;
+    let mut walked = PathBuf::new();
+    let root = at.try_clone()?;
+    for component in directory.components() {
+        let Component::Normal(name) = component else { continue };
+        walked.push(name);
+        at = match rustix::fs::openat2(&root, &walked, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            Ok(found) => found,
+            Err(rustix::io::Errno::NOENT) => {
+                rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755))?;
+                rustix::fs::openat2(&root, &walked, flags, Mode::empty(), ResolveFlags::IN_ROOT)?
             }
-            out.push(*byte);
-        }
-    };
-    let mut data = b"lowerdir=".to_vec();
-    for (at, layer) in lower.iter().enumerate() {
-        if at > 0 {
-            data.push(b':');
-        }
-        escape(layer, &mut data);
+            Err(errno) => return Err(errno.into()),
+        };
     }
-    data.extend_from_slice(b",upperdir=");
-    escape(upper, &mut data);
-    data.extend_from_slice(b",workdir=");
-    escape(work, &mut data);
-    for option in options {
-        data.push(b',');
-        data.extend_from_slice(option.as_bytes());
-    }
-    data
+    Ok(())
 }
 
 #[cfg(test)]
@@ -143,13 +116,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlay_options_are_escaped() {
-        let data = overlay_data(
-            &["/a:b".into(), "/c".into()],
-            Path::new("/u,p"),
-            Path::new("/w"),
-            &["volatile".to_owned()],
-        );
-        assert_eq!(String::from_utf8(data).unwrap(), r"lowerdir=/a\:b:/c,upperdir=/u\,p,workdir=/w,volatile");
+    fn directories_are_made_inside() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), root.path().join("link")).unwrap();
+        make_directory(root.path(), Path::new("/a/b/../c")).unwrap();
+        assert!(root.path().join("a/b/c").is_dir());
+        make_directory(root.path(), Path::new("/a/b")).unwrap();
+        // The link is resolved within the root, where its target does not exist.
+        assert!(make_directory(root.path(), Path::new("/link/x")).is_err());
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }

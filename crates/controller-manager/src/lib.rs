@@ -1,1 +1,20 @@
-//! Placeholder.
+//! kube-controller-manager: the controllers that make the cluster's objects come true.
+//!
+//! [`run`] elects a leader, then starts every controller of the [`registration`] list with a [`Context`]: shared informers
+//! (one per kind), a client with the controller's own identity and an event recorder. Each controller is a
+//! level-triggered reconciler in its own module; what several of them need stands once, in [`shared`].
+//!
+//! To add a controller: write `<name>/mod.rs` with a `start(Context)` and add one line to `registration.rs`.
+
+mod config;
+mod context;
+mod registration;
+mod run;
+pub mod shared;
+
+mod replicaset;
+
+pub use config::{ClientFactory, Config, LeaderElection};
+pub use context::Context;
+pub use registration::{CONTROLLERS, Controller};
+pub use run::{Error, run};

@@ -3,7 +3,9 @@
 //! Pure: no I/O, no clock, no randomness. Objects are [`serde_json::Value`]s; what is true of a kind stands in two
 //! tables ([`resources`] and [`schema`]) from which everything generic is driven, for built-in and custom kinds alike.
 
+mod access;
 pub mod codec;
+pub mod defaults;
 pub mod duration;
 pub mod field;
 pub mod gvk;

@@ -1,4 +1,5 @@
-//! Wire formats: JSON (with strict decoding) and YAML.
+//! Wire formats: JSON (with strict decoding), YAML and protobuf.
 
 pub mod json;
+pub mod protobuf;
 pub mod yaml;

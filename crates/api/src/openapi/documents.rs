@@ -67,12 +67,7 @@ pub fn v3_index(others: impl IntoIterator<Item = (String, String)>) -> Value {
 }
 
 fn builtin_kind(kind: &GroupVersionKind) -> Option<&'static Schema> {
-    // The names stand in the table, so they live as long as the program.
-    registry()
-        .definitions()
-        .iter()
-        .find(|definition| definition.kinds.contains(kind))
-        .and_then(|definition| registry().by_name(&definition.name))
+    registry().by_gvk(&kind.group, &kind.version, &kind.kind)
 }
 
 /// The v3 document of a built-in group version; `None` for any other.

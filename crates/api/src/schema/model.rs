@@ -117,6 +117,8 @@ pub struct Object {
     pub embedded_resource: bool,
     /// Indexes of the fields that hold a struct that is always present (a Go struct, not a pointer).
     pub(super) always: Vec<u16>,
+    /// Indexes of the fields that a message has, in order of their tags.
+    pub(super) by_tag: Vec<u16>,
     /// Whether this or anything below has a default that is not zero.
     pub(super) has_defaults: bool,
 }
@@ -251,6 +253,7 @@ impl Object {
             ..Self::default()
         };
         object.has_defaults = object.fields.iter().any(Field::has_defaults);
+        object.index_tags();
         object
     }
 
@@ -273,6 +276,22 @@ impl Object {
 
     pub(crate) fn has_defaults(&self) -> bool {
         self.has_defaults
+    }
+
+    /// The fields that a message has, in order of their tags.
+    pub(crate) fn fields_by_tag(&self) -> impl Iterator<Item = &Field> {
+        self.by_tag.iter().map(|at| &self.fields[usize::from(*at)])
+    }
+
+    pub(super) fn index_tags(&mut self) {
+        let mut order: Vec<usize> = (0..self.fields.len())
+            .filter(|at| self.fields[*at].tags[0] != 0)
+            .collect();
+        order.sort_by_key(|at| self.fields[*at].tags);
+        self.by_tag = order
+            .into_iter()
+            .map(|at| u16::try_from(at).expect("invariant: fewer than 65,536 fields"))
+            .collect();
     }
 }
 

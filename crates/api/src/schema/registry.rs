@@ -48,7 +48,7 @@ impl Registry {
     }
 
     /// The schema of a kind.
-    pub fn by_gvk<'a>(&'a self, group: &'a str, version: &'a str, kind: &'a str) -> Option<&'a Schema> {
+    pub fn by_gvk(&self, group: &str, version: &str, kind: &str) -> Option<&Schema> {
         kind_id(&self.by_kind, group, version, kind).map(|id| &self.schemas[usize::from(id.0)])
     }
 

@@ -79,6 +79,7 @@ pub(super) fn parse(text: &'static str) -> Parsed {
     }
     for object in &mut definitions {
         object.fields.shrink_to_fit();
+        object.index_tags();
         object.always = object
             .fields
             .iter()

@@ -1,6 +1,8 @@
 //! The list of plugins, in upstream's order.
 
-use super::certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
+use super::certificates::{
+    CertificateApproval, CertificateRequestIdentity, CertificateSigning, CertificateSubjectRestriction,
+};
 use super::ingress_class::DefaultIngressClass;
 use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
@@ -24,6 +26,7 @@ pub fn build(config: &ApiServerConfig, resources: &Resources) -> Chain {
     Chain {
         mutating: vec![
             Box::new(NamespaceLifecycle::new(resources)),
+            Box::new(CertificateRequestIdentity),
             Box::new(LimitRanger::new(resources)),
             Box::new(ServiceAccount::new(resources)),
             Box::new(TaintNodesByCondition),

@@ -1,5 +1,6 @@
 //! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who may approve and sign for a signer, and
-//! whom no request may name.
+//! whom no request may name. And who asked, which approvers rely on: upstream's strategy writes that, here it is the first
+//! mutating step, as the identity is known in admission.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use keelson_pki::CertificateRequest;
 use serde_json::Value;
 
 use super::object::{forbidden, text};
-use super::{Attributes, Operation, ValidatingPlugin};
+use super::{Attributes, MutatingPlugin, Operation, ValidatingPlugin};
 use crate::authorization::{Authorizer, Decision};
 use crate::request_info::RequestInfo;
 use crate::user::{SYSTEM_MASTERS, UserInfo};
@@ -46,6 +47,61 @@ fn is_request(attributes: &Attributes<'_>, subresource: &str, operation: Operati
         && attributes.resource.resource == "certificatesigningrequests"
         && attributes.subresource == subresource
         && attributes.operation == operation
+}
+
+/// Writes into a new request who made it, and keeps the spec of an existing one as it is.
+pub(super) struct CertificateRequestIdentity;
+
+fn write_identity(csr: &mut Value, user: &UserInfo) {
+    let spec = &mut csr["spec"];
+    if !spec.is_object() {
+        // Validation says what is missing.
+        return;
+    }
+    spec["username"] = user.name.as_str().into();
+    spec["groups"] = user.groups.clone().into();
+    let optional = [
+        (
+            "uid",
+            (!user.uid.is_empty()).then(|| Value::from(user.uid.as_str())),
+        ),
+        (
+            "extra",
+            (!user.extra.is_empty()).then(|| serde_json::json!(user.extra)),
+        ),
+    ];
+    for (field, value) in optional {
+        match value {
+            Some(value) => spec[field] = value,
+            None => {
+                spec.as_object_mut().map(|spec| spec.remove(field));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl MutatingPlugin for CertificateRequestIdentity {
+    fn name(&self) -> &'static str {
+        "CertificateRequestIdentity"
+    }
+
+    fn handles(&self, attributes: &Attributes<'_>) -> bool {
+        attributes.resource.group == GROUP && attributes.resource.resource == "certificatesigningrequests"
+    }
+
+    async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>) -> Result<(), Status> {
+        let Some(csr) = object else { return Ok(()) };
+        match (attributes.operation, attributes.old_object) {
+            (Operation::Create, _) => {
+                write_identity(csr, attributes.user);
+                csr.as_object_mut().map(|csr| csr.remove("status"));
+            }
+            (Operation::Update, Some(old)) => csr["spec"] = old["spec"].clone(),
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// The verb `approve`.

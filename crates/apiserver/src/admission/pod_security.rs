@@ -156,3 +156,68 @@ impl ValidatingPlugin for PodSecurity {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::pod_security_checks::{Level, violations};
+    use serde_json::Value;
+    use serde_json::json;
+
+    fn check(level: Level, spec: Value, wanted: &str) {
+        assert_eq!(
+            violations(&json!({"metadata": {}, "spec": spec}), level).join(", "),
+            wanted
+        );
+    }
+
+    #[test]
+    fn baseline() {
+        let one = |security: Value| json!({"containers": [{"name": "a", "securityContext": security}]});
+        check(Level::Baseline, one(json!({})), "");
+        check(
+            Level::Baseline,
+            one(json!({"privileged": true})),
+            "privileged (container \"a\" must not set securityContext.privileged=true)",
+        );
+        check(Level::Privileged, one(json!({"privileged": true})), "");
+        check(
+            Level::Baseline,
+            one(json!({"capabilities": {"add": ["SYS_ADMIN", "CHOWN"]}})),
+            "non-default capabilities (container \"a\" must not include \"SYS_ADMIN\" in securityContext.capabilities.add)",
+        );
+        check(
+            Level::Baseline,
+            json!({"hostNetwork": true, "hostPID": true, "volumes": [{"name": "h", "hostPath": {"path": "/"}}],
+                "containers": [{"name": "a", "ports": [{"hostPort": 80}]}, {"name": "b", "ports": [{"hostPort": 81}]}]}),
+            "host namespaces (hostNetwork=true, hostPID=true), hostPath volumes (volume \"h\"), hostPort (containers \"a\", \
+             \"b\" use hostPorts 80, 81)",
+        );
+    }
+
+    #[test]
+    fn restricted() {
+        check(
+            Level::Restricted,
+            json!({"containers": [{"name": "nginx"}]}),
+            "allowPrivilegeEscalation != false (container \"nginx\" must set securityContext.allowPrivilegeEscalation=false), \
+             unrestricted capabilities (container \"nginx\" must set securityContext.capabilities.drop=[\"ALL\"]), \
+             runAsNonRoot != true (pod or container \"nginx\" must set securityContext.runAsNonRoot=true), \
+             seccompProfile (pod or container \"nginx\" must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \
+             \"Localhost\")",
+        );
+        let hardened = json!({
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "volumes": [{"name": "e", "emptyDir": {}}],
+            "containers": [{"name": "a", "securityContext":
+                {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}],
+        });
+        check(Level::Restricted, hardened.clone(), "");
+        let mut changed = hardened;
+        changed["volumes"][0] = json!({"name": "n", "nfs": {}});
+        check(
+            Level::Restricted,
+            changed,
+            "restricted volume types (volume \"n\" uses restricted volume type \"nfs\")",
+        );
+    }
+}

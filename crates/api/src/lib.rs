@@ -19,4 +19,5 @@ pub mod resources;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod strategy;
 pub mod time;

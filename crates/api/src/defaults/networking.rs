@@ -1,6 +1,6 @@
 //! The networking and discovery groups.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::access::{Fields, child, default_text, default_to, each, ensure, is_unset};
 
@@ -29,8 +29,4 @@ pub(super) fn endpoint_slice(fields: &mut Fields) {
         default_to(port, "name", "");
         default_text(port, "protocol", "TCP");
     });
-    if fields.get("endpoints").is_none_or(Value::is_null) {
-        // Go writes the required list even when it is nil.
-        fields.insert("endpoints".to_owned(), Value::Null);
-    }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use keelson_api::codec::{json, yaml};
-use keelson_api::field::ErrorList;
+use keelson_api::codec::{json, protobuf, yaml};
+use keelson_api::field::{Error, ErrorList, Path};
 use keelson_api::gvk::{GroupVersion, GroupVersionKind};
 use keelson_api::normalize::normalize;
 use keelson_api::schema::Schema;
@@ -24,10 +24,12 @@ pub enum BodyType {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 /// What bodies may be, for 415 answers.
-pub const BODY_TYPES: [&str; 2] = ["application/json", "application/yaml"];
+pub const BODY_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 impl BodyType {
     /// The type that a `Content-Type` header names; JSON when there is none.
@@ -36,6 +38,7 @@ impl BodyType {
         match text {
             "" | "application/json" => Ok(Self::Json),
             "application/yaml" => Ok(Self::Yaml),
+            "application/vnd.kubernetes.protobuf" => Ok(Self::Protobuf),
             _ => Err(Status::unsupported_media_type(&BODY_TYPES)),
         }
     }
@@ -51,9 +54,15 @@ pub fn format_time(time: Timestamp) -> String {
     keelson_api::time::format(time)
 }
 
-/// Decodes a body without a schema.
-pub fn decode_plain(body: BodyType, bytes: &[u8]) -> Result<Value, Status> {
+/// Decodes DeleteOptions.
+pub fn decode_delete_options(body: BodyType, bytes: &[u8]) -> Result<Value, Status> {
     match body {
+        BodyType::Protobuf => {
+            let name = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+            let schema = keelson_api::schema::registry().by_name(name);
+            protobuf::decode(bytes, |_, kind| schema.filter(|_| kind == "DeleteOptions"))
+                .map_err(|e| Status::bad_request(e.to_string()))
+        }
         BodyType::Json => json::decode(bytes).map_err(|e| Status::bad_request(e.to_string())),
         BodyType::Yaml => yaml::to_json(bytes).map_err(|e| Status::bad_request(e.to_string())),
     }
@@ -75,6 +84,13 @@ pub fn decode(
         ))
     };
     let (value, problems) = match (body, validation) {
+        (BodyType::Protobuf, _) => {
+            let value = protobuf::decode(bytes, |version, kind| {
+                let given = GroupVersion::parse(version).ok()?.with_kind(kind.to_owned());
+                if given == *gvk { Some(schema) } else { schema_of(&given) }
+            });
+            (value.map_err(|e| bad(&e))?, Vec::new())
+        }
         (BodyType::Json, FieldValidation::Ignore) => (json::decode(bytes).map_err(|e| bad(&e))?, Vec::new()),
         (BodyType::Json, _) => json::decode_strict(bytes, schema).map_err(|e| bad(&e))?,
         (BodyType::Yaml, FieldValidation::Ignore) => (yaml::to_json(bytes).map_err(|e| bad(&e))?, Vec::new()),
@@ -165,8 +181,8 @@ fn shorten(value: &Value) -> String {
 
 /// Schema defaults, then the kind's own.
 pub fn apply_defaults(gvk: &GroupVersionKind, schema: &Schema, value: &mut Value) {
-    let _ = gvk;
     keelson_api::schema::apply_defaults(schema, value);
+    keelson_api::defaults::apply_kind(gvk, value);
 }
 
 /// Resets what clients do not set when they create.
@@ -206,8 +222,13 @@ pub fn prepare_for_update(kind: &Kind, subresource: &str, new: &mut Value, old: 
 }
 
 /// Judges a new object.
-pub fn validate_create(_kind: &Kind, _object: &Value) -> ErrorList {
-    Vec::new()
+pub fn validate_create(_kind: &Kind, object: &Value) -> ErrorList {
+    let mut errors = Vec::new();
+    if metadata::text(object, "name").is_empty() {
+        let path = Path::new("metadata").child("name");
+        errors.push(Error::required(&path, "name or generateName is required"));
+    }
+    errors
 }
 
 /// Judges a changed object.

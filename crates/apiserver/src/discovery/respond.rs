@@ -100,7 +100,7 @@ pub(crate) fn respond(
         ["api", version] => legacy::resource_list(&table, "", version),
         ["apis", group] => legacy::group(&table, group),
         ["apis", group, version] => legacy::resource_list(&table, group, version),
-        ["openapi", ..] => return Ok(openapi::respond(&table, path, query, headers, form)),
+        ["openapi", ..] => return Ok(openapi::respond(path, query, headers, form)),
         _ => return Ok(None),
     };
     Ok(value.map(|value| {

@@ -14,7 +14,7 @@ use crate::admission::Notes;
 use crate::authentication::{AuthenticationRequest, impersonate};
 use crate::authorization::{Decision, forbidden};
 use crate::http::query::Query;
-use crate::http::{Body, Connection, Negotiated, RequestBody, error_response, text_response};
+use crate::http::{Body, Connection, Negotiated, Offer, RequestBody, error_response, text_response};
 use crate::request_info::RequestInfo;
 use crate::server::Inner;
 use crate::user::UserInfo;
@@ -30,7 +30,7 @@ pub(crate) async fn dispatch(
     let raw_query = parts.uri.query().unwrap_or("").to_owned();
     let query = Query::new(&raw_query);
     let audit_id = audit_id(&parts);
-    let mut form = Negotiated::of(&parts.headers, &query, false)
+    let mut form = Negotiated::of(&parts.headers, &query, Offer { yaml: true, protobuf: false })
         .unwrap_or(Negotiated { pretty: false, ..Negotiated::JSON });
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let mut info = None;
@@ -112,9 +112,12 @@ impl Inside<'_> {
         if !info.is_resource {
             return self.non_resource(*form).await;
         }
-        *form = Negotiated::of(&self.parts.headers, &self.query, info.verb == "watch")?;
         let kind = server.registry.kind(&info.api_group, &info.api_version, &info.resource);
         let Some(kind) = kind else { return Ok(not_found()) };
+        let offer = Offer { yaml: info.verb != "watch", protobuf: !kind.traits.typed_items };
+        if !connect::is_connect(info) {
+            *form = Negotiated::of(&self.parts.headers, &self.query, offer)?;
+        }
         if !info.namespace.is_empty() && !kind.info.namespaced && kind.info.plural != "namespaces" {
             return Ok(not_found());
         }

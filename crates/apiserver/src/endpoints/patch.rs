@@ -84,6 +84,7 @@ impl Work<'_> {
                 gvk: self.gvk,
                 schema: self.schema,
                 subresource: &info.subresource,
+                namespace: self.incoming.namespace(self.kind),
                 name: &info.name,
             };
             return apply.apply(old, self.patch, self.cx);
@@ -91,7 +92,7 @@ impl Work<'_> {
         let Some(old) = old else {
             return Err(Status::not_found(&self.kind.gr, &self.incoming.info.name));
         };
-        let patched = patches::patched(self.patch_type, self.schema, old, self.patch, self.kind.traits.typed_items, &self.kind.gr)?;
+        let patched = patches::patched(self.patch_type, self.schema, old, self.patch, self.kind.traits.typed_items)?;
         let validation = self.cx.options.field_validation;
         let problems = match validation {
             crate::registry::options::FieldValidation::Ignore => Vec::new(),

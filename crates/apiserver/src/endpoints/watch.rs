@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::request::Incoming;
 use super::table;
 use crate::http::query::Query;
-use crate::http::{Body, BodyError, Transform};
+use crate::http::{Body, BodyError, Format, Transform, protobuf};
 use crate::registry::options::ListOptions;
 use crate::registry::{Kind, Selection, served, status_of};
 use crate::watch_cache::{CacheSet, CachedEvent, CachedObject, EventType, KindCache, PageRequest, json_frame};
@@ -53,6 +53,7 @@ pub(super) async fn watch(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<R
             selection,
             namespace,
             transform: incoming.form.transform,
+            protobuf: incoming.form.format == Format::Protobuf,
             query: incoming.query.raw().to_owned(),
             columns_sent: false,
         },
@@ -76,10 +77,14 @@ pub(super) async fn watch(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<R
         let chunk = watcher.next().await?;
         Some((Ok::<_, BodyError>(chunk), watcher))
     });
+    let content_type = match incoming.form.format {
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
     let mut response = Response::new(Body::stream(body));
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
@@ -135,7 +140,7 @@ impl Watcher {
             match self.cache.position_after(from) {
                 Ok(position) => (self.position, self.revision) = (position, from),
                 Err(too_old) => {
-                    self.pending.push_back(Pending::Frame(error_frame(&Status::expired(too_old.to_string()))));
+                    self.pending.push_back(Pending::Frame(self.frames.error(&Status::expired(too_old.to_string()))));
                     self.ended = true;
                 }
             }
@@ -190,7 +195,7 @@ impl Watcher {
                 Err(_) => {
                     self.ended = true;
                     let status = Status::expired("The resourceVersion for the provided watch is too old.");
-                    return Some(error_frame(&status));
+                    return Some(self.frames.error(&status));
                 }
             }
             tokio::select! {
@@ -254,6 +259,7 @@ struct Frames {
     everything: bool,
     namespace: Option<String>,
     transform: Transform,
+    protobuf: bool,
     query: String,
     columns_sent: bool,
 }
@@ -309,6 +315,11 @@ impl Frames {
             return self.object(kind, &previous.at_revision(event.revision()));
         }
         if self.is_plain() {
+            if self.protobuf {
+                return event.protobuf_frame(kind, |object| {
+                    self.frame(kind.as_str(), &served(&self.kind, object))
+                });
+            }
             return event.json_frame(kind);
         }
         self.object(kind, &event.object)
@@ -321,7 +332,7 @@ impl Frames {
     }
 
     fn object(&mut self, kind: EventType, object: &CachedObject) -> Bytes {
-        if self.is_plain() {
+        if self.is_plain() && !self.protobuf {
             return json_frame(kind, object);
         }
         let value = served(&self.kind, object);
@@ -332,14 +343,14 @@ impl Frames {
                 let query = Query::new(&self.query);
                 match table::table(&self.kind, &[value], object.revision(), None, &query, columns) {
                     Ok(json) => serde_json::from_slice(&json).unwrap_or(Value::Null),
-                    Err(status) => return error_frame(&status),
+                    Err(status) => return self.error(&status),
                 }
             }
             Transform::PartialObjectMetadata | Transform::PartialObjectMetadataList => {
                 table::partial_metadata(&value)
             }
         };
-        frame(kind.as_str(), &value)
+        self.frame(kind.as_str(), &value)
     }
 
     fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
@@ -370,7 +381,20 @@ impl Frames {
                 "metadata": metadata,
             }),
         };
-        frame("BOOKMARK", &object)
+        self.frame("BOOKMARK", &object)
+    }
+
+    fn error(&self, status: &Status) -> Bytes {
+        self.frame("ERROR", &serde_json::to_value(status).expect("invariant: a Status is plain data"))
+    }
+
+    fn frame(&self, kind: &str, object: &Value) -> Bytes {
+        if self.protobuf
+            && let Some(body) = protobuf::encode(object)
+        {
+            return keelson_api::codec::protobuf::watch_frame(kind, &body).into();
+        }
+        frame(kind, object)
     }
 }
 
@@ -379,8 +403,4 @@ fn frame(kind: &str, object: &Value) -> Bytes {
     serde_json::to_writer(&mut out, object).expect("invariant: writing to memory does not fail");
     out.extend_from_slice(b"}\n");
     out.into()
-}
-
-fn error_frame(status: &Status) -> Bytes {
-    frame("ERROR", &serde_json::to_value(status).expect("invariant: a Status is plain data"))
 }

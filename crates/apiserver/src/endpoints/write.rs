@@ -171,7 +171,7 @@ async fn delete_options(incoming: &Incoming<'_>, body: RequestBody) -> Result<De
         None
     } else {
         let body = BodyType::of(incoming.header(CONTENT_TYPE))?;
-        Some(model::decode_plain(body, &bytes)?)
+        Some(model::decode_delete_options(body, &bytes)?)
     };
     DeleteOptions::parse(value.as_ref(), &incoming.query)
 }

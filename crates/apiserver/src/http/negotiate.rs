@@ -13,6 +13,17 @@ pub enum Format {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
+}
+
+/// What an endpoint can answer with besides JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// YAML: not for streams, which have no frames in it.
+    pub yaml: bool,
+    /// Protobuf: built-in kinds only.
+    pub protobuf: bool,
 }
 
 /// What an answer is turned into.
@@ -39,14 +50,14 @@ pub struct Negotiated {
     pub pretty: bool,
 }
 
-const SUPPORTED: [&str; 2] = ["application/json", "application/yaml"];
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 impl Negotiated {
     /// Compact JSON of the object itself.
     pub const JSON: Self = Self { format: Format::Json, transform: Transform::None, pretty: false };
 
-    /// Reads `Accept`; `stream` leaves out YAML, which has no frames.
-    pub fn of(headers: &HeaderMap, query: &Query<'_>, stream: bool) -> Result<Self, Status> {
+    /// Reads `Accept`.
+    pub fn of(headers: &HeaderMap, query: &Query<'_>, offer: Offer) -> Result<Self, Status> {
         let pretty = match query.get("pretty") {
             Some(value) => !matches!(value.as_ref(), "false" | "0"),
             None => is_for_people(headers),
@@ -58,11 +69,18 @@ impl Negotiated {
         let mut clauses: Vec<(f32, &str)> = accept.split(',').map(|c| (quality(c), c.trim())).collect();
         clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
         for (_, clause) in clauses {
-            if let Some((format, transform)) = accepts(clause, stream) {
+            if let Some((format, transform)) = accepts(clause, offer) {
                 return Ok(Self { format, transform, pretty });
             }
         }
-        Err(Status::not_acceptable(if stream { &SUPPORTED[..1] } else { &SUPPORTED }))
+        let mut supported = vec!["application/json"];
+        if offer.yaml {
+            supported.push("application/yaml");
+        }
+        if offer.protobuf {
+            supported.push(PROTOBUF);
+        }
+        Err(Status::not_acceptable(&supported))
     }
 
     /// The `Content-Type` of the answer.
@@ -70,6 +88,7 @@ impl Negotiated {
         match self.format {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => PROTOBUF,
         }
     }
 }
@@ -84,11 +103,12 @@ fn quality(clause: &str) -> f32 {
     q.and_then(|q| q.parse().ok()).unwrap_or(1.0)
 }
 
-fn accepts(clause: &str, stream: bool) -> Option<(Format, Transform)> {
+fn accepts(clause: &str, offer: Offer) -> Option<(Format, Transform)> {
     let mut parts = clause.split(';').map(str::trim);
     let format = match parts.next()? {
         "application/json" | "*/*" | "application/*" => Format::Json,
-        "application/yaml" if !stream => Format::Yaml,
+        "application/yaml" if offer.yaml => Format::Yaml,
+        PROTOBUF if offer.protobuf => Format::Protobuf,
         _ => return None,
     };
     let (mut shape, mut group, mut version) = ("", "", "");
@@ -103,6 +123,7 @@ fn accepts(clause: &str, stream: bool) -> Option<(Format, Transform)> {
     let transform = match shape {
         "" => Transform::None,
         _ if group != "meta.k8s.io" || version != "v1" => return None,
+        "Table" if format == Format::Protobuf => return None,
         "Table" => Transform::Table,
         "PartialObjectMetadata" => Transform::PartialObjectMetadata,
         "PartialObjectMetadataList" => Transform::PartialObjectMetadataList,
@@ -118,7 +139,7 @@ mod tests {
     fn check(accept: &str, expected: Option<(Format, Transform)>) {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        let got = Negotiated::of(&headers, &Query::new(""), false).ok().map(|n| (n.format, n.transform));
+        let got = Negotiated::of(&headers, &Query::new(""), Offer { yaml: true, protobuf: true }).ok().map(|n| (n.format, n.transform));
         assert_eq!(got, expected, "{accept}");
     }
 
@@ -126,7 +147,8 @@ mod tests {
     fn accept_headers() {
         check("application/json", Some((Format::Json, Transform::None)));
         check("*/*", Some((Format::Json, Transform::None)));
-        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Transform::None)));
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Protobuf, Transform::None)));
+        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", None);
         check(
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
             Some((Format::Json, Transform::Table)),

@@ -9,6 +9,7 @@ use super::body::Body;
 use super::compress;
 use super::negotiate::{Format, Negotiated};
 use super::pretty::pretty;
+use super::protobuf;
 
 /// An answer that is one JSON document.
 pub struct Reply {
@@ -26,7 +27,7 @@ impl Reply {
 
     /// The response in the agreed form.
     pub fn into_response(self, form: Negotiated, request: &HeaderMap) -> Response<Body> {
-        let bytes = encode(self.json, form);
+        let (bytes, form) = encode(self.json, form);
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.code;
         let headers = response.headers_mut();
@@ -48,15 +49,22 @@ impl Reply {
     }
 }
 
-fn encode(json: Vec<u8>, form: Negotiated) -> Bytes {
+/// The document in the agreed form, and the form it really has.
+fn encode(json: Vec<u8>, form: Negotiated) -> (Bytes, Negotiated) {
+    let parse = |json: &[u8]| -> serde_json::Value {
+        serde_json::from_slice(json).expect("invariant: answers are JSON documents")
+    };
     match form.format {
         Format::Yaml => {
-            let value: serde_json::Value =
-                serde_json::from_slice(&json).expect("invariant: answers are JSON documents");
-            serde_yaml_ng::to_string(&value).expect("invariant: JSON can be written as YAML").into()
+            let text = serde_yaml_ng::to_string(&parse(&json)).expect("invariant: JSON can be written as YAML");
+            (text.into(), form)
         }
-        Format::Json if form.pretty => pretty(&json).into(),
-        Format::Json => json.into(),
+        Format::Protobuf => match protobuf::encode(&parse(&json)) {
+            Some(bytes) => (bytes.into(), form),
+            None => (json.into(), Negotiated { format: Format::Json, ..form }),
+        },
+        Format::Json if form.pretty => (pretty(&json).into(), form),
+        Format::Json => (json.into(), form),
     }
 }
 

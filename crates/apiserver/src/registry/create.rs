@@ -22,7 +22,19 @@ impl Registry {
         cx: &Context<'_>,
         kind: &Kind,
         namespace: &str,
+        object: Value,
+    ) -> Result<Arc<CachedObject>, Status> {
+        self.create_as(cx, kind, namespace, object, false).await
+    }
+
+    /// As [`Self::create`]; with `applied`, managedFields are already as they shall be.
+    pub(super) async fn create_as(
+        &self,
+        cx: &Context<'_>,
+        kind: &Kind,
+        namespace: &str,
         mut object: Value,
+        applied: bool,
     ) -> Result<Arc<CachedObject>, Status> {
         kind.cache()?;
         place_in_namespace(kind, namespace, &mut object)?;
@@ -30,7 +42,9 @@ impl Registry {
         if !metadata::text(&object, "resourceVersion").is_empty() {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        managed_fields::created(cx, kind, &mut object);
+        if !applied {
+            managed_fields::created(cx, kind, &mut object);
+        }
         let dry_run = cx.options.dry_run;
         let name = metadata::text(&object, "name").to_owned();
         let given = attributes(cx, kind, Operation::Create, "", namespace, &name, None, dry_run);
@@ -73,9 +87,6 @@ impl Registry {
             let errors = model::validate_create(kind, &object);
             if !errors.is_empty() {
                 return Err(Status::invalid(&kind.gk, name, &errors));
-            }
-            if name.is_empty() {
-                return Err(Status::bad_request("name or generateName is required"));
             }
             let named = attributes(cx, kind, Operation::Create, "", namespace, name, None, dry_run);
             self.validate_admission(cx, &named, Some(&object)).await?;

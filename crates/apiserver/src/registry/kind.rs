@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use keelson_api::gvk::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};
+use keelson_api::patch::apply::{FieldSet, reset_fields};
 use keelson_api::resources::{self, ResourceInfo};
 use keelson_api::schema::Schema;
 use keelson_api::status::Status;
@@ -35,6 +36,14 @@ pub struct Kind {
     pub traits: Traits,
     /// The shape of objects.
     pub schema: KindSchema,
+    /// `apiVersion` of objects.
+    pub api_version: String,
+    /// Fields that writes through the object itself, its status and other subresources do not own.
+    reset: [FieldSet; 3],
+}
+
+fn reset_sets(info: &ResourceInfo) -> [FieldSet; 3] {
+    ["", "status", "other"].map(|sub| reset_fields(&info.kind, info.has_status(), sub))
 }
 
 /// Where a kind's schema lives.
@@ -119,6 +128,8 @@ impl Kind {
             cache: caches.try_kind(group, resource),
             conversion: Conversion::of(&info.group, &info.version, &info.plural),
             traits: Traits::of(&info.group, &info.plural),
+            api_version: info.group_version().to_string(),
+            reset: reset_sets(info),
             schema: schema_of(&info.gvk()).map_or(KindSchema::Missing, KindSchema::Builtin),
             info: info.clone(),
         }
@@ -130,6 +141,15 @@ impl Kind {
             KindSchema::Builtin(schema) => Ok(schema),
             KindSchema::Custom(schema) => Ok(schema),
             KindSchema::Missing => Err(Status::internal(format!("{} has no schema", self.gvk))),
+        }
+    }
+
+    /// Fields that a write through this subresource does not own.
+    pub fn reset_fields(&self, subresource: &str) -> &FieldSet {
+        match subresource {
+            "" => &self.reset[0],
+            "status" => &self.reset[1],
+            _ => &self.reset[2],
         }
     }
 

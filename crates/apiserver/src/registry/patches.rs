@@ -1,15 +1,17 @@
 //! Patches: which kind a request brings, and what it makes of an object.
 
 use keelson_api::codec::{json, yaml};
-use keelson_api::gvk::{GroupResource, GroupVersionKind};
+use keelson_api::gvk::GroupVersionKind;
+use keelson_api::normalize::normalize_sparse;
 use keelson_api::patch;
+use keelson_api::patch::apply::{Request, apply};
 use keelson_api::schema::Schema;
-use keelson_api::status::{Reason, Status};
-use serde_json::Value;
+use keelson_api::status::Status;
+use serde_json::{Value, json};
 
-use super::Context;
 use super::kind::Kind;
-use super::options::WriteOptions;
+use super::options::{FieldValidation, WriteOptions};
+use super::{Context, model};
 
 /// The forms of patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +80,6 @@ pub fn patched(
     old: &Value,
     patch: &Value,
     custom: bool,
-    _gr: &GroupResource,
 ) -> Result<Value, Status> {
     let mut object = old.clone();
     match patch_type {
@@ -101,13 +102,53 @@ pub struct Apply<'a> {
     pub schema: &'a Schema,
     /// The subresource, or empty.
     pub subresource: &'a str,
+    /// The namespace of the request, empty at cluster scope.
+    pub namespace: &'a str,
     /// The name in the request's path.
     pub name: &'a str,
 }
 
 impl Apply<'_> {
-    /// The object with the applied configuration merged in; `old` is `None` when it is to be created.
-    pub fn apply(&self, _old: Option<&Value>, _patch: &Value, _cx: &Context<'_>) -> Result<Value, Status> {
-        Err(Status::failure(501, Reason::Unknown, "server-side apply is not served yet"))
+    /// The object with the applied configuration merged in, normalized and defaulted; `old` is `None` when it is to be
+    /// created.
+    pub fn apply(&self, old: Option<&Value>, patch: &Value, cx: &Context<'_>) -> Result<Value, Status> {
+        let validation = cx.options.field_validation;
+        if validation != FieldValidation::Ignore {
+            let problems = json::unknown_fields(patch, self.schema);
+            if !problems.is_empty() && validation == FieldValidation::Strict {
+                return Err(Status::bad_request(json::strict_error(&problems)));
+            }
+            problems.iter().for_each(|p| cx.notes.warn(p));
+        }
+        let mut patch = patch.clone();
+        normalize_sparse(self.schema, &mut patch).map_err(|e| e.to_status(self.gvk))?;
+        let mut fresh = json!({"metadata": {"name": self.name}});
+        if !self.namespace.is_empty() {
+            fresh["metadata"]["namespace"] = self.namespace.into();
+        }
+        fresh["apiVersion"] = self.gvk.api_version().into();
+        fresh["kind"] = self.gvk.kind.to_string().into();
+        let live = old.unwrap_or(&fresh);
+        let api_version = self.gvk.api_version();
+        let request = Request {
+            schema: self.schema,
+            manager: &cx.options.field_manager,
+            api_version: &api_version,
+            subresource: self.subresource,
+            now: jiff::Timestamp::now(),
+            ignored: self.kind.reset_fields(self.subresource),
+        };
+        let force = cx.options.force.unwrap_or(false);
+        let applied = apply(&request, live, &patch, force)?;
+        let mut object = applied.object;
+        let managed = object["metadata"]["managedFields"].clone();
+        model::finish_decode(self.gvk, self.schema, object.take(), &[], FieldValidation::Ignore, cx.notes).map(
+            |mut object| {
+                if !managed.is_null() {
+                    object["metadata"]["managedFields"] = managed;
+                }
+                object
+            },
+        )
     }
 }

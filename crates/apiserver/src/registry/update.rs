@@ -66,7 +66,7 @@ impl Registry {
                     );
                     return Err(Status::conflict(&kind.gr, name, why));
                 }
-                match self.create(cx, kind, namespace, without_version(new)).await {
+                match self.create_as(cx, kind, namespace, without_version(new), update.apply).await {
                     Err(status) if status.reason == keelson_api::status::Reason::AlreadyExists => {
                         current = self.stored(kind, namespace, name).await?;
                         fresh = true;

@@ -49,11 +49,12 @@ pub struct CachedEvent {
     /// The object before the change.
     pub previous: Option<Arc<CachedObject>>,
     frames: [OnceLock<Bytes>; 3],
+    protobuf: [OnceLock<Bytes>; 3],
 }
 
 impl CachedEvent {
     fn new(kind: EventType, object: Arc<CachedObject>, previous: Option<Arc<CachedObject>>) -> Self {
-        Self { kind, object, previous, frames: Default::default() }
+        Self { kind, object, previous, frames: Default::default(), protobuf: Default::default() }
     }
 
     /// Revision of the change.
@@ -64,6 +65,11 @@ impl CachedEvent {
     /// The JSON frame, line feed included, with this type (a selector can turn MODIFIED into ADDED or DELETED).
     pub fn json_frame(&self, kind: EventType) -> Bytes {
         self.frames[kind as usize].get_or_init(|| json_frame(kind, &self.object)).clone()
+    }
+
+    /// The protobuf frame with this type, encoded by the first watcher that needs it.
+    pub fn protobuf_frame(&self, kind: EventType, encode: impl FnOnce(&CachedObject) -> Bytes) -> Bytes {
+        self.protobuf[kind as usize].get_or_init(|| encode(&self.object)).clone()
     }
 }
 

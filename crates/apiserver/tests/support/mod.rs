@@ -1,0 +1,138 @@
+//! A server for tests.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
+use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig};
+use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
+use keelson_store::embedded::{EmbeddedStore, Options};
+use kube::api::{Api, PostParams};
+use serde_json::json;
+use tempfile::TempDir;
+
+/// A running server, its store and its keys.
+pub(crate) struct TestServer {
+    pub(crate) server: ApiServer,
+    store: Arc<EmbeddedStore>,
+    pki: Pki,
+    directory: TempDir,
+}
+
+impl TestServer {
+    pub(crate) async fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        Self::start_in(directory).await
+    }
+
+    async fn start_in(directory: TempDir) -> Self {
+        let pki =
+            Pki::ensure(&directory.path().join("pki"), &ClusterNames::default(), jiff::Timestamp::now()).unwrap();
+        let store = EmbeddedStore::open(directory.path().join("store"), Options::default()).unwrap();
+        let leaf = pki.leaf(Identity::Apiserver);
+        let serving = CertificateAndKey {
+            certificate_pem: leaf.certificate.to_pem().into_bytes(),
+            key_pem: leaf.key.to_pem().into_bytes(),
+        };
+        let ca = pki.ca.certificate().to_pem().into_bytes();
+        let mut config = ApiServerConfig::new(store.clone(), serving, ca);
+        config.bind_address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        config.service_account = ServiceAccountConfig {
+            signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            ..ServiceAccountConfig::default()
+        };
+        let server = ApiServer::start(config).await.unwrap();
+        Self { server, store, pki, directory }
+    }
+
+    /// Stops the server and starts it again on the same store.
+    pub(crate) async fn restart(self) -> Self {
+        self.server.shutdown().await;
+        self.store.close().await;
+        Self::start_in(self.directory).await
+    }
+
+    pub(crate) async fn stop(self) {
+        self.server.shutdown().await;
+        self.store.close().await;
+    }
+
+    fn admin(&self) -> &Leaf {
+        self.pki.leaf(Identity::Admin)
+    }
+
+    /// A kube client over TLS with the administrator's certificate.
+    pub(crate) fn client(&self) -> kube::Client {
+        let url = format!("https://{}", self.server.local_addr());
+        let kubeconfig = self.pki.kubeconfig(Identity::Admin, "test", &url);
+        let kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig).unwrap();
+        let options = kube::config::KubeConfigOptions::default();
+        let config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(kubeconfig, &options));
+        kube::Client::try_from(config.unwrap()).unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+        self.send("GET", path, headers, String::new()).await
+    }
+
+    /// One request on one connection with the administrator's certificate.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> (StatusCode, HeaderMap, String) {
+        let tls =
+            keelson_pki::tls::client_config(&[self.pki.ca.certificate().clone()], Some(self.admin())).unwrap();
+        let tcp = tokio::net::TcpStream::connect(self.server.local_addr()).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", "127.0.0.1");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        drop(sender);
+        // A connection that the server closed early after 413 is not an error of the test.
+        drop(connection.await.unwrap());
+        (parts.status, parts.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+}
+
+pub(crate) fn config_map(name: &str, value: &str) -> ConfigMap {
+    serde_json::from_value(json!({"metadata": {"name": name}, "data": {"k": value}})).unwrap()
+}
+
+pub(crate) fn pod(name: &str, node: &str) -> Pod {
+    let mut pod = json!({"metadata": {"name": name}, "spec": {
+        "terminationGracePeriodSeconds": 30, "containers": [{"name": "c", "image": "i"}]}});
+    if !node.is_empty() {
+        pod["spec"]["nodeName"] = json!(node);
+    }
+    serde_json::from_value(pod).unwrap()
+}
+
+/// The service account that the controller manager would create.
+pub(crate) async fn service_account(client: &kube::Client, namespace: &str) {
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+    api.create(&PostParams::default(), &account).await.unwrap();
+}
+
+pub(crate) fn code(error: &kube::Error) -> u16 {
+    match error {
+        kube::Error::Api(status) => status.code,
+        other => panic!("not an answer of the server: {other}"),
+    }
+}

@@ -1,27 +1,19 @@
 //! Sets of field paths and their wire form, `metav1.FieldsV1`.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// One step from a value to one below it.
+/// One step from a value to one below it, in the form that `FieldsV1` writes: `f:name`, `k:{"key":"value"}`,
+/// `v:"value"`, `i:0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PathElement {
-    /// A field of a struct or an entry of a map.
-    Field(String),
-    /// The element of a list whose key fields have these values, as canonical JSON.
-    Key(String),
-    /// The element of a set with this value, as canonical JSON.
-    Value(String),
-    /// The element of a list at this place.
-    Index(usize),
-}
+pub struct PathElement(String);
 
 /// A set of field paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSet {
-    entries: BTreeMap<PathElement, Entry>,
+    /// In order of the elements, each once.
+    entries: Vec<(PathElement, Entry)>,
 }
 
 /// A path element's place in a set.
@@ -64,46 +56,51 @@ pub(super) fn canonical(value: &Value) -> String {
 }
 
 impl PathElement {
+    /// A field of a struct or an entry of a map.
+    pub fn field(name: &str) -> Self {
+        Self(["f:", name].concat())
+    }
+
     /// The element of a keyed list with these key fields.
     pub fn key(fields: Map<String, Value>) -> Self {
-        Self::Key(canonical(&Value::Object(fields)))
+        Self(["k:", &canonical(&Value::Object(fields))].concat())
     }
 
     /// The element of a set with this value.
     pub fn value(value: &Value) -> Self {
-        Self::Value(canonical(value))
+        Self(["v:", &canonical(value)].concat())
     }
 
-    fn parse(text: &str) -> Result<Self, ParseError> {
+    /// The element of a list at this place.
+    pub fn index(index: usize) -> Self {
+        Self(format!("i:{index}"))
+    }
+
+    /// The name of the field or map entry that this is.
+    pub fn as_field(&self) -> Option<&str> {
+        self.0.strip_prefix("f:")
+    }
+
+    fn parse(text: String) -> Result<Self, ParseError> {
         let wrong = || ParseError(format!("invalid path element {text:.64}"));
-        let (kind, rest) = text.split_once(':').ok_or_else(wrong)?;
-        let json = || serde_json::from_str::<Value>(rest).map_err(|_| wrong());
-        match kind {
-            "f" => Ok(Self::Field(rest.to_owned())),
-            "k" => Ok(Self::Key(canonical(&json()?))),
-            "v" => Ok(Self::Value(canonical(&json()?))),
-            "i" => rest.parse().map(Self::Index).map_err(|_| wrong()),
+        match text.split_once(':').ok_or_else(wrong)? {
+            ("f", _) => Ok(Self(text)),
+            (kind @ ("k" | "v"), rest) => {
+                let value = serde_json::from_str::<Value>(rest).map_err(|_| wrong())?;
+                Ok(Self([kind, ":", &canonical(&value)].concat()))
+            }
+            ("i", rest) if rest.parse::<usize>().is_ok() => Ok(Self(text)),
             _ => Err(wrong()),
-        }
-    }
-
-    fn to_wire(&self) -> String {
-        match self {
-            Self::Field(name) => format!("f:{name}"),
-            Self::Key(key) => format!("k:{key}"),
-            Self::Value(value) => format!("v:{value}"),
-            Self::Index(index) => format!("i:{index}"),
         }
     }
 }
 
 impl fmt::Display for PathElement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Field(name) => write!(f, ".{name}"),
-            Self::Value(value) => write!(f, "[={value}]"),
-            Self::Index(index) => write!(f, "[{index}]"),
-            Self::Key(key) => {
+        match self.0.split_once(':').unwrap_or_default() {
+            ("f", name) => write!(f, ".{name}"),
+            ("v", value) => write!(f, "[={value}]"),
+            ("k", key) => {
                 let fields: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
                 let fields: Vec<String> = fields
                     .iter()
@@ -111,7 +108,14 @@ impl fmt::Display for PathElement {
                     .collect();
                 write!(f, "[{}]", fields.join(","))
             }
+            (_, index) => write!(f, "[{index}]"),
         }
+    }
+}
+
+impl Entry {
+    fn is_empty(&self) -> bool {
+        !self.member && self.children.entries.is_empty()
     }
 }
 
@@ -125,10 +129,7 @@ impl FieldSet {
     pub fn of_fields(paths: &[&[&str]]) -> Self {
         let mut set = Self::default();
         for path in paths {
-            let path: Vec<PathElement> = path
-                .iter()
-                .map(|name| PathElement::Field((*name).to_owned()))
-                .collect();
+            let path: Vec<PathElement> = path.iter().map(|name| PathElement::field(name)).collect();
             set.insert(&path);
         }
         set
@@ -138,14 +139,17 @@ impl FieldSet {
     pub fn insert(&mut self, path: &[PathElement]) {
         match path {
             [] => {}
-            [last] => self.entries.entry(last.clone()).or_default().member = true,
-            [first, rest @ ..] => self
-                .entries
-                .entry(first.clone())
-                .or_default()
-                .children
-                .insert(rest),
+            [last] => self.entry(last.clone()).member = true,
+            [first, rest @ ..] => self.entry(first.clone()).children.insert(rest),
         }
+    }
+
+    fn find(&self, element: &PathElement) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(other, _)| other.cmp(element))
+    }
+
+    fn get(&self, element: &PathElement) -> Option<&Entry> {
+        self.find(element).ok().map(|at| &self.entries[at].1)
     }
 
     /// Whether a path is in the set.
@@ -153,25 +157,22 @@ impl FieldSet {
         match path {
             [] => false,
             [last] => self.has(last),
-            [first, rest @ ..] => self
-                .entries
-                .get(first)
-                .is_some_and(|entry| entry.children.contains(rest)),
+            [first, rest @ ..] => self.get(first).is_some_and(|entry| entry.children.contains(rest)),
         }
     }
 
     /// Whether no path is in the set.
     pub fn is_empty(&self) -> bool {
         self.entries
-            .values()
-            .all(|entry| !entry.member && entry.children.is_empty())
+            .iter()
+            .all(|(_, entry)| !entry.member && entry.children.is_empty())
     }
 
     /// Number of paths.
     pub fn len(&self) -> usize {
         self.entries
-            .values()
-            .map(|entry| usize::from(entry.member) + entry.children.len())
+            .iter()
+            .map(|(_, entry)| usize::from(entry.member) + entry.children.len())
             .sum()
     }
 
@@ -194,107 +195,131 @@ impl FieldSet {
     }
 
     pub(super) fn has(&self, element: &PathElement) -> bool {
-        self.entries.get(element).is_some_and(|entry| entry.member)
+        self.get(element).is_some_and(|entry| entry.member)
     }
 
     pub(super) fn below(&self, element: &PathElement) -> Option<&FieldSet> {
-        self.entries
-            .get(element)
+        self.get(element)
             .map(|entry| &entry.children)
             .filter(|set| !set.is_empty())
     }
 
+    /// The element's place, made when there is none yet. Cheap when elements come in order.
     pub(super) fn entry(&mut self, element: PathElement) -> &mut Entry {
-        self.entries.entry(element).or_default()
+        let at = match self.entries.last() {
+            Some((last, _)) if *last < element => self.entries.len(),
+            _ => match self.find(&element) {
+                Ok(at) => return &mut self.entries[at].1,
+                Err(at) => at,
+            },
+        };
+        self.entries.insert(at, (element, Entry::default()));
+        &mut self.entries[at].1
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&PathElement, &Entry)> {
-        self.entries.iter()
+        self.entries.iter().map(|(element, entry)| (element, entry))
     }
 
-    pub(super) fn attach(&mut self, element: &PathElement, entry: Entry) {
-        if entry.member || !entry.children.entries.is_empty() {
-            self.entries.insert(element.clone(), entry);
+    /// Puts an entry in its place unless it is empty; an element is attached at most once.
+    pub(super) fn attach(&mut self, element: PathElement, entry: Entry) {
+        if !entry.is_empty() {
+            *self.entry(element) = entry;
         }
+    }
+
+    /// Adds the paths of another set.
+    pub fn extend(&mut self, other: Self) {
+        if self.entries.is_empty() {
+            self.entries = other.entries;
+            return;
+        }
+        for (element, theirs) in other.entries {
+            let mine = self.entry(element);
+            mine.member |= theirs.member;
+            mine.children.extend(theirs.children);
+        }
+    }
+
+    /// Takes the paths of another set away.
+    pub fn subtract(&mut self, other: &Self) {
+        if other.entries.is_empty() {
+            return;
+        }
+        self.entries.retain_mut(|(element, mine)| {
+            if let Some(theirs) = other.get(element) {
+                mine.member &= !theirs.member;
+                mine.children.subtract(&theirs.children);
+            }
+            !mine.is_empty()
+        });
+    }
+
+    /// Takes the paths of another set, and all below them, away.
+    pub fn subtract_recursive(&mut self, other: &Self) {
+        if other.entries.is_empty() {
+            return;
+        }
+        self.entries
+            .retain_mut(|(element, mine)| match other.get(element) {
+                None => true,
+                Some(theirs) if theirs.member => false,
+                Some(theirs) => {
+                    mine.children.subtract_recursive(&theirs.children);
+                    !mine.is_empty()
+                }
+            });
     }
 
     /// The paths of either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         let mut result = self.clone();
-        for (element, entry) in &other.entries {
-            let mine = result.entries.entry(element.clone()).or_default();
-            mine.member |= entry.member;
-            mine.children = mine.children.union(&entry.children);
-        }
+        result.extend(other.clone());
         result
     }
 
     /// The paths of both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        self.combine(other, |mine, theirs| mine && theirs, Self::intersection, false)
+        let mut result = Self::default();
+        for (element, mine) in &self.entries {
+            if let Some(theirs) = other.get(element) {
+                let children = mine.children.intersection(&theirs.children);
+                result.attach(
+                    element.clone(),
+                    Entry {
+                        member: mine.member && theirs.member,
+                        children,
+                    },
+                );
+            }
+        }
+        result
     }
 
     /// The paths of this set that are not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        self.combine(other, |mine, theirs| mine && !theirs, Self::difference, true)
+        let mut result = self.clone();
+        result.subtract(other);
+        result
     }
 
     /// The paths of this set that are neither in the other nor below one of its paths.
     #[must_use]
     pub fn recursive_difference(&self, other: &Self) -> Self {
-        let mut result = Self::default();
-        for (element, entry) in &self.entries {
-            match other.entries.get(element) {
-                None => result.attach(element, entry.clone()),
-                Some(theirs) if theirs.member => {}
-                Some(theirs) => {
-                    let children = entry.children.recursive_difference(&theirs.children);
-                    result.attach(
-                        element,
-                        Entry {
-                            member: entry.member,
-                            children,
-                        },
-                    );
-                }
-            }
-        }
-        result
-    }
-
-    fn combine(
-        &self,
-        other: &Self,
-        member: fn(bool, bool) -> bool,
-        children: fn(&Self, &Self) -> Self,
-        keep_others: bool,
-    ) -> Self {
-        let mut result = Self::default();
-        for (element, entry) in &self.entries {
-            match other.entries.get(element) {
-                None if keep_others => result.attach(element, entry.clone()),
-                None => {}
-                Some(theirs) => result.attach(
-                    element,
-                    Entry {
-                        member: member(entry.member, theirs.member),
-                        children: children(&entry.children, &theirs.children),
-                    },
-                ),
-            }
-        }
+        let mut result = self.clone();
+        result.subtract_recursive(other);
         result
     }
 
     /// Reads `FieldsV1`.
-    pub fn from_wire(value: &Value) -> Result<Self, ParseError> {
+    pub fn from_wire(value: Value) -> Result<Self, ParseError> {
         Self::read(value, 0)
     }
 
-    fn read(value: &Value, depth: usize) -> Result<Self, ParseError> {
+    fn read(value: Value, depth: usize) -> Result<Self, ParseError> {
         let Value::Object(fields) = value else {
             return Err(ParseError("expected an object".to_owned()));
         };
@@ -302,29 +327,34 @@ impl FieldSet {
             return Err(ParseError("nested too deeply".to_owned()));
         }
         let mut set = Self::default();
-        for (name, below) in fields.iter().filter(|(name, _)| *name != ".") {
-            let entry = set.entries.entry(PathElement::parse(name)?).or_default();
-            entry.children = Self::read(below, depth + 1)?;
-            entry.member = entry.children.entries.is_empty() || below.get(".").is_some();
+        for (name, below) in fields {
+            if name == "." {
+                continue;
+            }
+            let member = below.get(".").is_some();
+            let children = Self::read(below, depth + 1)?;
+            let entry = set.entry(PathElement::parse(name)?);
+            entry.member = member || children.entries.is_empty();
+            entry.children = children;
         }
         Ok(set)
     }
 
     /// Writes `FieldsV1`.
-    pub fn to_wire(&self) -> Value {
+    pub fn into_wire(self) -> Value {
         let mut fields = Map::new();
-        for (element, entry) in &self.entries {
-            if !entry.member && entry.children.is_empty() {
+        for (element, entry) in self.entries {
+            if entry.is_empty() {
                 continue;
             }
-            let mut below = entry.children.to_wire();
+            let mut below = entry.children.into_wire();
             if let Value::Object(map) = &mut below
                 && entry.member
                 && !map.is_empty()
             {
                 map.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            fields.insert(element.to_wire(), below);
+            fields.insert(element.0, below);
         }
         Value::Object(fields)
     }
@@ -346,9 +376,9 @@ mod tests {
             "f:metadata": {"f:labels": {".": {}, "f:a": {}}},
             "f:spec": {"f:containers": {"k:{\"name\":\"a\"}": {".": {}, "f:image": {}}},
                        "f:finalizers": {"v:\"x\"": {}}, "f:list": {"i:3": {}}}});
-        let set = FieldSet::from_wire(&wire).expect("set");
-        assert_eq!(set.to_wire(), wire);
+        let set = FieldSet::from_wire(wire.clone()).expect("set");
         assert_eq!(set.len(), 6);
+        assert_eq!(set.clone().into_wire(), wire);
         let paths: Vec<String> = set.paths().iter().map(|path| display(path)).collect();
         assert!(
             paths.contains(&".spec.containers[name=\"a\"].image".to_owned()),
@@ -362,24 +392,24 @@ mod tests {
             json!({"f:a": 1}),
             json!({"i:x": {}}),
         ] {
-            assert!(FieldSet::from_wire(&bad).is_err(), "{bad}");
+            assert!(FieldSet::from_wire(bad.clone()).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn algebra() {
-        let set = |wire: Value| FieldSet::from_wire(&wire).expect("set");
+        let set = |wire: Value| FieldSet::from_wire(wire).expect("set");
         let left = set(json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}}));
         let right = set(json!({"f:a": {}, "f:d": {}}));
         assert_eq!(
-            left.union(&right).to_wire(),
+            left.union(&right).into_wire(),
             json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}, "f:d": {}})
         );
-        assert_eq!(left.intersection(&right).to_wire(), json!({"f:a": {}}));
+        assert_eq!(left.intersection(&right).into_wire(), json!({"f:a": {}}));
         assert_eq!(
-            left.difference(&right).to_wire(),
+            left.difference(&right).into_wire(),
             json!({"f:a": {"f:b": {}}, "f:c": {}})
         );
-        assert_eq!(left.recursive_difference(&right).to_wire(), json!({"f:c": {}}));
+        assert_eq!(left.recursive_difference(&right).into_wire(), json!({"f:c": {}}));
     }
 }

@@ -83,8 +83,17 @@ impl Managed {
         let list = object
             .get("metadata")
             .and_then(|metadata| metadata.get("managedFields"));
+        list.cloned().map_or(Ok(Self::default()), Self::read)
+    }
+
+    /// Reads a `managedFields` list.
+    pub(super) fn read(list: Value) -> Result<Self, ParseError> {
         let mut managed = Self::default();
-        for entry in list.and_then(Value::as_array).into_iter().flatten() {
+        let Value::Array(list) = list else {
+            return Ok(managed);
+        };
+        for mut entry in list {
+            let fields = entry.get_mut("fieldsV1").map(Value::take);
             let text = |name: &str| {
                 entry
                     .get(name)
@@ -107,38 +116,28 @@ impl Managed {
                     text("fieldsType")
                 )));
             }
-            let entry = ManagedEntry {
+            managed.entries.push(ManagedEntry {
                 manager: text("manager"),
                 operation,
                 api_version: text("apiVersion"),
                 subresource: text("subresource"),
                 time: Some(text("time")).filter(|time| !time.is_empty()),
-                fields: entry
-                    .get("fieldsV1")
-                    .map_or(Ok(FieldSet::new()), FieldSet::from_wire)?,
-            };
-            managed.entries.push(entry);
+                fields: fields.map_or(Ok(FieldSet::new()), FieldSet::from_wire)?,
+            });
         }
         Ok(managed)
     }
 
     /// Whether a client asks to forget all managers: exactly one empty entry.
-    pub(super) fn is_reset(object: &Value) -> bool {
-        object
-            .get("metadata")
-            .and_then(|metadata| metadata.get("managedFields"))
-            .and_then(Value::as_array)
-            .is_some_and(|list| matches!(&list[..], [Value::Object(entry)] if entry.is_empty()))
+    pub(super) fn is_reset(list: &Value) -> bool {
+        matches!(list.as_array().map(Vec::as_slice), Some([Value::Object(entry)]) if entry.is_empty())
     }
 
     /// Writes `metadata.managedFields` of an object; none when there are no entries.
-    pub fn write(&self, object: &mut Value) {
-        remove(object);
-        let mut entries: Vec<&ManagedEntry> = self
-            .entries
-            .iter()
-            .filter(|entry| !entry.fields.is_empty())
-            .collect();
+    pub fn write(self, object: &mut Value) {
+        take(object);
+        let mut entries = self.entries;
+        entries.retain(|entry| !entry.fields.is_empty());
         if entries.is_empty() {
             return;
         }
@@ -160,7 +159,7 @@ impl Managed {
                 "operation": entry.operation.text(),
                 "apiVersion": entry.api_version,
                 "fieldsType": "FieldsV1",
-                "fieldsV1": entry.fields.to_wire(),
+                "fieldsV1": entry.fields.into_wire(),
             });
             if let Some(time) = &entry.time {
                 value["time"] = json!(time);
@@ -170,15 +169,7 @@ impl Managed {
             }
             value
         });
-        let list = list.collect();
-        if let Value::Object(object) = object {
-            let metadata = object
-                .entry("metadata")
-                .or_insert_with(|| Value::Object(Map::new()));
-            if let Value::Object(metadata) = metadata {
-                metadata.insert("managedFields".to_owned(), list);
-            }
-        }
+        put(object, list.collect());
     }
 
     pub(super) fn position(&self, like: &ManagedEntry) -> Option<usize> {
@@ -218,8 +209,21 @@ impl Managed {
 }
 
 /// Takes `metadata.managedFields` off an object.
-pub(super) fn remove(object: &mut Value) {
-    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-        metadata.remove("managedFields");
+pub(super) fn take(object: &mut Value) -> Option<Value> {
+    object
+        .get_mut("metadata")?
+        .as_object_mut()?
+        .remove("managedFields")
+}
+
+/// Sets `metadata.managedFields` of an object.
+pub(super) fn put(object: &mut Value, list: Value) {
+    if let Value::Object(object) = object {
+        let metadata = object
+            .entry("metadata")
+            .or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(metadata) = metadata {
+            metadata.insert("managedFields".to_owned(), list);
+        }
     }
 }

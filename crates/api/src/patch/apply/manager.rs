@@ -97,7 +97,7 @@ pub fn apply(request: &Request<'_>, live: &Value, config: &Value, force: bool) -
         )
     })?;
     let mut bare = live.clone();
-    managed::remove(&mut bare);
+    managed::take(&mut bare);
     let attempt = apply_once(request, &bare, config, managed.clone(), force);
     let result = match attempt {
         Err(ApplyError::Conflicts(conflicts)) if request.manager == "kubectl" => {
@@ -195,7 +195,16 @@ fn apply_once(
         Some(last) if !last.fields.is_empty() => prune(ty, &merged, &last.fields, &managed, &entry),
         _ => merged,
     };
-    settle(ty, live, &object, &mut managed, force)?;
+    let comparison = compare(ty, live, &object);
+    let conflicts = if force {
+        Vec::new()
+    } else {
+        find_conflicts(&comparison, &managed)
+    };
+    if !conflicts.is_empty() {
+        return Err(ApplyError::Conflicts(conflicts));
+    }
+    release(&comparison, &mut managed);
     entry.fields = entry.fields.difference(&stripped);
     let same_fields = |managed: &Managed, entry: &ManagedEntry| {
         managed.entries.len() + 1 == former.entries.len()
@@ -234,37 +243,28 @@ fn prune(ty: Type<'_>, merged: &Value, last: &FieldSet, others: &Managed, own: &
     )
 }
 
-/// Takes changed and removed fields away from the other managers; changed ones are conflicts unless forced.
-fn settle(
-    ty: Type<'_>,
-    old: &Value,
-    new: &Value,
-    others: &mut Managed,
-    force: bool,
-) -> Result<Comparison, ApplyError> {
-    let comparison = compare(ty, old, new);
-    let changed = comparison.modified.union(&comparison.added);
-    if !force {
-        let mut conflicts = Vec::new();
-        for entry in &others.entries {
-            let paths = entry.fields.intersection(&changed).paths();
-            conflicts.extend(paths.into_iter().map(|path| Conflict {
-                manager: entry.display(),
-                path,
-            }));
-        }
-        if !conflicts.is_empty() {
-            return Err(ApplyError::Conflicts(conflicts));
-        }
+/// The changed fields that other managers own.
+fn find_conflicts(comparison: &Comparison, others: &Managed) -> Vec<Conflict> {
+    let mut conflicts = Vec::new();
+    for entry in &others.entries {
+        let mut owned = entry.fields.intersection(&comparison.modified);
+        owned.extend(entry.fields.intersection(&comparison.added));
+        conflicts.extend(owned.paths().into_iter().map(|path| Conflict {
+            manager: entry.display(),
+            path,
+        }));
     }
+    conflicts
+}
+
+/// Takes changed and removed fields away from the other managers.
+fn release(comparison: &Comparison, others: &mut Managed) {
     for entry in &mut others.entries {
-        entry.fields = entry
-            .fields
-            .difference(&entry.fields.intersection(&changed))
-            .difference(&comparison.removed);
+        entry.fields.subtract(&comparison.modified);
+        entry.fields.subtract(&comparison.added);
+        entry.fields.subtract(&comparison.removed);
     }
     others.entries.retain(|entry| !entry.fields.is_empty());
-    Ok(comparison)
 }
 
 fn conflict_status(conflicts: &[Conflict]) -> Status {
@@ -359,41 +359,44 @@ fn write_last_applied(object: &mut Value, config: &Value) {
 /// `managedFields` that the client sends replace the live ones; an unreadable or empty list does not, and a list of one
 /// empty entry forgets all managers. An object that has none yet stays without until it is applied.
 pub fn track_update(request: &Request<'_>, live: Option<&Value>, new: &mut Value) {
-    let of_live = || live.and_then(|live| Managed::of(live).ok()).unwrap_or_default();
-    let mut managed = if !request.subresource.is_empty() {
-        of_live()
-    } else if Managed::is_reset(new) {
-        Managed::default()
-    } else {
-        Managed::of(new)
-            .ok()
-            .filter(|managed| !managed.entries.is_empty())
-            .unwrap_or_else(of_live)
+    let live_list = || live.and_then(|live| live.get("metadata")?.get("managedFields"));
+    let of_live = || {
+        live_list()
+            .and_then(|list| Managed::read(list.clone()).ok())
+            .unwrap_or_default()
     };
-    managed::remove(new);
-    if managed.entries.is_empty() && live.is_some() {
+    let sent = managed::take(new);
+    let reset = request.subresource.is_empty() && sent.as_ref().is_some_and(Managed::is_reset);
+    // An unchanged list, as clients send it back, counts as the live one.
+    let sent = sent.filter(|list| request.subresource.is_empty() && !reset && Some(list) != live_list());
+    let sent = sent
+        .and_then(|list| Managed::read(list).ok())
+        .filter(|managed| !managed.entries.is_empty());
+    let keeps_live = !reset && sent.is_none();
+    if live.is_some() && (reset || (keeps_live && live_list().is_none())) {
         return;
     }
     let ty = Type::new(request.schema);
-    let mut old = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
-    managed::remove(&mut old);
-    if old == *new {
-        managed.write(new);
+    let empty = Value::Object(Map::new());
+    let comparison = compare(ty, live.unwrap_or(&empty), new);
+    let stripped = FieldSet::of_fields(STRIPPED);
+    let mut fields = comparison.modified.clone();
+    fields.extend(comparison.added.clone());
+    fields.subtract_recursive(request.ignored);
+    fields.subtract(&stripped);
+    if keeps_live && fields.is_empty() && comparison.removed.difference(&stripped).is_empty() {
+        // Nothing changed, so neither do the managers.
+        if let Some(list) = live_list() {
+            managed::put(new, list.clone());
+        }
         return;
     }
-    // A forced settlement has no conflicts.
-    let Ok(comparison) = settle(ty, &old, new, &mut managed, true) else {
-        return;
-    };
-    let fields = comparison
-        .modified
-        .union(&comparison.added)
-        .recursive_difference(request.ignored)
-        .difference(&FieldSet::of_fields(STRIPPED));
+    let mut managed = sent.unwrap_or_else(of_live);
+    release(&comparison, &mut managed);
     if !fields.is_empty() {
         let mut entry = request.entry(request.manager, Operation::Update, fields);
         if let Some(at) = managed.position(&entry) {
-            entry.fields = entry.fields.union(&managed.entries.swap_remove(at).fields);
+            entry.fields.extend(managed.entries.swap_remove(at).fields);
         }
         managed.entries.push(entry);
     }

@@ -103,7 +103,7 @@ impl<'a> Type<'a> {
         item: &Value,
     ) -> Result<PathElement, String> {
         let keys = match list_type {
-            ListType::Atomic => return Ok(PathElement::Index(index)),
+            ListType::Atomic => return Ok(PathElement::index(index)),
             ListType::Set => {
                 return match item {
                     Value::Null => {
@@ -184,7 +184,7 @@ fn validate_at(ty: Type<'_>, value: &Value, path: &mut Vec<PathElement>) -> Resu
     match value {
         Value::Object(fields) => {
             for (name, below) in fields {
-                path.push(PathElement::Field(name.clone()));
+                path.push(PathElement::field(name));
                 if ty.is_undeclared(name) {
                     return Err(at(path, "field not declared in schema"));
                 }
@@ -237,7 +237,7 @@ fn fill(ty: Type<'_>, value: &Value, entry: &mut Entry) {
         Atom::Map => {
             for (name, value) in value.as_object().into_iter().flatten() {
                 let (ty, declared) = ty.entry(name);
-                let below = entry.children.entry(PathElement::Field(name.clone()));
+                let below = entry.children.entry(PathElement::field(name));
                 fill(ty, value, below);
                 below.member |= !declared || value.is_null() || value.as_object().is_some_and(Map::is_empty);
             }
@@ -297,7 +297,7 @@ fn compare_at(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut 
                 let other = after.and_then(|after| after.get(name));
                 descend(
                     ty.entry(name).0,
-                    PathElement::Field(name.clone()),
+                    PathElement::field(name),
                     Some(value),
                     other,
                     out,
@@ -305,13 +305,7 @@ fn compare_at(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut 
             }
             for (name, value) in after.into_iter().flatten() {
                 if before.is_none_or(|before| !before.contains_key(name)) {
-                    descend(
-                        ty.entry(name).0,
-                        PathElement::Field(name.clone()),
-                        None,
-                        Some(value),
-                        out,
-                    );
+                    descend(ty.entry(name).0, PathElement::field(name), None, Some(value), out);
                 }
             }
         }
@@ -334,9 +328,9 @@ fn descend(
 ) {
     let mut below = Difference::default();
     compare_at(ty, old, new, &mut below);
-    out.added.children.attach(&element, below.added);
-    out.modified.children.attach(&element, below.modified);
-    out.removed.children.attach(&element, below.removed);
+    out.added.children.attach(element.clone(), below.added);
+    out.modified.children.attach(element.clone(), below.modified);
+    out.removed.children.attach(element, below.removed);
 }
 
 /// Elements by name; of several with one name the first counts.
@@ -411,7 +405,7 @@ pub(super) fn remove(ty: Type<'_>, value: &Value, set: &FieldSet) -> Value {
         (Atom::Map, Value::Object(fields)) => {
             let mut kept = Map::new();
             for (name, value) in fields {
-                let element = PathElement::Field(name.clone());
+                let element = PathElement::field(name);
                 if set.has(&element) {
                     continue;
                 }
@@ -435,13 +429,12 @@ pub(super) fn remove(ty: Type<'_>, value: &Value, set: &FieldSet) -> Value {
 pub(super) fn with_named_fields(ty: Type<'_>, set: &FieldSet) -> FieldSet {
     let mut result = FieldSet::default();
     for (element, entry) in set.entries() {
-        let (below, declared) = match element {
-            PathElement::Field(name) => ty.entry(name),
-            _ => (ty.items(), false),
-        };
+        let (below, declared) = element
+            .as_field()
+            .map_or((ty.items(), false), |name| ty.entry(name));
         let children = with_named_fields(below, &entry.children);
         let member = entry.member || (declared && !entry.children.is_empty());
-        result.attach(element, Entry { member, children });
+        result.attach(element.clone(), Entry { member, children });
     }
     result
 }

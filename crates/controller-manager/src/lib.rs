@@ -12,7 +12,12 @@ mod registration;
 mod run;
 pub mod shared;
 
+mod csr;
+mod deployment;
+mod node_ipam;
 mod replicaset;
+mod root_ca;
+mod serviceaccount;
 
 pub use config::{ClientFactory, Config, LeaderElection};
 pub use context::Context;

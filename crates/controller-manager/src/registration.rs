@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 
-use crate::{Context, replicaset};
+use crate::{Context, csr, deployment, node_ipam, replicaset, root_ca, serviceaccount};
 
 /// A controller as the list knows it.
 pub struct Controller {
@@ -30,6 +30,11 @@ macro_rules! controller {
 pub const CONTROLLERS: &[Controller] = &[
     // Workloads.
     controller!(
+        "deployment-controller",
+        "deployment-controller",
+        deployment::start
+    ),
+    controller!(
         "replicaset-controller",
         "replicaset-controller",
         replicaset::start
@@ -40,4 +45,25 @@ pub const CONTROLLERS: &[Controller] = &[
         replicaset::start_replication
     ),
     // Cluster.
+    controller!(
+        "serviceaccount-controller",
+        "service-account-controller",
+        serviceaccount::start
+    ),
+    controller!(
+        "root-ca-certificate-publisher-controller",
+        "root-ca-cert-publisher",
+        root_ca::start
+    ),
+    controller!("node-ipam-controller", "node-controller", node_ipam::start),
+    controller!(
+        "certificatesigningrequest-approving-controller",
+        "certificate-controller",
+        csr::start_approving
+    ),
+    controller!(
+        "certificatesigningrequest-signing-controller",
+        "certificate-controller",
+        csr::start_signing
+    ),
 ];

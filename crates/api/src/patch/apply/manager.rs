@@ -378,10 +378,12 @@ pub fn track_update(request: &Request<'_>, live: Option<&Value>, new: &mut Value
     }
     let ty = Type::new(request.schema);
     let empty = Value::Object(Map::new());
-    let comparison = compare(ty, live.unwrap_or(&empty), new);
+    let mut comparison = compare(ty, live.unwrap_or(&empty), new);
     let stripped = FieldSet::of_fields(STRIPPED);
-    let mut fields = comparison.modified.clone();
-    fields.extend(comparison.added.clone());
+    let mut fields = match live {
+        Some(_) => comparison.added.union(&comparison.modified),
+        None => std::mem::take(&mut comparison.added),
+    };
     fields.subtract_recursive(request.ignored);
     fields.subtract(&stripped);
     if keeps_live && fields.is_empty() && comparison.removed.difference(&stripped).is_empty() {

@@ -271,37 +271,43 @@ pub(super) fn compare(ty: Type<'_>, old: &Value, new: &Value) -> Comparison {
     }
 }
 
-fn is_vacant(value: Option<&Value>) -> bool {
+fn is_vacant(value: &Value) -> bool {
     match value {
-        None | Some(Value::Null) => true,
-        Some(Value::Array(items)) => items.is_empty(),
-        Some(Value::Object(map)) => map.is_empty(),
-        Some(_) => false,
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
     }
 }
 
 fn compare_at(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Difference) {
-    let Some(shape) = new.filter(|value| !value.is_null()).or(old).or(new) else {
-        return;
+    let (old, new) = match (old, new) {
+        (Some(old), Some(new)) => (old, new),
+        (None, Some(new)) => return fill_all(ty, new, &mut out.added),
+        (Some(old), None) => return fill_all(ty, old, &mut out.removed),
+        (None, None) => return,
     };
-    if old.is_some() && old == new {
+    if old == new {
         return;
     }
+    let shape = if new.is_null() { old } else { new };
     match ty.atom(shape) {
         Atom::List(list_type, items) if !(is_vacant(old) && is_vacant(new)) => {
             compare_lists(list_type, items, old, new, out);
         }
         Atom::Map if !(is_vacant(old) && is_vacant(new)) => {
-            let (before, after) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+            let (before, after) = (old.as_object(), new.as_object());
             for (name, value) in before.into_iter().flatten() {
                 let other = after.and_then(|after| after.get(name));
-                descend(
-                    ty.entry(name).0,
-                    PathElement::field(name),
-                    Some(value),
-                    other,
-                    out,
-                );
+                if other != Some(value) {
+                    descend(
+                        ty.entry(name).0,
+                        PathElement::field(name),
+                        Some(value),
+                        other,
+                        out,
+                    );
+                }
             }
             for (name, value) in after.into_iter().flatten() {
                 if before.is_none_or(|before| !before.contains_key(name)) {
@@ -309,14 +315,35 @@ fn compare_at(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut 
                 }
             }
         }
-        _ => {
-            if old.is_some() && new.is_some() {
-                out.modified.member = true;
+        _ => out.modified.member = true,
+    }
+}
+
+/// Every path of a value that is there on one side only: its leaves and all on the way to them.
+fn fill_all(ty: Type<'_>, value: &Value, entry: &mut Entry) {
+    entry.member = true;
+    if is_vacant(value) {
+        return;
+    }
+    match (ty.atom(value), value) {
+        (Atom::List(list_type, items), Value::Array(list)) => {
+            for (index, item) in list.iter().enumerate() {
+                if let Ok(element) = items.element(list_type, index, item) {
+                    fill_all(items, item, entry.children.entry(element));
+                }
             }
         }
+        (Atom::Map, Value::Object(fields)) => {
+            for (name, value) in fields {
+                fill_all(
+                    ty.entry(name).0,
+                    value,
+                    entry.children.entry(PathElement::field(name)),
+                );
+            }
+        }
+        _ => {}
     }
-    out.added.member |= old.is_none();
-    out.removed.member |= new.is_none();
 }
 
 fn descend(
@@ -349,13 +376,8 @@ pub(super) fn index<'a>(
     .collect()
 }
 
-fn compare_lists(
-    list_type: &ListType,
-    items: Type<'_>,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    out: &mut Difference,
-) {
+fn compare_lists(list_type: &ListType, items: Type<'_>, old: &Value, new: &Value, out: &mut Difference) {
+    let (old, new) = (Some(old), Some(new));
     let (before, after) = (index(list_type, items, old), index(list_type, items, new));
     let by_name = |list: &[(PathElement, &Value)]| {
         let mut map = std::collections::HashMap::new();

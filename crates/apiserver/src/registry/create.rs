@@ -49,6 +49,9 @@ impl Registry {
         let name = metadata::text(&object, "name").to_owned();
         let given = attributes(cx, kind, Operation::Create, "", namespace, &name, None, dry_run);
         self.admit(cx, &given, Some(&mut object)).await?;
+        for warning in keelson_api::strategy::warnings_on_create(&kind.gvk, &object) {
+            cx.notes.warn(&warning);
+        }
 
         metadata::set_text(&mut object, "uid", &uuid::Uuid::new_v4().to_string());
         metadata::set_text(&mut object, "creationTimestamp", &model::now());

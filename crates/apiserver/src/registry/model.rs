@@ -10,9 +10,10 @@ use keelson_api::gvk::{GroupVersion, GroupVersionKind};
 use keelson_api::normalize::normalize;
 use keelson_api::schema::Schema;
 use keelson_api::status::Status;
+use keelson_api::strategy;
 use serde_json::Value;
 
-use super::kind::Kind;
+use super::kind::{Kind, KindSchema};
 use super::metadata;
 use super::options::FieldValidation;
 use crate::admission::Notes;
@@ -185,39 +186,21 @@ pub fn apply_defaults(gvk: &GroupVersionKind, schema: &Schema, value: &mut Value
     keelson_api::defaults::apply_kind(gvk, value);
 }
 
-/// Resets what clients do not set when they create.
+/// Resets what clients do not set when they create, and sets what their kind begins with.
 pub fn prepare_for_create(kind: &Kind, object: &mut Value) {
-    if kind.info.has_status() {
-        if let Some(map) = object.as_object_mut() {
-            map.remove("status");
-        }
-        metadata::of_mut(object).insert("generation".to_owned(), Value::from(1));
+    match kind.schema {
+        KindSchema::Custom(_) => strategy::prepare_custom_for_create(kind.info.has_status(), object),
+        _ => strategy::prepare_for_create(&kind.gvk, object, &now()),
     }
 }
 
-/// Resets what clients do not set when they update, and raises the generation when the spec changed.
+/// Resets what clients do not set when they update, and raises the generation where the kind says so.
 pub fn prepare_for_update(kind: &Kind, subresource: &str, new: &mut Value, old: &Value) {
-    if !kind.info.has_status() {
-        return;
-    }
-    if subresource == "status" {
-        let status = new.as_object_mut().and_then(|m| m.remove("status"));
-        let own = new.get("metadata").cloned().unwrap_or_default();
-        *new = old.clone();
-        new["metadata"] = own;
-        if let Some(status) = status {
-            new["status"] = status;
+    match kind.schema {
+        KindSchema::Custom(_) => {
+            strategy::prepare_custom_for_update(kind.info.has_status(), subresource, new, old);
         }
-        return;
-    }
-    if let Some(map) = new.as_object_mut() {
-        match old.get("status") {
-            Some(status) => map.insert("status".to_owned(), status.clone()),
-            None => map.remove("status"),
-        };
-    }
-    if new.get("spec") != old.get("spec") {
-        metadata::bump_generation(new);
+        _ => strategy::prepare_for_update(&kind.gvk, subresource, new, old, &now()),
     }
 }
 

@@ -9,8 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use keelson_kubelet::{Cri, KubeletConfig, ServerConfig};
 use keelson_network::{HostPort, PodNetwork, PodRequest, Protocol, Vxlan};
 use keelson_runtime::images::{ImageConfig, ImageStore};
-use keelson_runtime::network::{NetworkError, PodIps, PodNetworkRequest, PortMapping};
-use keelson_runtime::{Config as RuntimeConfig, Runtime};
+use keelson_runtime::{Config as RuntimeConfig, NetworkError, PodIps, PodNetworkRequest, PortMapping, Runtime};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -94,7 +93,7 @@ pub struct NodeClients {
 struct Adapter(Arc<PodNetwork>);
 
 #[async_trait]
-impl keelson_runtime::network::PodNetwork for Adapter {
+impl keelson_runtime::PodNetwork for Adapter {
     async fn setup(&self, request: &PodNetworkRequest) -> Result<PodIps, NetworkError> {
         let (network, pod) = (self.0.clone(), pod_request(request));
         blocking(move || network.setup(&pod)).await.map(PodIps)
@@ -171,7 +170,6 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     network.service_cidrs = vec![IpNet::V4(options.service_cidr)];
     network.load_balancer_cidrs = vec![IpNet::V4(options.load_balancer_cidr)];
     let network = Arc::new(PodNetwork::new(network)?);
-    network.add_local_address(options.dns.into())?;
     let stop = shutdown.child_token();
     let tracker = TaskTracker::new();
     let (cri, runtime) = match &options.container_runtime_endpoint {
@@ -188,11 +186,17 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     }
     let (pods, client, token) = (network.clone(), options.clients.network, stop.clone());
     parts.spawn(async move { part("pod network", keelson_network::run(pods, client, token).await) });
-    let dns = keelson_network::dns::Config::new(options.dns.into());
+    let dns = keelson_network::dns::Config {
+        cluster_addresses: vec![options.dns.into()],
+        ranges: vec![IpNet::V4(options.cluster_cidr), IpNet::V4(options.service_cidr)],
+        ..keelson_network::dns::Config::default()
+    };
     let (client, token) = (options.clients.dns, stop.clone());
     parts.spawn(async move { part("DNS", keelson_network::dns::run(dns, client, token).await) });
     let mut proxy = keelson_kube_proxy::Config::new(&options.name);
+    proxy.table = format!("kube-proxy-{}", options.paths.id());
     proxy.cluster_cidrs = vec![IpNet::V4(options.cluster_cidr)];
+    proxy.service_cidrs = vec![IpNet::V4(options.service_cidr)];
     let (client, token) = (options.clients.proxy, stop.clone());
     parts.spawn(async move { part("kube-proxy", keelson_kube_proxy::run(proxy, client, token).await) });
 

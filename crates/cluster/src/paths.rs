@@ -88,6 +88,11 @@ impl Paths {
         self.run.join("cri.sock")
     }
 
+    /// The node's control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.run.join("control.sock")
+    }
+
     /// The cgroup, below every controller's root, that holds all pods of this node.
     pub fn cgroup(&self) -> String {
         format!("/keelson-{}", self.id())

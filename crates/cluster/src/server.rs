@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use keelson_apiserver::user::UserInfo;
 use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
 use keelson_kubelet::ServerConfig;
 use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
 use keelson_store::{EmbeddedStore, Options};
-use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::addons;
+use crate::identities::Identities;
 use crate::node::{self, NodeClients, NodeOptions};
 use crate::paths::{Paths, write_atomically};
 use crate::process::ProcessRecord;
@@ -154,15 +153,6 @@ fn api_server_config(
     Ok(config)
 }
 
-/// Clients inside this process, each with its own identity.
-struct Identities<'a>(&'a ApiServer);
-
-impl Identities<'_> {
-    fn client(&self, user: &str, groups: &[&str]) -> Client {
-        keelson_client::client_from_service(self.0.local_service(UserInfo::new(user, groups)))
-    }
-}
-
 async fn run_parts(
     paths: &Paths,
     settings: &ClusterSettings,
@@ -171,7 +161,7 @@ async fn run_parts(
     progress: &Progress<'_>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let identities = Identities(api);
+    let identities = Identities::new(api.clone());
     let admin = identities.client("kubernetes-admin", &["kubeadm:cluster-admins"]);
     addons::ensure(&admin, settings.dns_address())
         .await
@@ -181,7 +171,7 @@ async fn run_parts(
     let node_options = node_options(paths, settings, pki, &identities)?;
     let token = stop.clone();
     parts.spawn(async move { node::run(node_options, token).await.map_err(Error::from) });
-    crate::control_plane::spawn(&mut parts, settings, pki, |user| identities.client(user, &[]), &stop)?;
+    crate::control_plane::spawn(&mut parts, settings, pki, api, &stop);
     progress.done("scheduler, controllers and node started");
     progress.finished("server process running");
     let result = tokio::select! {
@@ -201,7 +191,7 @@ fn node_options(
     paths: &Paths,
     settings: &ClusterSettings,
     pki: &Pki,
-    identities: &Identities<'_>,
+    identities: &Identities,
 ) -> Result<NodeOptions, Error> {
     let name = &settings.node_name;
     let hosts = [name.clone(), settings.node_ip.to_string()];
@@ -226,7 +216,7 @@ fn node_options(
             kubelet: identities.client(&format!("system:node:{name}"), &["system:nodes"]),
             proxy: identities.client("system:kube-proxy", &["system:node-proxier"]),
             network: identities.client("system:kube-proxy", &["system:node-proxier"]),
-            dns: identities.client("system:serviceaccount:kube-system:kube-dns", &["system:serviceaccounts"]),
+            dns: identities.service_account("kube-system", "kube-dns"),
         },
     })
 }

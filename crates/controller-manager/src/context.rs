@@ -79,6 +79,14 @@ impl Context {
         self.shared.shutdown.clone()
     }
 
+    /// Waits for `event`; `false` when the controller must end before it happens.
+    pub async fn before_shutdown(&self, event: impl Future<Output = ()>) -> bool {
+        tokio::select! {
+            () = self.shared.shutdown.cancelled() => false,
+            () = event => true,
+        }
+    }
+
     /// Runs `task` until it ends by itself; it is joined before the manager returns, so it must watch [`Self::shutdown`].
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.shared.tracker.spawn(task);

@@ -13,6 +13,7 @@ mod run;
 pub mod shared;
 
 mod csr;
+mod daemonset;
 mod deployment;
 mod node_ipam;
 mod replicaset;

@@ -94,9 +94,8 @@ pub(crate) async fn start(context: Context) {
     let parts = Mutex::new(Parts::new(range, config.node_cidr_mask_size_ipv4));
     let queue: WorkQueue<NamespacedName> = WorkQueue::default();
     let nodes = context.informer::<Node>();
-    tokio::select! {
-        () = context.shutdown().cancelled() => return,
-        () = nodes.synced() => {}
+    if !context.before_shutdown(nodes.synced()).await {
+        return;
     }
     // What nodes have must be known before the first part is given out.
     for node in nodes.list() {

@@ -44,6 +44,7 @@ pub const CONTROLLERS: &[Controller] = &[
         "replication-controller",
         replicaset::start_replication
     ),
+    controller!("daemonset-controller", "daemon-set-controller", daemonset::start),
     // Cluster.
     controller!(
         "serviceaccount-controller",

@@ -48,9 +48,8 @@ pub(crate) async fn start(context: Context) {
             ));
         }
     });
-    tokio::select! {
-        () = context.shutdown().cancelled() => return,
-        () = async { tokio::join!(namespaces.synced(), maps.synced()); } => {}
+    if !context.before_shutdown(async { tokio::join!(namespaces.synced(), maps.synced()); }).await {
+        return;
     }
     let data = BTreeMap::from([(KEY.to_owned(), pem)]);
     let state = Arc::new(State {

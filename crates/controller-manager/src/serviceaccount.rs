@@ -30,9 +30,8 @@ pub(crate) async fn start(context: Context) {
             ));
         }
     });
-    tokio::select! {
-        () = context.shutdown().cancelled() => return,
-        () = async { tokio::join!(namespaces.synced(), accounts.synced()); } => {}
+    if !context.before_shutdown(async { tokio::join!(namespaces.synced(), accounts.synced()); }).await {
+        return;
     }
     let state = Arc::new((context.client(), namespaces, accounts));
     run_workers(

@@ -29,9 +29,8 @@ pub(crate) async fn start(context: Context) {
     let nodes = context.informer::<Node>();
     let sink = queue.clone();
     requests.on_change(move |change| sink.add(NamespacedName::of(change.object().as_ref())));
-    tokio::select! {
-        () = context.shutdown().cancelled() => return,
-        () = async { tokio::join!(requests.synced(), nodes.synced()); } => {}
+    if !context.before_shutdown(async { tokio::join!(requests.synced(), nodes.synced()); }).await {
+        return;
     }
     let state = Arc::new(State {
         client: context.client(),

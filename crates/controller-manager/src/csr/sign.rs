@@ -45,9 +45,8 @@ pub(crate) async fn start(context: Context) {
     let requests = context.informer::<CertificateSigningRequest>();
     let sink = queue.clone();
     requests.on_change(move |change| sink.add(NamespacedName::of(change.object().as_ref())));
-    tokio::select! {
-        () = context.shutdown().cancelled() => return,
-        () = requests.synced() => {}
+    if !context.before_shutdown(requests.synced()).await {
+        return;
     }
     let state = Arc::new(State {
         client: context.client(),

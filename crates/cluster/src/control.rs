@@ -1,0 +1,255 @@
+//! The node's control socket: images for `keelson image`, over HTTP on a unix socket that only root can reach.
+//!
+//! Every answer is a stream of JSON lines: progress, then `{"result": …}` or `{"error": "…"}` as the last one.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use keelson_runtime::images::{ImageRecord, ImageStore, ImportSource, PullProgress};
+use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Talking to a node failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens.
+    #[error("no keelson runs here: nothing answers on {path}; start it with `keelson up` or `keelson agent`", path = path.display())]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to keelson broke")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A file.
+    #[error("cannot read {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The node refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Broken(error.into())
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// Serves the socket until `shutdown`.
+pub async fn serve(images: ImageStore, socket: &Path, shutdown: CancellationToken) -> io::Result<()> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let tasks = TaskTracker::new();
+    loop {
+        let (stream, _) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted?,
+        };
+        let (images, tracker, shutdown) = (images.clone(), tasks.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            let service = hyper::service::service_fn(move |request| {
+                let (images, tracker) = (images.clone(), tracker.clone());
+                async move { Ok::<_, Infallible>(answer(images, request, &tracker)) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                // The client went away: nothing is lost, images are whole or absent.
+                _ = connection => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+fn answer(images: ImageStore, request: Request<Incoming>, tasks: &TaskTracker) -> Response<Body> {
+    let image = request.uri().query().and_then(|query| query.strip_prefix("image=")).map(str::to_owned);
+    let (lines, receiver) = mpsc::channel(16);
+    match (request.method().clone(), request.uri().path(), image) {
+        (Method::GET, "/images", None) => {
+            let list: Vec<_> = images.list(None).iter().map(describe).collect();
+            tasks.spawn(async move { finish(&lines, Ok(json!(list))).await });
+        }
+        (Method::POST, "/images/import", None) => {
+            let body = request.into_body();
+            tasks.spawn(async move { finish(&lines, import(&images, body).await).await });
+        }
+        (Method::POST, "/images/pull", Some(image)) => {
+            tasks.spawn(async move {
+                let result = pull(&images, &image, &lines).await;
+                finish(&lines, result).await;
+            });
+        }
+        (Method::DELETE, "/images", Some(image)) => {
+            tasks.spawn(async move {
+                let result = images.remove(&image).await.map(|()| json!(image)).map_err(|e| error_text(&e));
+                finish(&lines, result).await;
+            });
+        }
+        _ => return status(StatusCode::NOT_FOUND),
+    }
+    let frames = futures::stream::unfold(receiver, |mut receiver| async move {
+        let line = receiver.recv().await?;
+        Some((Ok(Frame::data(line)), receiver))
+    });
+    Response::new(BodyExt::boxed(StreamBody::new(frames)))
+}
+
+fn status(code: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::new()).boxed());
+    *response.status_mut() = code;
+    response
+}
+
+async fn finish(lines: &mpsc::Sender<Bytes>, result: Result<Value, String>) {
+    let line = match result {
+        Ok(value) => json!({"result": value}),
+        Err(error) => json!({"error": error}),
+    };
+    send(lines, &line).await;
+}
+
+async fn send(lines: &mpsc::Sender<Bytes>, line: &Value) {
+    // A client that has gone away does not want the line.
+    let _ = lines.send(Bytes::from(format!("{line}\n"))).await;
+}
+
+fn describe(image: &ImageRecord) -> Value {
+    json!({"id": image.id.to_string(), "names": image.repo_tags, "digests": image.repo_digests, "size": image.size})
+}
+
+fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+async fn import(images: &ImageStore, body: Incoming) -> Result<Value, String> {
+    let stream = BodyStream::new(body)
+        .try_filter_map(|frame| async move { Ok(frame.into_data().ok()) })
+        .map_err(io::Error::other);
+    let reader = SyncIoBridge::new(StreamReader::new(Box::pin(stream)));
+    let imported = images.import(ImportSource::Reader(Box::new(reader))).await.map_err(|e| error_text(&e))?;
+    Ok(imported.iter().map(describe).collect())
+}
+
+async fn pull(images: &ImageStore, image: &str, lines: &mpsc::Sender<Bytes>) -> Result<Value, String> {
+    let (progress, mut changes) = watch::channel(PullProgress::default());
+    let mut pulling = std::pin::pin!(images.pull(image, None, progress));
+    loop {
+        tokio::select! {
+            result = &mut pulling => return result.map(|i| describe(&i)).map_err(|e| error_text(&e)),
+            Ok(()) = changes.changed() => {
+                let now = changes.borrow_and_update().clone();
+                let line = json!({
+                    "layersDone": now.layers_done, "layersTotal": now.layers_total,
+                    "bytesDone": now.bytes_done, "bytesTotal": now.bytes_total,
+                });
+                send(lines, &line).await;
+            }
+        }
+    }
+}
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// List images.
+    List,
+    /// Import an archive.
+    Import(PathBuf),
+    /// Pull an image.
+    Pull(String),
+    /// Remove an image.
+    Remove(String),
+}
+
+/// Does `action` on the node behind `socket`; `progress` sees what the node tells meanwhile.
+pub async fn request(socket: &Path, action: &Action, progress: &(dyn Fn(&Value) + Send + Sync)) -> Result<Value, Error> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| Error::NotRunning { path: socket.into(), source })?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, BoxBody<Bytes, io::Error>>(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+    let connection = tokio::spawn(connection);
+    let empty = || Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
+    let (method, path, body) = match action {
+        Action::List => (Method::GET, "/images".to_owned(), empty()),
+        Action::Import(file) => {
+            let opened = tokio::fs::File::open(file).await;
+            let file = opened.map_err(|source| Error::Read { path: file.clone(), source })?;
+            let frames = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10).map_ok(Frame::data);
+            (Method::POST, "/images/import".to_owned(), BodyExt::boxed(StreamBody::new(frames)))
+        }
+        Action::Pull(image) => (Method::POST, format!("/images/pull?image={image}"), empty()),
+        Action::Remove(image) => (Method::DELETE, format!("/images?image={image}"), empty()),
+    };
+    let request = Request::builder().method(method).uri(path).header("host", "keelson").body(body).map_err(broken)?;
+    let response = sender.send_request(request).await.map_err(broken)?;
+    let mut body = response.into_body();
+    let mut buffer = Vec::new();
+    let result = loop {
+        match body.frame().await {
+            Some(frame) => buffer.extend(frame.map_err(broken)?.into_data().unwrap_or_default()),
+            None => break Err(broken("it closed the connection before it answered")),
+        }
+        if let Some(result) = lines(&mut buffer, progress)? {
+            break result;
+        }
+    };
+    drop(sender);
+    connection.abort();
+    result
+}
+
+/// Takes whole lines off `buffer`; the last one's result.
+fn lines(buffer: &mut Vec<u8>, progress: &(dyn Fn(&Value) + Send + Sync)) -> Result<Option<Result<Value, Error>>, Error> {
+    while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+        let line: Vec<u8> = buffer.drain(..=end).collect();
+        let mut value: Value = serde_json::from_slice(&line).map_err(broken)?;
+        if let Some(result) = value.get_mut("result") {
+            return Ok(Some(Ok(result.take())));
+        }
+        if let Some(error) = value.get("error").and_then(Value::as_str) {
+            return Ok(Some(Err(Error::Refused(error.to_owned()))));
+        }
+        progress(&value);
+    }
+    Ok(None)
+}

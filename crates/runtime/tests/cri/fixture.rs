@@ -33,6 +33,34 @@ pub(crate) struct Node {
     _temp: Arc<tempfile::TempDir>,
 }
 
+/// After a failed test: kills what it has started and unmounts what it has mounted.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let dir = self.dir.display().to_string();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let pid = entry.file_name().to_string_lossy().parse::<i32>();
+            if let (Ok(pid), true) = (pid, String::from_utf8_lossy(&arguments).contains(&dir)) {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+        let group = keelson_runtime::cgroup::Cgroups::detect().unwrap().group(Path::new(&self.cgroup));
+        group.kill_all();
+        for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
+            if let Some(path) = line.split(' ').nth(4).filter(|path| path.starts_with(&dir)) {
+                let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while group.remove().is_err() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+}
+
 async fn open(dir: &Path) -> Runtime {
     let images = ImageStore::open(ImageConfig::new(dir.join("images"))).unwrap();
     let mut config = Config::new(dir.join("root"), dir.join("run"), Arc::new(NoNetwork));
@@ -81,11 +109,13 @@ impl Node {
         Self::open_in(dir, temp).await
     }
 
-    async fn close(self) {
+    async fn close(mut self) {
         self.shutdown.cancel();
-        drop(self.cri);
-        self.server.await.unwrap();
+        // First: it ends the event streams, which the server waits for.
         self.runtime.close().await;
+        let server = std::mem::replace(&mut self.server, tokio::spawn(async {}));
+        drop(self);
+        server.await.unwrap();
     }
 
     /// Removes every sandbox, and checks that nothing is left of them.
@@ -120,7 +150,7 @@ impl Node {
                 attempt: 0,
             }),
             hostname: name.to_owned(),
-            log_directory: self.dir.join("logs").display().to_string(),
+            log_directory: self.dir.join("logs").join(name).display().to_string(),
             labels: HashMap::from([("app".to_owned(), name.to_owned())]),
             linux: Some(v1::LinuxPodSandboxConfig {
                 cgroup_parent: format!("{}/{name}", self.cgroup),

@@ -142,6 +142,7 @@ async fn events_tell_every_step() {
             assert_eq!(event.containers_statuses[0].exit_code, 7);
         }
     }
+    drop(events);
     node.finish().await;
 }
 

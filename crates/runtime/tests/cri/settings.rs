@@ -33,7 +33,7 @@ async fn process_settings() {
         c.envs = vec![pair("FROM_IMAGE", "no"), pair("A", "1")];
     })
     .await;
-    check(n, "user", "id -u; id -g; id -G; echo x > /dev/stdout", &["33", "34", "34 50 7", "x"], |c| {
+    check(n, "user", "id -u; id -g; id -G; echo x > /dev/stdout", &["33", "34", "34 7 50", "x"], |c| {
         security(c).run_as_username = "web".to_owned();
         security(c).supplemental_groups = vec![7];
     })
@@ -96,7 +96,7 @@ async fn pod_settings() {
         tokio::task::yield_now().await;
     }
     while node.exec(&second, "cat /dev/shm/x").await.1 != "shared\n" {}
-    let namespaces = "readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts";
+    let namespaces = "for n in net ipc uts; do readlink /proc/self/ns/$n; done";
     assert_eq!(node.exec(&first, namespaces).await.1, node.exec(&second, namespaces).await.1);
     let mut host = node.pod("host");
     let options = v1::NamespaceOption {
@@ -109,7 +109,7 @@ async fn pod_settings() {
     let sandbox = node.run_pod(&host).await;
     let config = secure(shell("main", "sleep 1000"), |security| security.namespace_options = Some(options));
     let container = node.start_container(&sandbox, &host, config).await;
-    let all = "readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts /proc/self/ns/pid";
+    let all = "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done";
     let own = ["net", "ipc", "uts", "pid"]
         .map(|name| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string() + "\n");
     assert_eq!(node.exec(&container, all).await.1, own.concat());

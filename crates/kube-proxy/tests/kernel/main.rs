@@ -1,5 +1,8 @@
 //! The proxy against the real kernel, with real servers and clients in network namespaces without a way out.
 
+#[path = "../../../network/tests/kernel/fake_api.rs"]
+mod fake_api;
+mod run;
 mod support;
 
 use std::collections::BTreeSet;

@@ -298,11 +298,14 @@ fn port_matches(wanted: Option<(&str, &str)>, name: Option<&str>, protocol: Opti
 
 fn cluster_targets(service: &Service, wanted: Option<(&str, &str)>) -> Vec<Target> {
     let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
-    let ports: Vec<u16> = ports
+    let mut ports: Vec<Option<u16>> = ports
         .filter(|p| port_matches(wanted, p.name.as_deref(), p.protocol.as_deref()))
-        .filter_map(|p| port_number(Some(p.port)))
+        .map(|p| port_number(Some(p.port)))
         .collect();
-    let of = |ip: IpAddr| ports.iter().map(move |port| Target { ip, host: None, port: Some(*port) });
+    if ports.is_empty() && wanted.is_none() {
+        ports.push(None);
+    }
+    let of = |ip: IpAddr| ports.iter().map(move |port| Target { ip, host: None, port: *port });
     cluster_ips(service).into_iter().flat_map(of).collect()
 }
 

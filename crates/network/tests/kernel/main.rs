@@ -1,5 +1,7 @@
 //! The pod network against the real kernel: machines are network namespaces without a way out.
 
+mod dns;
+mod fake_api;
 mod support;
 
 use std::collections::HashSet;
@@ -208,4 +210,54 @@ fn cni_plugins_take_over_when_configured() {
     std::fs::write(conf.join("00-broken.conflist"), broken).unwrap();
     let e = network.setup(&lab.request("z", "z", vec![])).unwrap_err();
     assert!(e.to_string().starts_with(r#"failed to find plugin "nowhere" in path"#), "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_objects_program_the_overlay() {
+    use serde_json::json;
+    let lab = Lab::new();
+    let (n1, n2) = (lab.machine("n1", "172.30.0.1"), lab.node(2));
+    let c = lab.pod(&n2, "c", vec![]);
+    serve(&c.ns, "c", 80);
+    let mut config = keelson_network::Config::new("n1", lab.dir.path().join("state-n1"));
+    config.netns = Some(lab.dir.path().join("n1"));
+    let network = std::sync::Arc::new(PodNetwork::new(config).unwrap());
+    n2.network.set_peer("n1", Some(keelson_network::NodeInfo {
+        addresses: vec!["172.30.0.1".parse().unwrap()],
+        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+    })).unwrap();
+    let api = fake_api::FakeApi::new();
+    let node = |n: u8, range: Option<&str>| {
+        let address = json!([{ "type": "InternalIP", "address": format!("172.30.0.{n}") }]);
+        json!({ "metadata": { "name": format!("n{n}") }, "spec": { "podCIDR": range, "podCIDRs": range.map(|r| vec![r]) },
+                "status": { "addresses": address } })
+    };
+    let path = "/api/v1/nodes";
+    api.put(path, node(1, None));
+    api.put(path, node(2, Some("10.244.2.0/24")));
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(keelson_network::run(network.clone(), api.client(), shutdown.clone()));
+    let test = tokio::task::spawn_blocking(move || {
+        assert!(network.ready().is_err());
+        api.put(path, node(1, Some("10.244.1.0/24")));
+        let start = Instant::now();
+        while network.ready().is_err() {
+            assert!(start.elapsed() < Duration::from_secs(5));
+            std::thread::yield_now();
+        }
+        let request = lab.request("a", "a", vec![]);
+        network.setup(&request).unwrap();
+        let a = NetNs::open(&request.netns).unwrap();
+        assert_eq!(fetch(&a, &format!("{}:80", c.ip)).unwrap(), "c 10.244.1.2 1");
+        api.delete(path, node(2, None));
+        let start = Instant::now();
+        while sh(&n1, "ip route").contains("10.244.2.0/24") {
+            assert!(start.elapsed() < Duration::from_secs(5));
+        }
+        lab
+    });
+    let lab = test.await.unwrap();
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap().unwrap();
+    drop(lab);
 }

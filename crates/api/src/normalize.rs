@@ -230,7 +230,7 @@ impl Walk {
         if self.fill {
             for field in object.always_present() {
                 if !fields.contains_key(&*field.name) {
-                    let mut value = Value::Object(JsonMap::new());
+                    let mut value = zero(&field.schema);
                     self.value(&field.schema, &mut value)?;
                     fields.insert(field.name.clone().into_owned(), value);
                 }
@@ -250,9 +250,7 @@ impl Walk {
         }
         Ok(match value {
             Value::Bool(set) => *set,
-            Value::String(text) => {
-                !text.is_empty() && (text != "0" || !matches!(field.schema, Schema::Quantity))
-            }
+            Value::String(text) => !text.is_empty(),
             Value::Number(n) => n.as_f64() != Some(0.0),
             Value::Array(items) => !items.is_empty(),
             Value::Object(map) => !map.is_empty() || !matches!(field.schema, Schema::Map(_)),
@@ -326,6 +324,19 @@ mod tests {
         assert_eq!(value, expected);
         normalize(schema("", "Pod"), &mut value).expect("idempotent");
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn a_divisor_is_always_there() {
+        let mut value = json!({"resourceFieldRef": {"resource": "limits.cpu"}});
+        let schema = registry()
+            .by_name("io.k8s.api.core.v1.EnvVarSource")
+            .expect("definition");
+        normalize(schema, &mut value).expect("normal");
+        assert_eq!(
+            value,
+            json!({"resourceFieldRef": {"resource": "limits.cpu", "divisor": "0"}})
+        );
     }
 
     #[test]

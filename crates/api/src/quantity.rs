@@ -165,6 +165,10 @@ impl Quantity {
 
     /// The sum, in the notation of the first that is not zero; caps at the largest quantity.
     #[must_use]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "keeps a notation and caps, which an operator would hide"
+    )]
     pub fn add(self, other: Self) -> Self {
         let format = if self.is_zero() { other.format } else { self.format };
         Self {
@@ -175,6 +179,10 @@ impl Quantity {
 
     /// The difference, in the notation of the first that is not zero.
     #[must_use]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "keeps a notation and caps, which an operator would hide"
+    )]
     pub fn sub(self, other: Self) -> Self {
         self.add(Self {
             nanos: -other.nanos,
@@ -184,6 +192,10 @@ impl Quantity {
 
     /// The product with a whole number; caps at the largest quantity.
     #[must_use]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "keeps a notation and caps, which an operator would hide"
+    )]
     pub fn mul(self, factor: i64) -> Self {
         let nanos = self.nanos.saturating_mul(i128::from(factor)).clamp(-MAX, MAX);
         Self {

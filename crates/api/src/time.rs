@@ -6,9 +6,8 @@ use jiff::tz::TimeZone;
 /// A text is not a timestamp.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "parsing time {} as \"{layout}\": cannot parse {} as \"2006\"",
-    crate::field::quote(text),
-    crate::field::quote(text)
+    "parsing time {quoted} as \"{layout}\": cannot parse {quoted} as \"2006\"",
+    quoted = crate::field::quote(text)
 )]
 pub struct ParseError {
     text: String,

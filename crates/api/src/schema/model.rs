@@ -115,7 +115,7 @@ pub struct Object {
     pub preserve_unknown: bool,
     /// Whether it has `apiVersion`, `kind` and `metadata` of its own.
     pub embedded_resource: bool,
-    /// Indexes of the fields that hold a struct that is always present (a Go struct, not a pointer).
+    /// Indexes of the fields that are always present: Go structs that are no pointers.
     pub(super) always: Vec<u16>,
     /// Indexes of the fields that a message has, in order of their tags.
     pub(super) by_tag: Vec<u16>,

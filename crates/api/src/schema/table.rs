@@ -84,7 +84,7 @@ pub(super) fn parse(text: &'static str) -> Parsed {
             .fields
             .iter()
             .enumerate()
-            .filter(|(_, field)| field.omit_zero && matches!(field.schema, Schema::Def(_)))
+            .filter(|(_, field)| field.omit_zero && matches!(field.schema, Schema::Def(_) | Schema::Quantity))
             .map(|(at, _)| u16::try_from(at).expect("invariant: fewer than 65,536 fields"))
             .collect();
     }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::wire::{Error, FIXED64, put_bytes, put_int, put_nested, put_tag};
-use crate::schema::{Field, Object, Schema};
+use crate::schema::{Field, Schema};
 use crate::time;
 
 /// Appends the message of an object.
@@ -13,18 +13,11 @@ pub fn encode_message(schema: &Schema, value: &Value, out: &mut Vec<u8>) -> Resu
     let (Some(object), Value::Object(fields)) = (schema.object(), value) else {
         return Err(Error::Value(String::new()));
     };
-    put_fields(
-        object,
-        &object.fields_by_tag().collect::<Vec<_>>(),
-        0,
-        fields,
-        out,
-    )
+    put_fields(&object.fields_by_tag().collect::<Vec<_>>(), 0, fields, out)
 }
 
 /// Appends those fields whose tag path starts at `level`; consecutive ones with a common tag are one inlined message.
 fn put_fields(
-    object: &Object,
     fields: &[&Field],
     level: usize,
     values: &Map<String, Value>,
@@ -47,9 +40,7 @@ fn put_fields(
             .iter()
             .any(|field| values.get(&*field.name).is_some_and(|value| !value.is_null()))
         {
-            put_nested(out, tag, |out| {
-                put_fields(object, inlined, level + 1, values, out)
-            })?;
+            put_nested(out, tag, |out| put_fields(inlined, level + 1, values, out))?;
         }
         rest = after;
     }

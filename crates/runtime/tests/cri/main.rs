@@ -9,3 +9,4 @@ mod processes;
 mod recovery;
 mod resources;
 mod settings;
+mod streaming;

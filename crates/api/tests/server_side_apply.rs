@@ -291,3 +291,23 @@ fn update_managers_are_bounded() {
             .is_some()
     );
 }
+
+#[test]
+fn large_lists_are_tracked_in_reasonable_time() {
+    let ignored = FieldSet::new();
+    let names = |from: usize| {
+        containers(
+            (from..from + 30_000)
+                .rev()
+                .map(|n| json!({"name": n.to_string()}))
+                .collect(),
+        )
+    };
+    let mut one = new();
+    one["spec"] = names(0);
+    apply::track_update(&request("m", &ignored), None, &mut one);
+    let mut two = one.clone();
+    two["spec"] = names(15_000);
+    apply::track_update(&request("n", &ignored), Some(&one), &mut two);
+    apply(&two, "o", names(20_000), true).expect("applies");
+}

@@ -4,6 +4,8 @@
 //! `$deleteFromPrimitiveList/<list>`. The order of a merged list follows the patch (or `$setElementOrder`) first and
 //! the live list second.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::field::quote;
@@ -239,26 +241,42 @@ fn check_order(change: &[Value], order: &[Value], key: &str) -> Result<(), Statu
     Ok(())
 }
 
+/// Where elements stand, by what tells them apart; the first of repeated ones counts.
+fn places(items: &[Value], key: &str) -> HashMap<String, usize> {
+    let mut places = HashMap::with_capacity(items.len());
+    for (at, item) in items.iter().enumerate() {
+        if let Some(identity) = identity(item, key) {
+            places.entry(identity.to_string()).or_insert(at);
+        }
+    }
+    places
+}
+
 /// Orders a merged list: elements named by `order` as it says, the others where the live list has them.
 fn reorder(merged: Vec<Value>, order: &[Value], live: &[Value], key: &str) -> Vec<Value> {
-    let (mut ordered, mut others): (Vec<Value>, Vec<Value>) = merged
-        .into_iter()
-        .partition(|item| position(order, item, key).is_some());
-    ordered.sort_by_key(|item| position(order, item, key));
-    others.sort_by_key(|item| position(live, item, key).unwrap_or(usize::MAX));
+    let (order, live) = (places(order, key), places(live, key));
+    let mut ordered = Vec::new();
+    let mut others = Vec::new();
+    for item in merged {
+        let name = identity(&item, key).map(ToString::to_string).unwrap_or_default();
+        let at_live = live.get(&name).copied();
+        match order.get(&name) {
+            Some(at) => ordered.push((*at, at_live, item)),
+            None => others.push((at_live, item)),
+        }
+    }
+    ordered.sort_by_key(|(at, _, _)| *at);
+    others.sort_by_key(|(at, _)| at.unwrap_or(usize::MAX));
     let mut result = Vec::with_capacity(ordered.len() + others.len());
     let mut others = others.into_iter().peekable();
-    for item in ordered {
-        let at = position(live, &item, key);
-        while let Some(other) = others.peek() {
-            match (position(live, other, key), at) {
-                (Some(left), Some(right)) if left < right => result.extend(others.next()),
-                _ => break,
-            }
+    for (_, at, item) in ordered {
+        let before = |other: Option<usize>| matches!((other, at), (Some(left), Some(right)) if left < right);
+        while let Some((_, other)) = others.next_if(|(other, _)| before(*other)) {
+            result.push(other);
         }
         result.push(item);
     }
-    result.extend(others);
+    result.extend(others.map(|(_, item)| item));
     result
 }
 
@@ -302,14 +320,19 @@ fn merge_list(
     }
     if !maps {
         if deletes {
-            return Ok(live.into_iter().filter(|item| !change.contains(item)).collect());
+            let gone = places(&change, "");
+            return Ok(live
+                .into_iter()
+                .filter(|item| !gone.contains_key(&item.to_string()))
+                .collect());
         }
-        let mut merged: Vec<Value> = Vec::with_capacity(live.len() + change.len());
-        for item in live.iter().chain(&change) {
-            if !merged.contains(item) {
-                merged.push(item.clone());
-            }
-        }
+        let mut seen = HashSet::new();
+        let merged = live
+            .iter()
+            .chain(&change)
+            .filter(|item| seen.insert(item.to_string()))
+            .cloned()
+            .collect();
         return Ok(reorder(merged, &change, &live, ""));
     }
     if key.is_empty() {
@@ -318,7 +341,7 @@ fn merge_list(
         ));
     }
     let mut live = live;
-    let (mut plain, mut replace) = (Vec::new(), false);
+    let (mut plain, mut deleted, mut replace) = (Vec::new(), HashSet::new(), false);
     for item in change {
         let Some(directive) = item.get(PATCH) else {
             plain.push(item);
@@ -327,7 +350,7 @@ fn merge_list(
         match directive.as_str() {
             Some("delete") => {
                 let wanted = item.get(key).ok_or_else(|| no_merge_key(&item, key))?;
-                live.retain(|element| element.get(key) != Some(wanted));
+                deleted.insert(wanted.to_string());
             }
             Some("replace") => replace = true,
             Some("merge") => {
@@ -343,24 +366,32 @@ fn merge_list(
             }
         }
     }
+    if !deleted.is_empty() {
+        live.retain(|item| {
+            item.get(key)
+                .is_none_or(|name| !deleted.contains(&name.to_string()))
+        });
+    }
     if replace {
         return Ok(plain.into_iter().map(clean_value).collect());
     }
     let live_order = live.clone();
+    let mut at_live = places(&live, key);
     let mut merged = live;
     for item in &plain {
-        if item.get(key).is_none() {
-            return Err(no_merge_key(item, key));
-        }
-        match position(&merged, item, key) {
+        let name = item.get(key).ok_or_else(|| no_merge_key(item, key))?.to_string();
+        match at_live.get(&name) {
             Some(at) => {
                 if let (Value::Object(current), Value::Object(change)) =
-                    (std::mem::take(&mut merged[at]), item.clone())
+                    (std::mem::take(&mut merged[*at]), item.clone())
                 {
-                    merged[at] = Value::Object(merge_map(schema, current, change)?);
+                    merged[*at] = Value::Object(merge_map(schema, current, change)?);
                 }
             }
-            None => merged.push(clean_value(item.clone())),
+            None => {
+                at_live.insert(name, merged.len());
+                merged.push(clean_value(item.clone()));
+            }
         }
     }
     if let Some(item) = merged.iter().find(|item| item.get(key).is_none()) {
@@ -461,6 +492,21 @@ mod tests {
             "$setElementOrder/finalizers": ["d", "c", "a"]}});
         strategic_merge_patch(schema, &mut pod, &patch).expect("applies");
         assert_eq!(pod, json!({"metadata": {"finalizers": ["d", "c", "a"]}}));
+    }
+
+    #[test]
+    fn large_lists_merge_in_reasonable_time() {
+        let names = |from: usize| {
+            (from..from + 30_000)
+                .rev()
+                .map(|n| json!({"name": n.to_string()}))
+                .collect::<Value>()
+        };
+        let schema = registry().by_gvk("", "v1", "Pod").expect("Pod");
+        let mut pod = json!({"spec": {"containers": names(0)}});
+        let patch = json!({"spec": {"containers": names(15_000)}});
+        strategic_merge_patch(schema, &mut pod, &patch).expect("applies");
+        assert_eq!(pod["spec"]["containers"].as_array().map(Vec::len), Some(45_000));
     }
 
     #[test]

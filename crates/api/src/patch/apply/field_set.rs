@@ -228,17 +228,33 @@ impl FieldSet {
         }
     }
 
+    /// Adds an entry at the end, in any order; [`Self::restore_order`] must follow.
+    pub(super) fn push(&mut self, element: PathElement, entry: Entry) {
+        if !entry.is_empty() {
+            self.entries.push((element, entry));
+        }
+    }
+
+    /// Sorts what was pushed; of repeated elements the paths are joined.
+    pub(super) fn restore_order(&mut self) {
+        self.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.entries.dedup_by(|(again, theirs), (element, mine)| {
+            let same = again == element;
+            if same {
+                mine.member |= theirs.member;
+                mine.children.extend(std::mem::take(&mut theirs.children));
+            }
+            same
+        });
+    }
+
     /// Adds the paths of another set.
     pub fn extend(&mut self, other: Self) {
-        if self.entries.is_empty() {
-            self.entries = other.entries;
+        if other.entries.is_empty() {
             return;
         }
-        for (element, theirs) in other.entries {
-            let mine = self.entry(element);
-            mine.member |= theirs.member;
-            mine.children.extend(theirs.children);
-        }
+        self.entries.extend(other.entries);
+        self.restore_order();
     }
 
     /// Takes the paths of another set away.

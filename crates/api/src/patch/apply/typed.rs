@@ -228,11 +228,13 @@ fn fill(ty: Type<'_>, value: &Value, entry: &mut Entry) {
         Atom::List(list_type, items) => {
             for (index, item) in value.as_array().into_iter().flatten().enumerate() {
                 if let Ok(element) = items.element(list_type, index, item) {
-                    let below = entry.children.entry(element);
-                    fill(items, item, below);
+                    let mut below = Entry::default();
+                    fill(items, item, &mut below);
                     below.member = true;
+                    entry.children.push(element, below);
                 }
             }
+            entry.children.restore_order();
         }
         Atom::Map => {
             for (name, value) in value.as_object().into_iter().flatten() {
@@ -317,6 +319,9 @@ fn compare_at(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut 
         }
         _ => out.modified.member = true,
     }
+    for entry in [&mut out.added, &mut out.modified, &mut out.removed] {
+        entry.children.restore_order();
+    }
 }
 
 /// Every path of a value that is there on one side only: its leaves and all on the way to them.
@@ -329,9 +334,12 @@ fn fill_all(ty: Type<'_>, value: &Value, entry: &mut Entry) {
         (Atom::List(list_type, items), Value::Array(list)) => {
             for (index, item) in list.iter().enumerate() {
                 if let Ok(element) = items.element(list_type, index, item) {
-                    fill_all(items, item, entry.children.entry(element));
+                    let mut below = Entry::default();
+                    fill_all(items, item, &mut below);
+                    entry.children.push(element, below);
                 }
             }
+            entry.children.restore_order();
         }
         (Atom::Map, Value::Object(fields)) => {
             for (name, value) in fields {
@@ -355,9 +363,9 @@ fn descend(
 ) {
     let mut below = Difference::default();
     compare_at(ty, old, new, &mut below);
-    out.added.children.attach(element.clone(), below.added);
-    out.modified.children.attach(element.clone(), below.modified);
-    out.removed.children.attach(element, below.removed);
+    out.added.children.push(element.clone(), below.added);
+    out.modified.children.push(element.clone(), below.modified);
+    out.removed.children.push(element, below.removed);
 }
 
 /// Elements by name; of several with one name the first counts.

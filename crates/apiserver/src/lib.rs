@@ -9,6 +9,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;
 pub mod config;
+mod custom;
 mod discovery;
 pub mod endpoints;
 mod flow;

@@ -19,6 +19,7 @@ use crate::authentication::{self, Authenticator, DiscoveryDocuments};
 use crate::authorization::{self, Authorizer};
 use crate::bootstrap;
 use crate::config::ApiServerConfig;
+use crate::custom;
 use crate::discovery::DiscoveryCache;
 use crate::endpoints::reviews::ReviewHandlers;
 use crate::endpoints::{KubeletProxy, Metrics, dispatch};
@@ -51,7 +52,13 @@ pub enum StartError {
     Cache(#[from] WatchCacheError),
     /// What must exist in every cluster could not be created.
     #[error("bootstrap failed: {0}")]
-    Bootstrap(#[from] Status),
+    Bootstrap(Box<Status>),
+}
+
+impl From<Status> for StartError {
+    fn from(status: Status) -> Self {
+        Self::Bootstrap(Box::new(status))
+    }
 }
 
 /// Everything that requests need.
@@ -133,6 +140,7 @@ impl ApiServer {
             config,
             local,
         });
+        let definitions = tokio::spawn(custom::run(inner.registry.clone(), shutdown.clone()));
         let handler_inner = inner.clone();
         let listener = tokio::spawn(serve(
             listener,
@@ -146,7 +154,7 @@ impl ApiServer {
             },
             shutdown,
         ));
-        Ok(Self { inner, tasks: Arc::new(Mutex::new(vec![listener, feeder])) })
+        Ok(Self { inner, tasks: Arc::new(Mutex::new(vec![listener, definitions, feeder])) })
     }
 
     /// Where the server listens.
@@ -194,6 +202,7 @@ async fn prepare(config: &ApiServerConfig, registry: &Registry, port: u16) -> Re
     }
     bootstrap::run(config, registry).await?;
     registry.resources().caches().wait_until_current().await?;
+    custom::reconcile(registry).await?;
     Ok(())
 }
 

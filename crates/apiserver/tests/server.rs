@@ -314,3 +314,58 @@ async fn the_same_router_without_a_wire() {
     assert!(error.to_string().contains(r#"User "nobody" cannot list resource "configmaps" in API group "" in the namespace "default""#), "{error}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn custom_resources_come_and_go() {
+    let server = TestServer::start().await;
+    let headers = [("content-type", "application/json")];
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "shortNames": ["wd"]},
+            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "spec": {"type": "object", "required": ["color"], "properties": {
+                        "color": {"type": "string", "enum": ["red", "blue"]},
+                        "size": {"type": "integer", "default": 3, "maximum": 5}}},
+                    "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let (code, _, text) = server.send("POST", definitions, &headers, definition.to_string()).await;
+    assert_eq!(code, StatusCode::CREATED, "{text}");
+    // A watch says when it is established.
+    let watch = format!("{definitions}?watch=1&fieldSelector=metadata.name%3Dwidgets.example.com&timeoutSeconds=2");
+    let (_, _, frames) = server.get(&watch, &[]).await;
+    assert!(frames.contains(r#""type":"Established""#), "{frames}");
+    let widgets = "/apis/example.com/v1/namespaces/default/widgets";
+    let widget = |spec: Value| json!({"apiVersion": "example.com/v1", "kind": "Widget",
+        "metadata": {"name": "w"}, "spec": spec, "status": {"a": 1}}).to_string();
+    let (code, _, text) = server.send("POST", widgets, &headers, widget(json!({"size": 9}))).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(text.contains("spec.color: Required value") && text.contains("less than or equal to 5"), "{text}");
+    let (code, _, text) =
+        server.send("POST", widgets, &headers, widget(json!({"color": "red", "gone": 1}))).await;
+    assert_eq!(code, StatusCode::CREATED, "{text}");
+    let created: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(created["spec"], json!({"color": "red", "size": 3}));
+    assert!(created.get("status").is_none() && created["metadata"]["generation"] == 1);
+    let merge = [("content-type", "application/merge-patch+json")];
+    let (code, _, text) =
+        server.send("PATCH", &format!("{widgets}/w/status"), &merge, r#"{"status":{"b":2},"spec":{"size":1}}"#.into()).await;
+    assert_eq!(code, StatusCode::OK, "{text}");
+    let (_, _, text) = server.get(widgets, &[]).await;
+    let list: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&list["kind"], &list["items"][0]["kind"]), (&json!("WidgetList"), &json!("Widget")));
+    assert_eq!((&list["items"][0]["status"], &list["items"][0]["spec"]["size"]), (&json!({"b": 2}), &json!(3)));
+    let server = server.restart().await;
+    let (code, _, _) = server.get(&format!("{widgets}/w"), &[]).await;
+    assert_eq!(code, StatusCode::OK);
+    let (code, _, text) =
+        server.send("DELETE", &format!("{definitions}/widgets.example.com"), &[], String::new()).await;
+    assert_eq!(code, StatusCode::OK, "{text}");
+    let (_, _, frames) = server.get(&format!("{watch}&resourceVersion=1"), &[]).await;
+    let gone = frames.contains("DELETED") || frames.contains("Expired");
+    assert!(gone, "{frames}");
+    let (code, _, _) = server.get(widgets, &[]).await;
+    assert_eq!(code, StatusCode::NOT_FOUND);
+    server.stop().await;
+}

@@ -301,7 +301,7 @@ fn service_target(incoming: &Incoming<'_>) -> Result<Target, Status> {
     let port = match name.port {
         "" if ports.len() == 1 => ports.first(),
         "" => ports.iter().find(|p| p["name"].as_str().unwrap_or_default().is_empty()),
-        wanted => ports.iter().find(|p| p["name"] == wanted || p["port"].to_string() == wanted),
+        wanted => ports.iter().find(|p| p["name"] == wanted || is_port(p, wanted)),
     };
     let unavailable = || {
         Status::service_unavailable(format!("no endpoints available for service {:?}", metadata::text(&service, "name")))
@@ -328,6 +328,10 @@ fn service_target(incoming: &Incoming<'_>) -> Result<Target, Status> {
         }
     }
     Err(unavailable())
+}
+
+fn is_port(port: &Value, wanted: &str) -> bool {
+    port["port"].as_u64().is_some_and(|p| wanted.parse() == Ok(p))
 }
 
 /// Streams a log as plain text.

@@ -85,9 +85,15 @@ impl Registry {
     ) -> Result<Arc<CachedObject>, Status> {
         let dry_run = cx.options.dry_run;
         model::prepare_for_create(kind, &mut object);
+        if kind.info.plural == "customresourcedefinitions" && kind.info.group == "apiextensions.k8s.io" {
+            for field in crate::custom::unsupported(&object) {
+                cx.notes.warn(format!("{field} is not evaluated by this server"));
+            }
+        }
         let reservation = hooks::before_create(self, kind, &mut object, dry_run).await?;
         let result = async {
-            let errors = model::validate_create(kind, &object);
+            let mut errors = model::validate_create(kind, &object);
+            errors.extend(crate::custom::validate(kind, &object));
             if !errors.is_empty() {
                 return Err(Status::invalid(&kind.gk, name, &errors));
             }

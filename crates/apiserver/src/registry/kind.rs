@@ -38,6 +38,10 @@ pub struct Kind {
     pub schema: KindSchema,
     /// `apiVersion` of objects.
     pub api_version: String,
+    /// The `openAPIV3Schema` of a custom resource.
+    pub openapi: Option<Arc<serde_json::Value>>,
+    /// Generation and UID of the definition of a custom resource.
+    pub definition: (i64, String),
     /// Fields that writes through the object itself, its status and other subresources do not own.
     reset: [FieldSet; 3],
 }
@@ -130,8 +134,33 @@ impl Kind {
             traits: Traits::of(&info.group, &info.plural),
             api_version: info.group_version().to_string(),
             reset: reset_sets(info),
+            openapi: None,
+            definition: (0, String::new()),
             schema: schema_of(&info.gvk()).map_or(KindSchema::Missing, KindSchema::Builtin),
             info: info.clone(),
+        }
+    }
+
+    /// The row of a custom resource over these caches.
+    pub fn custom(
+        info: ResourceInfo,
+        caches: &CacheSet,
+        schema: Schema,
+        openapi: Arc<serde_json::Value>,
+    ) -> Self {
+        let traits = Traits {
+            create_on_update: false,
+            unconditional_update: false,
+            returns_deleted: false,
+            orphan_by_default: false,
+            expires: false,
+            typed_items: true,
+        };
+        Self {
+            schema: KindSchema::Custom(Arc::new(schema)),
+            openapi: Some(openapi),
+            traits,
+            ..Self::builtin(&info, caches)
         }
     }
 

@@ -121,7 +121,8 @@ impl Registry {
         model::prepare_for_update(kind, subresource, &mut new, &old);
         let reservation = hooks::before_update(self, kind, subresource, &mut new, &old, dry_run).await?;
         let result = async {
-            let errors = model::validate_update(kind, subresource, &new, &old);
+            let mut errors = model::validate_update(kind, subresource, &new, &old);
+            errors.extend(crate::custom::validate(kind, &new));
             if !errors.is_empty() {
                 return Err(Status::invalid(&kind.gk, name, &errors));
             }

@@ -20,8 +20,9 @@ use crate::model::HealthCheck;
 /// A change that waits longer to reach the kernel makes the proxy unhealthy.
 const STALE: Duration = Duration::from_secs(60);
 /// Upper bounds of the synchronisation histogram in seconds (upstream's).
-const BUCKETS: [f64; 15] =
-    [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
+const BUCKETS: [f64; 15] = [
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+];
 
 /// What is known of the proxy's own health, shared by its parts.
 #[derive(Debug)]
@@ -53,7 +54,11 @@ impl Default for ProxyHealth {
 
 impl ProxyHealth {
     pub(crate) fn changed(&self, endpoints: bool) {
-        let counter = if endpoints { &self.endpoint_changes } else { &self.service_changes };
+        let counter = if endpoints {
+            &self.endpoint_changes
+        } else {
+            &self.service_changes
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         self.waiting_since.lock().get_or_insert_with(Instant::now);
     }
@@ -65,7 +70,10 @@ impl ProxyHealth {
         *self.last_updated.lock() = Some(Timestamp::now());
         let seconds = took.as_secs_f64();
         let mut syncs = self.syncs.lock();
-        let bucket = BUCKETS.iter().position(|b| seconds <= *b).unwrap_or(BUCKETS.len());
+        let bucket = BUCKETS
+            .iter()
+            .position(|b| seconds <= *b)
+            .unwrap_or(BUCKETS.len());
         syncs.0[bucket] += 1;
         syncs.1 += seconds;
         syncs.2 += 1;
@@ -83,7 +91,11 @@ impl ProxyHealth {
     }
 
     pub(crate) fn is_healthy(&self) -> bool {
-        self.last_updated.lock().is_some() && self.waiting_since.lock().is_none_or(|since| since.elapsed() < STALE)
+        self.last_updated.lock().is_some()
+            && self
+                .waiting_since
+                .lock()
+                .is_none_or(|since| since.elapsed() < STALE)
     }
 
     fn healthz(&self, path: &str) -> Answer {
@@ -94,10 +106,19 @@ impl ProxyHealth {
             _ => return Answer::not_found(),
         };
         let now = Timestamp::now();
-        let updated = if healthy { now } else { self.last_updated.lock().unwrap_or_default() };
+        let updated = if healthy {
+            now
+        } else {
+            self.last_updated.lock().unwrap_or_default()
+        };
         let eligible = self.node_eligible.load(Ordering::Relaxed);
-        let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let body = format!(r#"{{"lastUpdated": "{updated}","currentTime": "{now}", "nodeEligible": {eligible}}}"#);
+        let status = if healthy {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let body =
+            format!(r#"{{"lastUpdated": "{updated}","currentTime": "{now}", "nodeEligible": {eligible}}}"#);
         Answer::json(status, body)
     }
 
@@ -115,23 +136,43 @@ impl ProxyHealth {
         let mut total = 0;
         for (bound, n) in BUCKETS.iter().zip(counts) {
             total += n;
-            out.push_str(&format!("{name}_bucket{{ip_family=\"IPv4\",le=\"{bound}\"}} {total}\n"));
+            out.push_str(&format!(
+                "{name}_bucket{{ip_family=\"IPv4\",le=\"{bound}\"}} {total}\n"
+            ));
         }
-        out.push_str(&format!("{name}_bucket{{ip_family=\"IPv4\",le=\"+Inf\"}} {count}\n"));
-        out.push_str(&format!("{name}_sum{{ip_family=\"IPv4\"}} {sum}\n{name}_count{{ip_family=\"IPv4\"}} {count}\n"));
+        out.push_str(&format!(
+            "{name}_bucket{{ip_family=\"IPv4\",le=\"+Inf\"}} {count}\n"
+        ));
+        out.push_str(&format!(
+            "{name}_sum{{ip_family=\"IPv4\"}} {sum}\n{name}_count{{ip_family=\"IPv4\"}} {count}\n"
+        ));
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         for (name, value) in [
-            ("kubeproxy_sync_proxy_rules_endpoint_changes_total", load(&self.endpoint_changes)),
-            ("kubeproxy_sync_proxy_rules_service_changes_total", load(&self.service_changes)),
-            ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", load(&self.failures)),
+            (
+                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+                load(&self.endpoint_changes),
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_service_changes_total",
+                load(&self.service_changes),
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+                load(&self.failures),
+            ),
             ("kubeproxy_sync_full_proxy_rules_total", load(&self.full_syncs)),
         ] {
             out.push_str(&format!("# TYPE {name} counter\n{name} {value}\n"));
         }
         let last = self.last_updated.lock().map_or(0, Timestamp::as_second);
         let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
-        out.push_str(&format!("# TYPE {name} gauge\n{name}{{ip_family=\"IPv4\"}} {last}\n"));
-        Answer { content_type: "text/plain; version=0.0.4; charset=utf-8", ..Answer::text(out) }
+        out.push_str(&format!(
+            "# TYPE {name} gauge\n{name}{{ip_family=\"IPv4\"}} {last}\n"
+        ));
+        Answer {
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            ..Answer::text(out)
+        }
     }
 }
 
@@ -169,7 +210,11 @@ pub(crate) struct ServiceHealthServers {
 
 impl ServiceHealthServers {
     pub(crate) fn new(netns: Option<NetNs>, health: Arc<ProxyHealth>) -> Self {
-        ServiceHealthServers { netns, health, servers: HashMap::new() }
+        ServiceHealthServers {
+            netns,
+            health,
+            servers: HashMap::new(),
+        }
     }
 
     /// Starts, stops or updates the listener of one Service.
@@ -197,7 +242,15 @@ impl ServiceHealthServers {
         let stop = CancellationToken::new();
         let handler = move |_: &str| check_answer(&key, count.load(Ordering::Relaxed), health.is_healthy());
         let task = tokio::spawn(serve(listener, handler, stop.clone()));
-        self.servers.insert(service.clone(), Server { port: check.port, endpoints, stop, task });
+        self.servers.insert(
+            service.clone(),
+            Server {
+                port: check.port,
+                endpoints,
+                stop,
+                task,
+            },
+        );
     }
 
     pub(crate) async fn shut_down(&mut self) {
@@ -218,8 +271,14 @@ fn check_answer(service: &NamespacedName, endpoints: usize, healthy: bool) -> An
         "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{}\",\n\t\t\"name\": \"{}\"\n\t}},\n\t\"localEndpoints\": {endpoints},\n\t\"serviceProxyHealthy\": {healthy}\n}}",
         service.namespace, service.name
     );
-    let status = if endpoints > 0 && healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if endpoints > 0 && healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let mut answer = Answer::json(status, body);
-    answer.headers.push(("X-Load-Balancing-Endpoint-Weight", endpoints.to_string()));
+    answer
+        .headers
+        .push(("X-Load-Balancing-Endpoint-Weight", endpoints.to_string()));
     answer
 }

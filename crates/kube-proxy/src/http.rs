@@ -31,16 +31,30 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn json(status: StatusCode, body: String) -> Self {
         let headers = vec![("X-Content-Type-Options", "nosniff".to_owned())];
-        Answer { status, content_type: "application/json", body, headers }
+        Answer {
+            status,
+            content_type: "application/json",
+            body,
+            headers,
+        }
     }
 
     pub(crate) fn text(body: String) -> Self {
-        Answer { status: StatusCode::OK, content_type: "text/plain; charset=utf-8", body, headers: Vec::new() }
+        Answer {
+            status: StatusCode::OK,
+            content_type: "text/plain; charset=utf-8",
+            body,
+            headers: Vec::new(),
+        }
     }
 
     pub(crate) fn not_found() -> Self {
         let status = StatusCode::NOT_FOUND;
-        Answer { status, body: "404 page not found\n".into(), ..Answer::text(String::new()) }
+        Answer {
+            status,
+            body: "404 page not found\n".into(),
+            ..Answer::text(String::new())
+        }
     }
 }
 
@@ -71,7 +85,11 @@ pub(crate) async fn serve(
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let accept = async {
-            let slot = slots.clone().acquire_owned().await.expect("invariant: the semaphore is never closed");
+            let slot = slots
+                .clone()
+                .acquire_owned()
+                .await
+                .expect("invariant: the semaphore is never closed");
             (listener.accept().await, slot)
         };
         let (accepted, slot) = tokio::select! {
@@ -87,7 +105,10 @@ pub(crate) async fn serve(
                 async move { Ok::<_, Infallible>(respond(answer)) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .keep_alive(false);
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 // A client that goes away is its own business.
@@ -100,9 +121,13 @@ pub(crate) async fn serve(
 }
 
 fn respond(answer: Answer) -> Response<Full<Bytes>> {
-    let mut builder = Response::builder().status(answer.status).header("Content-Type", answer.content_type);
+    let mut builder = Response::builder()
+        .status(answer.status)
+        .header("Content-Type", answer.content_type);
     for (name, value) in answer.headers {
         builder = builder.header(name, value);
     }
-    builder.body(Full::new(Bytes::from(answer.body))).expect("invariant: headers are ours and valid")
+    builder
+        .body(Full::new(Bytes::from(answer.body)))
+        .expect("invariant: headers are ours and valid")
 }

@@ -118,8 +118,10 @@ fn port_number(port: Option<i32>) -> u16 {
 }
 
 fn addresses<'a>(texts: impl Iterator<Item = &'a String>, v6: bool) -> Vec<IpAddr> {
-    let mut out: Vec<IpAddr> =
-        texts.filter_map(|t| t.parse::<IpAddr>().ok()).filter(|ip| ip.is_ipv6() == v6).collect();
+    let mut out: Vec<IpAddr> = texts
+        .filter_map(|t| t.parse::<IpAddr>().ok())
+        .filter(|ip| ip.is_ipv6() == v6)
+        .collect();
     out.sort();
     out.dedup();
     out
@@ -127,15 +129,29 @@ fn addresses<'a>(texts: impl Iterator<Item = &'a String>, v6: bool) -> Vec<IpAdd
 
 /// Whether the Service is this proxy's business.
 pub fn is_proxied(service: &Service) -> bool {
-    let labelled = service.metadata.labels.as_ref().is_some_and(|l| l.contains_key(PROXY_NAME_LABEL));
+    let labelled = service
+        .metadata
+        .labels
+        .as_ref()
+        .is_some_and(|l| l.contains_key(PROXY_NAME_LABEL));
     let Some(spec) = &service.spec else { return false };
     let cluster_ip = spec.cluster_ip.as_deref().unwrap_or_default();
-    !labelled && spec.type_.as_deref() != Some("ExternalName") && !cluster_ip.is_empty() && cluster_ip != "None"
+    !labelled
+        && spec.type_.as_deref() != Some("ExternalName")
+        && !cluster_ip.is_empty()
+        && cluster_ip != "None"
 }
 
 /// The model of `service` with its `slices`, for one family.
-pub fn service_model(service: &Service, slices: &[&EndpointSlice], location: &Location, v6: bool) -> ServiceModel {
-    let Some(spec) = service.spec.as_ref().filter(|_| is_proxied(service)) else { return ServiceModel::default() };
+pub fn service_model(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    location: &Location,
+    v6: bool,
+) -> ServiceModel {
+    let Some(spec) = service.spec.as_ref().filter(|_| is_proxied(service)) else {
+        return ServiceModel::default();
+    };
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let name = service.metadata.name.as_deref().unwrap_or_default();
     let cluster_ips = match &spec.cluster_ips {
@@ -150,7 +166,11 @@ pub fn service_model(service: &Service, slices: &[&EndpointSlice], location: &Lo
         .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|i| i.ip.as_ref());
     let is_load_balancer = spec.type_.as_deref() == Some("LoadBalancer");
-    let load_balancer_ips = if is_load_balancer { addresses(ingress, v6) } else { Vec::new() };
+    let load_balancer_ips = if is_load_balancer {
+        addresses(ingress, v6)
+    } else {
+        Vec::new()
+    };
     let mut external_ips = addresses(spec.external_ips.iter().flatten(), v6);
     external_ips.extend(&load_balancer_ips);
     external_ips.sort();
@@ -163,17 +183,30 @@ pub fn service_model(service: &Service, slices: &[&EndpointSlice], location: &Lo
         .filter(|r: &IpNet| r.addr().is_ipv6() == v6)
         .collect();
     let affinity_seconds = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
-        seconds.and_then(|s| u32::try_from(s).ok()).filter(|s| *s > 0).unwrap_or(AFFINITY_SECONDS)
+        let seconds = spec
+            .session_affinity_config
+            .as_ref()
+            .and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+        seconds
+            .and_then(|s| u32::try_from(s).ok())
+            .filter(|s| *s > 0)
+            .unwrap_or(AFFINITY_SECONDS)
     });
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     let mut local_targets = HashSet::new();
     let mut ports = Vec::new();
     for port in spec.ports.iter().flatten() {
-        let Some((number, protocol_name)) = protocol(port.protocol.as_deref()) else { continue };
+        let Some((number, protocol_name)) = protocol(port.protocol.as_deref()) else {
+            continue;
+        };
         let port_name = port.name.as_deref().unwrap_or_default();
         let endpoints = endpoints(slices, port_name, number, location, v6);
-        local_targets.extend(endpoints.iter().filter(|e| e.local && e.ready).map(|e| e.target.0));
+        local_targets.extend(
+            endpoints
+                .iter()
+                .filter(|e| e.local && e.ready)
+                .map(|e| e.target.0),
+        );
         let mut model = ServicePort {
             id: format!("{namespace}/{name}/{protocol_name}/{port_name}"),
             proto: number,
@@ -195,13 +228,21 @@ pub fn service_model(service: &Service, slices: &[&EndpointSlice], location: &Lo
         ports.push(model);
     }
     let check_port = port_number(spec.health_check_node_port);
-    let health_check = (is_load_balancer && external_local && check_port != 0)
-        .then_some(HealthCheck { port: check_port, local_endpoints: local_targets.len() });
+    let health_check = (is_load_balancer && external_local && check_port != 0).then_some(HealthCheck {
+        port: check_port,
+        local_endpoints: local_targets.len(),
+    });
     ServiceModel { ports, health_check }
 }
 
 /// The endpoints of the slices for the port of that name. One address in two slices counts once; the better state wins.
-fn endpoints(slices: &[&EndpointSlice], port_name: &str, proto: u8, location: &Location, v6: bool) -> Vec<Endpoint> {
+fn endpoints(
+    slices: &[&EndpointSlice],
+    port_name: &str,
+    proto: u8,
+    location: &Location,
+    v6: bool,
+) -> Vec<Endpoint> {
     let kind = if v6 { "IPv6" } else { "IPv4" };
     let mut out: BTreeMap<Target, Endpoint> = BTreeMap::new();
     for slice in slices.iter().filter(|s| s.address_type == kind) {
@@ -211,20 +252,27 @@ fn endpoints(slices: &[&EndpointSlice], port_name: &str, proto: u8, location: &L
         });
         for port in ports.map(|p| port_number(p.port)).filter(|p| *p != 0) {
             for endpoint in slice.endpoints.iter().flatten() {
-                let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok()) else { continue };
+                let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok()) else {
+                    continue;
+                };
                 let conditions = endpoint.conditions.clone().unwrap_or_default();
                 let ready = conditions.ready.unwrap_or(true);
                 let hints = endpoint.hints.as_ref();
                 let names = |list: Option<BTreeSet<String>>| list.unwrap_or_default();
-                let new = Endpoint {
-                    target: (ip, port),
-                    ready,
-                    serving: conditions.serving.unwrap_or(ready),
-                    terminating: conditions.terminating.unwrap_or(false),
-                    local: endpoint.node_name.as_deref() == Some(location.node.as_str()),
-                    zones: names(hints.and_then(|h| Some(h.for_zones.as_ref()?.iter().map(|z| z.name.clone()).collect()))),
-                    nodes: names(hints.and_then(|h| Some(h.for_nodes.as_ref()?.iter().map(|z| z.name.clone()).collect()))),
-                };
+                let new =
+                    Endpoint {
+                        target: (ip, port),
+                        ready,
+                        serving: conditions.serving.unwrap_or(ready),
+                        terminating: conditions.terminating.unwrap_or(false),
+                        local: endpoint.node_name.as_deref() == Some(location.node.as_str()),
+                        zones: names(hints.and_then(|h| {
+                            Some(h.for_zones.as_ref()?.iter().map(|z| z.name.clone()).collect())
+                        })),
+                        nodes: names(hints.and_then(|h| {
+                            Some(h.for_nodes.as_ref()?.iter().map(|z| z.name.clone()).collect())
+                        })),
+                    };
                 match out.get(&new.target) {
                     Some(old) if (old.ready, old.serving) >= (new.ready, new.serving) => {}
                     _ => {

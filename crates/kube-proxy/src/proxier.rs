@@ -70,8 +70,15 @@ impl Proxier {
         let (nft, conntrack) = netns
             .run(|| Ok(NfTables::open().and_then(|n| Ok((n, Conntrack::open()?)))))
             .map_err(Error::Namespace)??;
-        let families = if config.ipv6 { vec![false, true] } else { vec![false] };
-        let tables = families.into_iter().map(|v6| (v6, Table::new(&config, v6))).collect();
+        let families = if config.ipv6 {
+            vec![false, true]
+        } else {
+            vec![false]
+        };
+        let tables = families
+            .into_iter()
+            .map(|v6| (v6, Table::new(&config, v6)))
+            .collect();
         let mut proxier = Proxier {
             config,
             nft,
@@ -96,7 +103,11 @@ impl Proxier {
                 }
                 let elements = self.nft.elements(family, &self.config.table, &set)?;
                 let kept = elements.into_iter().filter_map(|e| {
-                    Some(Element { key: e.key, data: Some(Data::Bytes(e.data?)), expires: Some(e.expires?) })
+                    Some(Element {
+                        key: e.key,
+                        data: Some(Data::Bytes(e.data?)),
+                        expires: Some(e.expires?),
+                    })
                 });
                 by_set.insert(set, kept.collect());
             }
@@ -119,7 +130,9 @@ impl Proxier {
                 .iter()
                 .map(|(service, models)| {
                     let model = models.as_ref().map(|m| if *v6 { &m.v6 } else { &m.v4 });
-                    let new = model.map(|m| render(&self.config, m, *v6, table.rendered(service))).unwrap_or_default();
+                    let new = model
+                        .map(|m| render(&self.config, m, *v6, table.rendered(service)))
+                        .unwrap_or_default();
                     (service.clone(), new)
                 })
                 .collect();
@@ -176,11 +189,20 @@ impl Proxier {
                 if old == new {
                     continue;
                 }
-                for (port, current) in old.ports.iter().map(|p| (p, false)).chain(new.ports.iter().map(|p| (p, true))) {
+                for (port, current) in old
+                    .ports
+                    .iter()
+                    .map(|p| (p, false))
+                    .chain(new.ports.iter().map(|p| (p, true)))
+                {
                     if port.proto != proto::UDP {
                         continue;
                     }
-                    let serving = if current { port.serving.clone() } else { Default::default() };
+                    let serving = if current {
+                        port.serving.clone()
+                    } else {
+                        Default::default()
+                    };
                     for ip in port.cluster_ips.iter().chain(&port.external_ips) {
                         frontends.entry((*ip, port.port)).or_default().extend(&serving);
                     }
@@ -194,7 +216,10 @@ impl Proxier {
             }
             deleted += self.conntrack.delete(*v6, proto::UDP, |flow| {
                 let translated = flow.reply_source != flow.destination;
-                match (frontends.get(&flow.destination), node_ports.get(&flow.destination.1)) {
+                match (
+                    frontends.get(&flow.destination),
+                    node_ports.get(&flow.destination.1),
+                ) {
                     (Some(serving), _) => !serving.contains(&flow.reply_source),
                     // A node port is only ours on addresses of the node: judge what was translated, or was not answered.
                     (None, Some(serving)) => {

@@ -62,7 +62,9 @@ impl Shared {
             Shared::ServiceIps | Shared::NoEndpointServices | Shared::FirewallIps => {
                 SetSpec::by_address_proto_port(self.name(), v6).to_verdict()
             }
-            Shared::NodePorts | Shared::NoEndpointNodePorts => SetSpec::by_proto_port(self.name()).to_verdict(),
+            Shared::NodePorts | Shared::NoEndpointNodePorts => {
+                SetSpec::by_proto_port(self.name()).to_verdict()
+            }
             Shared::ClusterIps => SetSpec::by_address(self.name(), v6),
             Shared::Hairpin => SetSpec::by_address_pair(self.name(), v6),
         }
@@ -102,7 +104,9 @@ const AFFINITY_SIZE: u32 = 65_535;
 const NAME_LIMIT: usize = 240;
 
 fn chain_name(kind: &str, id: &str) -> String {
-    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
     let mut name = format!("{kind}-{:08X}-{id}", hash >> 32);
     name.truncate(NAME_LIMIT);
     name
@@ -129,7 +133,16 @@ fn frontend(ip: IpAddr, proto: u8, port: u16) -> Vec<u8> {
 pub fn assign(old: &[Target], wanted: &BTreeSet<Target>) -> Vec<Target> {
     let known: BTreeSet<Target> = old.iter().copied().collect();
     let mut fresh = wanted.iter().filter(|t| !known.contains(t)).copied();
-    let mut slots: Vec<Option<Target>> = old.iter().map(|t| if wanted.contains(t) { Some(*t) } else { fresh.next() }).collect();
+    let mut slots: Vec<Option<Target>> = old
+        .iter()
+        .map(|t| {
+            if wanted.contains(t) {
+                Some(*t)
+            } else {
+                fresh.next()
+            }
+        })
+        .collect();
     slots.extend(fresh.map(Some));
     let mut i = 0;
     while i < slots.len() {
@@ -146,7 +159,14 @@ pub fn assign(old: &[Target], wanted: &BTreeSet<Target>) -> Vec<Target> {
 pub fn render(config: &Config, model: &ServiceModel, v6: bool, previous: Option<&Rendered>) -> Rendered {
     let mut out = Rendered::default();
     for port in &model.ports {
-        Renderer { config, port, v6, previous, out: &mut out }.port();
+        Renderer {
+            config,
+            port,
+            v6,
+            previous,
+            out: &mut out,
+        }
+        .port();
     }
     out
 }
@@ -173,11 +193,21 @@ impl Renderer<'_> {
         let local = self.pool("local", &port.local_endpoints);
         let reject = || Verdict::Goto(REJECT_CHAIN.into());
         // Endpoints elsewhere must not be given away by a refusal: another node may answer.
-        let refuse = |local_policy: bool| if local_policy && port.has_endpoints { Verdict::Drop } else { reject() };
+        let refuse = |local_policy: bool| {
+            if local_policy && port.has_endpoints {
+                Verdict::Drop
+            } else {
+                reject()
+            }
+        };
         let internal = if port.internal_local { &local } else { &cluster };
-        let internal = internal.clone().map_or_else(|| Way::Refuse(refuse(port.internal_local)), Way::Chain);
+        let internal = internal
+            .clone()
+            .map_or_else(|| Way::Refuse(refuse(port.internal_local)), Way::Chain);
         for ip in &port.cluster_ips {
-            self.out.shared.insert((Shared::ClusterIps, rule::octets(*ip)), None);
+            self.out
+                .shared
+                .insert((Shared::ClusterIps, rule::octets(*ip)), None);
             self.frontend(*ip, &internal);
         }
         if !port.externally_accessible() {
@@ -185,7 +215,8 @@ impl Renderer<'_> {
         }
         let external_pool = if port.external_local { &local } else { &cluster };
         let refusal = external_pool.is_none().then(|| refuse(port.external_local));
-        let chain = (cluster.is_some() || local.is_some()).then(|| self.external(cluster.as_deref(), local.as_deref()));
+        let chain = (cluster.is_some() || local.is_some())
+            .then(|| self.external(cluster.as_deref(), local.as_deref()));
         for ip in &port.external_ips {
             if let Some(chain) = &chain {
                 self.frontend(*ip, &Way::Chain(chain.clone()));
@@ -198,10 +229,14 @@ impl Renderer<'_> {
             let key = proto_port(port.proto, port.node_port);
             if let Some(chain) = &chain {
                 let goto = Data::Verdict(Verdict::Goto(chain.clone()));
-                self.out.shared.insert((Shared::NodePorts, key.clone()), Some(goto));
+                self.out
+                    .shared
+                    .insert((Shared::NodePorts, key.clone()), Some(goto));
             }
             if let Some(verdict) = refusal {
-                self.out.shared.insert((Shared::NoEndpointNodePorts, key), Some(Data::Verdict(verdict)));
+                self.out
+                    .shared
+                    .insert((Shared::NoEndpointNodePorts, key), Some(Data::Verdict(verdict)));
             }
         }
         self.firewall();
@@ -222,7 +257,11 @@ impl Renderer<'_> {
         let id = &self.port.id;
         let chain = chain_name(kind, id);
         let map = chain_name(&format!("{kind}-endpoints"), id);
-        let old = self.previous.and_then(|p| p.pools.get(&chain)).map(Vec::as_slice).unwrap_or_default();
+        let old = self
+            .previous
+            .and_then(|p| p.pools.get(&chain))
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let order = assign(old, endpoints);
         let elements = order
             .iter()
@@ -233,7 +272,9 @@ impl Renderer<'_> {
         self.out.sets.insert(map.clone(), OwnSet { spec, elements });
         for (ip, _) in endpoints {
             let bytes = rule::octets(*ip);
-            self.out.shared.insert((Shared::Hairpin, [&bytes[..], &bytes].concat()), None);
+            self.out
+                .shared
+                .insert((Shared::Hairpin, [&bytes[..], &bytes].concat()), None);
         }
         let rules = match self.port.affinity_seconds {
             None => vec![self.spread(&map, count)],
@@ -251,22 +292,48 @@ impl Renderer<'_> {
 
     fn dnat(&self) -> Expr {
         let (family, port) = if self.v6 { (10, Reg(12)) } else { (2, Reg(9)) };
-        Expr::Dnat { family, addr: Self::TARGET, port: Some(port) }
+        Expr::Dnat {
+            family,
+            addr: Self::TARGET,
+            port: Some(port),
+        }
     }
 
     fn spread(&self, map: &str, modulus: u32) -> Vec<Expr> {
         vec![
-            Expr::Random { modulus, dst: Self::NUMBER },
-            Expr::MapLookup { map: map.to_owned(), key: Self::NUMBER, dst: Self::TARGET },
+            Expr::Random {
+                modulus,
+                dst: Self::NUMBER,
+            },
+            Expr::MapLookup {
+                map: map.to_owned(),
+                key: Self::NUMBER,
+                dst: Self::TARGET,
+            },
             self.dnat(),
         ]
     }
 
-    fn affinity(&mut self, kind: &str, map: &str, count: u32, seconds: u32, endpoints: &BTreeSet<Target>) -> Vec<Vec<Expr>> {
+    fn affinity(
+        &mut self,
+        kind: &str,
+        map: &str,
+        count: u32,
+        seconds: u32,
+        endpoints: &BTreeSet<Target>,
+    ) -> Vec<Vec<Expr>> {
         let clients = chain_name(&format!("{kind}-affinity"), &self.port.id);
         let members = chain_name(&format!("{kind}-members"), &self.port.id);
-        let spec = SetSpec::by_address(&clients, self.v6).to_address_port(self.v6).dynamic(AFFINITY_SIZE);
-        self.out.sets.insert(clients.clone(), OwnSet { spec, elements: BTreeMap::new() });
+        let spec = SetSpec::by_address(&clients, self.v6)
+            .to_address_port(self.v6)
+            .dynamic(AFFINITY_SIZE);
+        self.out.sets.insert(
+            clients.clone(),
+            OwnSet {
+                spec,
+                elements: BTreeMap::new(),
+            },
+        );
         let spec = SetSpec::by_address_port(&members, self.v6);
         let elements = endpoints.iter().map(|t| (target_bytes(*t), None)).collect();
         self.out.sets.insert(members.clone(), OwnSet { spec, elements });
@@ -288,8 +355,16 @@ impl Renderer<'_> {
         let client = rule::source_address(self.v6, Self::CLIENT);
         let known = vec![
             client.clone(),
-            Expr::MapLookup { map: clients, key: Self::CLIENT, dst: Self::TARGET },
-            Expr::Lookup { set: members, key: Self::TARGET, invert: false },
+            Expr::MapLookup {
+                map: clients,
+                key: Self::CLIENT,
+                dst: Self::TARGET,
+            },
+            Expr::Lookup {
+                set: members,
+                key: Self::TARGET,
+                invert: false,
+            },
             remember.clone(),
             self.dnat(),
         ];
@@ -308,7 +383,12 @@ impl Renderer<'_> {
         if self.port.external_local {
             if let Some(cluster) = cluster {
                 // Pods and the node itself are inside: the policy is not about them.
-                for range in self.config.cluster_cidrs.iter().filter(|r| r.addr().is_ipv6() == self.v6) {
+                for range in self
+                    .config
+                    .cluster_cidrs
+                    .iter()
+                    .filter(|r| r.addr().is_ipv6() == self.v6)
+                {
                     let mut pods = rule::source_in(range.network(), range.prefix_len(), CmpOp::Eq);
                     pods.push(rule::goto(cluster));
                     rules.push(pods);
@@ -345,7 +425,10 @@ impl Renderer<'_> {
         self.out.chains.insert(name.clone(), rules);
         for ip in &port.load_balancer_ips {
             let goto = Data::Verdict(Verdict::Goto(name.clone()));
-            self.out.shared.insert((Shared::FirewallIps, frontend(*ip, port.proto, port.port)), Some(goto));
+            self.out.shared.insert(
+                (Shared::FirewallIps, frontend(*ip, port.proto, port.port)),
+                Some(goto),
+            );
         }
     }
 }

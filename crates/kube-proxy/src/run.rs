@@ -74,7 +74,10 @@ struct Sources {
 
 fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
-    Some(NamespacedName::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
+    Some(NamespacedName::new(
+        slice.metadata.namespace.as_deref().unwrap_or_default(),
+        name,
+    ))
 }
 
 fn zone(node: &Node) -> Option<String> {
@@ -90,11 +93,21 @@ impl Sources {
     fn models(&self, service: &NamespacedName) -> Option<Models> {
         let object = self.services.get(service)?;
         let node = self.nodes.get(&NamespacedName::new("", &self.node_name));
-        let location = Location { node: self.node_name.clone(), zone: node.as_deref().and_then(zone) };
+        let location = Location {
+            node: self.node_name.clone(),
+            zone: node.as_deref().and_then(zone),
+        };
         let slices = self.slices.get(service);
         let slices: Vec<&EndpointSlice> = slices.iter().map(AsRef::as_ref).collect();
-        let v6 = if self.ipv6 { service_model(&object, &slices, &location, true) } else { Default::default() };
-        Some(Models { v4: service_model(&object, &slices, &location, false), v6 })
+        let v6 = if self.ipv6 {
+            service_model(&object, &slices, &location, true)
+        } else {
+            Default::default()
+        };
+        Some(Models {
+            v4: service_model(&object, &slices, &location, false),
+            v6,
+        })
     }
 }
 
@@ -115,12 +128,20 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     let stop = shutdown.child_token();
     let _guard = stop.clone().drop_guard();
     if let Some(address) = config.healthz_bind_address {
-        let fail = |source| Error::Listen { what: "health checks", address, source };
+        let fail = |source| Error::Listen {
+            what: "health checks",
+            address,
+            source,
+        };
         let listener = listen(netns.clone(), address).await.map_err(fail)?;
         tracker.spawn(serve_healthz(health.clone(), listener, stop.clone()));
     }
     if let Some(address) = config.metrics_bind_address {
-        let fail = |source| Error::Listen { what: "metrics", address, source };
+        let fail = |source| Error::Listen {
+            what: "metrics",
+            address,
+            source,
+        };
         let listener = listen(netns.clone(), address).await.map_err(fail)?;
         tracker.spawn(serve_metrics(health.clone(), listener, stop.clone()));
     }
@@ -143,9 +164,14 @@ fn watch(
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) -> Sources {
-    let ours = InformerOptions { labels: Some(format!("!{PROXY_NAME_LABEL}")), fields: None };
-    let this_node =
-        InformerOptions { labels: None, fields: Some(format!("metadata.name={}", config.node_name)) };
+    let ours = InformerOptions {
+        labels: Some(format!("!{PROXY_NAME_LABEL}")),
+        fields: None,
+    };
+    let this_node = InformerOptions {
+        labels: None,
+        fields: Some(format!("metadata.name={}", config.node_name)),
+    };
     let (services, service_task) = Informer::<Service>::new(Api::all(client.clone()), ours.clone());
     let (slices, slice_task) = Informer::<EndpointSlice>::new(Api::all(client.clone()), ours);
     let (nodes, node_task) = Informer::<Node>::new(Api::all(client.clone()), this_node);
@@ -172,7 +198,9 @@ fn watch(
             _ => true,
         };
         if moved {
-            all.list().iter().for_each(|s| d.add(NamespacedName::of(s.as_ref())));
+            all.list()
+                .iter()
+                .for_each(|s| d.add(NamespacedName::of(s.as_ref())));
         }
     });
     let synced = (services.clone(), slices.clone(), nodes.clone());
@@ -187,7 +215,14 @@ fn watch(
             () = async { tokio::join!(synced.0.synced(), synced.1.synced(), synced.2.synced()); } => d.notify.notify_one(),
         }
     });
-    Sources { services, slices: index, slice_informer: slices, nodes, node_name: config.node_name.clone(), ipv6: config.ipv6 }
+    Sources {
+        services,
+        slices: index,
+        slice_informer: slices,
+        nodes,
+        node_name: config.node_name.clone(),
+        ipv6: config.ipv6,
+    }
 }
 
 async fn synchronise(
@@ -210,9 +245,14 @@ async fn synchronise(
             () = dirty.notify.notified() => {}
         }
         let keys: Vec<NamespacedName> = dirty.services.lock().drain().collect();
-        let changes: Vec<_> = keys.iter().map(|key| (key.clone(), sources.models(key))).collect();
+        let changes: Vec<_> = keys
+            .iter()
+            .map(|key| (key.clone(), sources.models(key)))
+            .collect();
         for (service, models) in &changes {
-            let check = models.as_ref().and_then(|m| m.v4.health_check.as_ref().or(m.v6.health_check.as_ref()));
+            let check = models
+                .as_ref()
+                .and_then(|m| m.v4.health_check.as_ref().or(m.v6.health_check.as_ref()));
             service_health.set(service, check).await;
         }
         let start = Instant::now();

@@ -25,6 +25,8 @@ const FIREWALL: &str = "firewall-check";
 const CLUSTER_IPS: &str = "cluster-ips-check";
 const MASQUERADE: &str = "masquerading";
 
+/// Name, type, hook, priority, chains to jump to, and whether only new connections do.
+type BaseRow = (&'static str, ChainType, Hook, i32, &'static [&'static str], bool);
 type Owners = BTreeMap<NamespacedName, Option<Data>>;
 
 /// What Services want in the table of one family, and with it what the kernel has.
@@ -45,13 +47,22 @@ struct ElementChanges {
 }
 
 fn element(key: &[u8], data: Option<&Data>) -> Element {
-    Element { key: key.to_vec(), data: data.cloned(), expires: None }
+    Element {
+        key: key.to_vec(),
+        data: data.cloned(),
+        expires: None,
+    }
 }
 
 impl Table {
     /// An empty table of a family.
     pub fn new(config: &Config, v6: bool) -> Self {
-        Table { config: config.clone(), v6, services: HashMap::new(), shared: HashMap::new() }
+        Table {
+            config: config.clone(),
+            v6,
+            services: HashMap::new(),
+            shared: HashMap::new(),
+        }
     }
 
     fn batch(&self) -> Batch {
@@ -102,7 +113,12 @@ impl Table {
                     rules.push((name.clone(), chain.clone(), before.is_some()));
                 }
             }
-            dead_chains.extend(old.chains.keys().filter(|n| !new.chains.contains_key(*n)).cloned());
+            dead_chains.extend(
+                old.chains
+                    .keys()
+                    .filter(|n| !new.chains.contains_key(*n))
+                    .cloned(),
+            );
             dead_sets.extend(old.sets.keys().filter(|n| !new.sets.contains_key(*n)).cloned());
             let keys: BTreeSet<_> = old.shared.keys().chain(new.shared.keys()).cloned().collect();
             for key in keys {
@@ -162,7 +178,9 @@ impl Table {
         let mut out: BTreeMap<Shared, ElementChanges> = BTreeMap::new();
         for ((set, key), before) in touched {
             let owners = self.shared.get(&(set, key.clone()));
-            let after = owners.and_then(|o| o.first_key_value()).map(|(_, data)| data.clone());
+            let after = owners
+                .and_then(|o| o.first_key_value())
+                .map(|(_, data)| data.clone());
             if before == after {
                 continue;
             }
@@ -222,24 +240,79 @@ impl Table {
         for set in Shared::ALL {
             b.add_set(&set.spec(self.v6));
         }
-        for chain in [SERVICES, NO_ENDPOINTS, NODE_PORTS, FIREWALL, CLUSTER_IPS, MASQUERADE, MARK_CHAIN, REJECT_CHAIN] {
+        for chain in [
+            SERVICES,
+            NO_ENDPOINTS,
+            NODE_PORTS,
+            FIREWALL,
+            CLUSTER_IPS,
+            MASQUERADE,
+            MARK_CHAIN,
+            REJECT_CHAIN,
+        ] {
             b.add_chain(chain);
         }
         let (filter, nat) = (ChainType::Filter, ChainType::Nat);
-        let base: [(&str, ChainType, Hook, i32, &[&str], bool); 8] = [
-            ("filter-prerouting", filter, Hook::Prerouting, -110, &[FIREWALL], true),
+        let base: [BaseRow; 8] = [
+            (
+                "filter-prerouting",
+                filter,
+                Hook::Prerouting,
+                -110,
+                &[FIREWALL],
+                true,
+            ),
             ("filter-output", filter, Hook::Output, -110, &[FIREWALL], true),
             ("nat-prerouting", nat, Hook::Prerouting, -100, &[SERVICES], false),
             ("nat-output", nat, Hook::Output, -100, &[SERVICES], false),
-            ("filter-output-post-dnat", filter, Hook::Output, -90, &[NO_ENDPOINTS, NODE_PORTS, CLUSTER_IPS], true),
-            ("filter-input", filter, Hook::Input, 0, &[NODE_PORTS, NO_ENDPOINTS], true),
-            ("filter-forward", filter, Hook::Forward, 0, &[NO_ENDPOINTS, CLUSTER_IPS], true),
-            ("nat-postrouting", nat, Hook::Postrouting, 100, &[MASQUERADE], false),
+            (
+                "filter-output-post-dnat",
+                filter,
+                Hook::Output,
+                -90,
+                &[NO_ENDPOINTS, NODE_PORTS, CLUSTER_IPS],
+                true,
+            ),
+            (
+                "filter-input",
+                filter,
+                Hook::Input,
+                0,
+                &[NODE_PORTS, NO_ENDPOINTS],
+                true,
+            ),
+            (
+                "filter-forward",
+                filter,
+                Hook::Forward,
+                0,
+                &[NO_ENDPOINTS, CLUSTER_IPS],
+                true,
+            ),
+            (
+                "nat-postrouting",
+                nat,
+                Hook::Postrouting,
+                100,
+                &[MASQUERADE],
+                false,
+            ),
         ];
         for (name, chain_type, hook, priority, jumps, only_new) in base {
-            b.add_base_chain(name, BaseChain { chain_type, hook, priority });
+            b.add_base_chain(
+                name,
+                BaseChain {
+                    chain_type,
+                    hook,
+                    priority,
+                },
+            );
             for chain in jumps {
-                let mut r = if only_new { rule::ct_state(rule::CT_NEW) } else { Vec::new() };
+                let mut r = if only_new {
+                    rule::ct_state(rule::CT_NEW)
+                } else {
+                    Vec::new()
+                };
                 r.push(rule::jump(chain));
                 b.add_rule(name, &r);
             }
@@ -255,9 +328,18 @@ impl Table {
         }
         b.add_rule(
             CLUSTER_IPS,
-            &[rule::destination_address(self.v6, Reg(0)), lookup(Shared::ClusterIps), rule::reject(self.v6)],
+            &[
+                rule::destination_address(self.v6, Reg(0)),
+                lookup(Shared::ClusterIps),
+                rule::reject(self.v6),
+            ],
         );
-        for range in self.config.service_cidrs.iter().filter(|r| r.addr().is_ipv6() == self.v6) {
+        for range in self
+            .config
+            .service_cidrs
+            .iter()
+            .filter(|r| r.addr().is_ipv6() == self.v6)
+        {
             let mut r = rule::destination_in(range.network(), range.prefix_len(), CmpOp::Eq);
             // The cluster DNS address is on this machine itself.
             r.extend(rule::address_is_local(false, CmpOp::Neq));
@@ -268,13 +350,22 @@ impl Table {
     }
 
     fn services_chain(&self, b: &mut Batch) {
-        let ranges: Vec<_> = self.config.cluster_cidrs.iter().filter(|r| r.addr().is_ipv6() == self.v6).collect();
+        let ranges: Vec<_> = self
+            .config
+            .cluster_cidrs
+            .iter()
+            .filter(|r| r.addr().is_ipv6() == self.v6)
+            .collect();
         if !ranges.is_empty() {
             let mut r = Vec::new();
             for range in ranges {
                 r.extend(rule::source_in(range.network(), range.prefix_len(), CmpOp::Neq));
             }
-            r.extend([rule::destination_address(self.v6, Reg(0)), lookup(Shared::ClusterIps), rule::jump(MARK_CHAIN)]);
+            r.extend([
+                rule::destination_address(self.v6, Reg(0)),
+                lookup(Shared::ClusterIps),
+                rule::jump(MARK_CHAIN),
+            ]);
             b.add_rule(SERVICES, &r);
         }
         b.add_rule(SERVICES, &self.by_frontend(Shared::ServiceIps));
@@ -308,7 +399,10 @@ impl Table {
             rule::destination_address(self.v6, Reg(0)),
             rule::l4proto(after(1)),
             rule::destination_port(after(2)),
-            Expr::VerdictMap { map: map.name().into(), key: Reg(0) },
+            Expr::VerdictMap {
+                map: map.name().into(),
+                key: Reg(0),
+            },
         ]
     }
 
@@ -325,11 +419,19 @@ impl Table {
             r.extend(rule::destination_in(loopback, prefix, CmpOp::Neq));
             return vec![r];
         }
-        let ranges = self.config.node_port_addresses.iter().filter(|r| r.addr().is_ipv6() == self.v6);
+        let ranges = self
+            .config
+            .node_port_addresses
+            .iter()
+            .filter(|r| r.addr().is_ipv6() == self.v6);
         ranges
             .map(|range| {
                 let mut r = local();
-                r.extend(rule::destination_in(range.network(), range.prefix_len(), CmpOp::Eq));
+                r.extend(rule::destination_in(
+                    range.network(),
+                    range.prefix_len(),
+                    CmpOp::Eq,
+                ));
                 r
             })
             .collect()
@@ -340,12 +442,19 @@ fn by_port(map: Shared) -> Vec<Expr> {
     vec![
         rule::l4proto(Reg(0)),
         rule::destination_port(Reg(1)),
-        Expr::VerdictMap { map: map.name().into(), key: Reg(0) },
+        Expr::VerdictMap {
+            map: map.name().into(),
+            key: Reg(0),
+        },
     ]
 }
 
 fn lookup(set: Shared) -> Expr {
-    Expr::Lookup { set: set.name().into(), key: Reg(0), invert: false }
+    Expr::Lookup {
+        set: set.name().into(),
+        key: Reg(0),
+        invert: false,
+    }
 }
 
 fn own_changes(before: Option<&OwnSet>, now: &OwnSet) -> ElementChanges {

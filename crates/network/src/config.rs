@@ -48,7 +48,11 @@ pub struct Vxlan {
 impl Default for Vxlan {
     /// Linux's own VXLAN port and identifier 1, as flannel uses.
     fn default() -> Self {
-        Vxlan { name: "keelson.1".into(), vni: 1, port: 8472 }
+        Vxlan {
+            name: "keelson.1".into(),
+            vni: 1,
+            port: 8472,
+        }
     }
 }
 

@@ -78,7 +78,11 @@ impl Ipam {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let fail = |operation, path: &Path| {
             let path = path.to_path_buf();
-            move |source| Error::File { operation, path, source }
+            move |source| Error::File {
+                operation,
+                path,
+                source,
+            }
         };
         fs::create_dir_all(dir).map_err(fail("make", dir))?;
         let lock_path = dir.join(".lock");
@@ -93,8 +97,13 @@ impl Ipam {
             Err(TryLockError::WouldBlock) => return Err(Error::Locked(dir.to_path_buf())),
             Err(TryLockError::Error(e)) => return Err(fail("lock", &lock_path)(e)),
         }
-        let mut ipam =
-            Ipam { dir: dir.to_path_buf(), records: HashMap::new(), used: BTreeMap::new(), last: HashMap::new(), _lock: lock };
+        let mut ipam = Ipam {
+            dir: dir.to_path_buf(),
+            records: HashMap::new(),
+            used: BTreeMap::new(),
+            last: HashMap::new(),
+            _lock: lock,
+        };
         for entry in fs::read_dir(dir).map_err(fail("list", dir))? {
             let path = entry.map_err(fail("list", dir))?.path();
             match path.extension().and_then(|e| e.to_str()) {
@@ -142,13 +151,22 @@ impl Ipam {
         name: &str,
         host_ports: &[HostPort],
     ) -> Result<Record, Error> {
-        if id.is_empty() || id.len() > 200 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) || id.starts_with('.') {
+        if id.is_empty()
+            || id.len() > 200
+            || !id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            || id.starts_with('.')
+        {
             return Err(Error::InvalidId(id.to_owned()));
         }
         if let Some(record) = self.records.get(id) {
             return Ok(record.clone());
         }
-        let ips = ranges.iter().map(|range| self.free(*range)).collect::<Result<Vec<_>, _>>()?;
+        let ips = ranges
+            .iter()
+            .map(|range| self.free(*range))
+            .collect::<Result<Vec<_>, _>>()?;
         let record = Record {
             id: id.to_owned(),
             namespace: namespace.to_owned(),
@@ -161,18 +179,28 @@ impl Ipam {
         let json = serde_json::to_vec(&record).expect("invariant: a record is plain data");
         fs::write(&temporary, json)
             .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(|source| Error::File { operation: "write", path, source })?;
+            .map_err(|source| Error::File {
+                operation: "write",
+                path,
+                source,
+            })?;
         self.insert(record.clone());
         Ok(record)
     }
 
     /// Takes the addresses of the sandbox back; call it when they no longer answer. Unknown is fine.
     pub fn release(&mut self, id: &str) -> Result<Option<Record>, Error> {
-        let Some(record) = self.records.get(id).cloned() else { return Ok(None) };
+        let Some(record) = self.records.get(id).cloned() else {
+            return Ok(None);
+        };
         let path = self.path(id);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::File { operation: "remove", path, source });
+                return Err(Error::File {
+                    operation: "remove",
+                    path,
+                    source,
+                });
             }
             _ => {}
         }
@@ -193,7 +221,11 @@ impl Ipam {
         let total = 1u128 << bits;
         // Network, gateway and, for IPv4, broadcast are never given to pods.
         let first = 2u128;
-        let end = if range.addr().is_ipv4() { total.saturating_sub(1) } else { total };
+        let end = if range.addr().is_ipv4() {
+            total.saturating_sub(1)
+        } else {
+            total
+        };
         let usable = end.saturating_sub(first);
         let start = self.last.get(&range).map_or(first, |last| last + 1);
         for i in 0..usable {
@@ -204,7 +236,10 @@ impl Ipam {
                 return Ok(ip);
             }
         }
-        Err(Error::Exhausted { range, size: usize::try_from(usable).unwrap_or(usize::MAX) })
+        Err(Error::Exhausted {
+            range,
+            size: usize::try_from(usable).unwrap_or(usize::MAX),
+        })
     }
 }
 
@@ -244,9 +279,15 @@ mod tests {
         let expected: Vec<IpAddr> = (2..7).map(|i| IpAddr::from([10, 1, 0, i])).collect();
         assert_eq!(seen, expected);
         let e = ipam.allocate(&r, "more", "d", "n", &[]).unwrap_err();
-        assert_eq!(e.to_string(), "no free address in the node's pod range 10.1.0.0/29: all 5 are in use");
+        assert_eq!(
+            e.to_string(),
+            "no free address in the node's pod range 10.1.0.0/29: all 5 are in use"
+        );
         ipam.release("p1").unwrap();
-        assert_eq!(ipam.allocate(&r, "more", "d", "n", &[]).unwrap().ips, [IpAddr::from([10, 1, 0, 3])]);
+        assert_eq!(
+            ipam.allocate(&r, "more", "d", "n", &[]).unwrap().ips,
+            [IpAddr::from([10, 1, 0, 3])]
+        );
     }
 
     #[test]
@@ -257,7 +298,10 @@ mod tests {
         let a = ipam.allocate(&r, "a", "d", "n", &[]).unwrap();
         ipam.allocate(&r, "b", "d", "n", &[]).unwrap();
         ipam.release("b").unwrap();
-        assert_eq!(ipam.allocate(&r, "c", "d", "n", &[]).unwrap().ips, [IpAddr::from([10, 1, 0, 4])]);
+        assert_eq!(
+            ipam.allocate(&r, "c", "d", "n", &[]).unwrap().ips,
+            [IpAddr::from([10, 1, 0, 4])]
+        );
         assert!(matches!(Ipam::open(dir.path()), Err(Error::Locked(_))));
         drop(ipam);
         // A crash in the middle of a write leaves a temporary file, a power failure an empty one.
@@ -266,7 +310,10 @@ mod tests {
         let mut ipam = Ipam::open(dir.path()).unwrap();
         assert_eq!(ipam.records().count(), 2);
         assert_eq!(ipam.allocate(&r, "a", "d", "n", &[]).unwrap(), a);
-        assert_eq!(ipam.allocate(&r, "d", "d", "n", &[]).unwrap().ips, [IpAddr::from([10, 1, 0, 3])]);
+        assert_eq!(
+            ipam.allocate(&r, "d", "d", "n", &[]).unwrap().ips,
+            [IpAddr::from([10, 1, 0, 3])]
+        );
     }
 
     #[test]
@@ -274,7 +321,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut ipam = Ipam::open(dir.path()).unwrap();
         for id in ["", "../x", "a/b", ".lock"] {
-            assert!(matches!(ipam.allocate(&[], id, "d", "n", &[]), Err(Error::InvalidId(_))), "{id}");
+            assert!(
+                matches!(ipam.allocate(&[], id, "d", "n", &[]), Err(Error::InvalidId(_))),
+                "{id}"
+            );
         }
     }
 }

@@ -10,6 +10,7 @@
 pub mod cni;
 mod config;
 pub mod dns;
+mod error;
 pub mod ipam;
 mod overlay;
 mod pod_network;
@@ -18,5 +19,6 @@ mod rules;
 mod run;
 
 pub use config::{Config, HostPort, NodeInfo, PodRequest, Protocol, Vxlan};
-pub use pod_network::{Error, PodNetwork};
+pub use error::Error;
+pub use pod_network::PodNetwork;
 pub use run::run;

@@ -35,7 +35,9 @@ pub(crate) fn derived_mac(kind: u8, ip: IpAddr) -> Mac {
 
 /// FNV-1a: stable over versions and builds, unlike the standard hasher.
 pub(crate) fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// [`derived_mac`] of VXLAN devices.
@@ -64,12 +66,19 @@ pub(crate) struct Overlay {
 impl Overlay {
     pub(crate) fn new(link: u32, underlay: IpAddr, own_ranges: &[IpNet]) -> Self {
         let sources = own_ranges.iter().map(|r| gateway(*r).addr()).collect();
-        Overlay { link, underlay_v6: underlay.is_ipv6(), sources, peers: HashMap::new() }
+        Overlay {
+            link,
+            underlay_v6: underlay.is_ipv6(),
+            sources,
+            peers: HashMap::new(),
+        }
     }
 
     fn entries(&self, info: &NodeInfo) -> HashSet<Entry> {
         let mut out = HashSet::new();
-        let Some(node) = info.addresses.iter().find(|a| a.is_ipv6() == self.underlay_v6) else { return out };
+        let Some(node) = info.addresses.iter().find(|a| a.is_ipv6() == self.underlay_v6) else {
+            return out;
+        };
         let mac = derived_mac(MAC_VXLAN, *node);
         if info.pod_cidrs.is_empty() {
             return out;
@@ -82,7 +91,11 @@ impl Overlay {
                 to: range.trunc(),
                 via: Some(via),
                 link: Some(self.link),
-                source: self.sources.iter().copied().find(|s| s.is_ipv6() == via.is_ipv6()),
+                source: self
+                    .sources
+                    .iter()
+                    .copied()
+                    .find(|s| s.is_ipv6() == via.is_ipv6()),
                 metric: 0,
             }));
         }
@@ -90,7 +103,12 @@ impl Overlay {
     }
 
     /// Makes the kernel agree with what is now known of node `name`; touches only what changed.
-    pub(crate) fn set_peer(&mut self, rtnl: &mut Rtnl, name: &str, info: Option<&NodeInfo>) -> Result<(), Error> {
+    pub(crate) fn set_peer(
+        &mut self,
+        rtnl: &mut Rtnl,
+        name: &str,
+        info: Option<&NodeInfo>,
+    ) -> Result<(), Error> {
         let new = info.map(|i| self.entries(i)).unwrap_or_default();
         let old = self.peers.remove(name).unwrap_or_default();
         // What another node has taken over since must stay.
@@ -123,8 +141,10 @@ impl Overlay {
     /// Removes routes and forwarding entries that an earlier process made for nodes that are no more.
     pub(crate) fn remove_stale(&mut self, rtnl: &mut Rtnl) -> Result<(), Error> {
         let wanted: HashSet<Entry> = self.peers.values().flatten().copied().collect();
-        let destinations: HashSet<IpNet> =
-            wanted.iter().filter_map(|e| if let Entry::Route(r) = e { Some(r.to) } else { None }).collect();
+        let destinations: HashSet<IpNet> = wanted
+            .iter()
+            .filter_map(|e| if let Entry::Route(r) = e { Some(r.to) } else { None })
+            .collect();
         for v6 in [false, true] {
             for route in rtnl.routes_via(self.link, v6)? {
                 // Without a next hop it is the kernel's own.

@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
@@ -15,7 +14,8 @@ use parking_lot::Mutex;
 
 use crate::cni;
 use crate::config::{Config, HostPort, NodeInfo, PodRequest, Protocol};
-use crate::ipam::{self, Ipam, Record, gateway};
+use crate::error::Error;
+use crate::ipam::{Ipam, Record, gateway};
 use crate::overlay::{MAC_POD, MAC_VXLAN, Overlay, derived_mac, fnv, overhead};
 use crate::rtnl::{self, Link, Peer, Route, Rtnl, VxlanSpec};
 use crate::rules;
@@ -29,57 +29,6 @@ const METRIC_SERVICE: u32 = 1024;
 /// Largest MTU of an interface pair.
 const MAX_MTU: u32 = 65_535;
 
-/// Why network work for a node or a pod failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The node does not know its pod range yet.
-    #[error("network is not ready: node {0} has no pod range yet (spec.podCIDRs)")]
-    NotReady(String),
-    /// A namespace could not be entered, or a thread not be started.
-    #[error("network namespace {path}: {source}")]
-    Namespace {
-        /// Which.
-        path: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A kernel setting could not be made.
-    #[error("cannot set {key} to {value}: {source}{}", if key.starts_with("net/bridge/") { " (is br_netfilter in the kernel? try: modprobe br_netfilter)" } else { "" })]
-    Sysctl {
-        /// Path below /proc/sys.
-        key: String,
-        /// Value.
-        value: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Links, addresses or routes.
-    #[error(transparent)]
-    Rtnl(#[from] rtnl::Error),
-    /// Addresses of pods.
-    #[error(transparent)]
-    Ipam(#[from] ipam::Error),
-    /// nf_tables.
-    #[error(transparent)]
-    Nft(#[from] keelson_nftables::Error),
-    /// A CNI plugin.
-    #[error(transparent)]
-    Cni(#[from] cni::Error),
-    /// The node's address is on none of its interfaces.
-    #[error("no interface of this node has its address {0}")]
-    NoUnderlay(IpAddr),
-    /// Another pod has the port.
-    #[error("host port {port} of pod {pod} is in use by pod {other}")]
-    HostPortInUse {
-        /// The port.
-        port: u16,
-        /// Who wants it.
-        pod: String,
-        /// Who has it.
-        other: String,
-    },
-}
-
 /// The network of one node's pods.
 #[derive(Debug)]
 pub struct PodNetwork {
@@ -87,6 +36,8 @@ pub struct PodNetwork {
     host: NetNs,
     cni: Option<cni::Cni>,
     inner: Mutex<Inner>,
+    /// For deleting links: the kernel takes some 20 ms for each, which must not hold up pods that start.
+    deleting: Mutex<Rtnl>,
 }
 
 #[derive(Debug)]
@@ -115,27 +66,61 @@ impl PodNetwork {
             Some(path) => NetNs::open(path),
         }
         .map_err(|source| Error::Namespace {
-            path: config.netns.as_ref().map_or_else(|| "of this process".into(), |p| p.display().to_string()),
+            path: config
+                .netns
+                .as_ref()
+                .map_or_else(|| "of this process".into(), |p| p.display().to_string()),
             source,
         })?;
         let ipam = Ipam::open(&config.state_dir.join("pods"))?;
-        let cni = config
-            .cni_conf_dir
-            .as_ref()
-            .map(|dir| cni::Cni::new(host.clone(), dir.clone(), config.cni_bin_dirs.clone(), config.state_dir.join("cni")));
-        let (rtnl, nft) = in_host(&host, || Ok((Rtnl::open()?, NfTables::open()?)))?;
-        let mut settings = vec![("net/ipv4/ip_forward".to_owned(), "1"), ("net/bridge/bridge-nf-call-iptables".to_owned(), "1")];
+        let cni = config.cni_conf_dir.as_ref().map(|dir| {
+            cni::Cni::new(
+                host.clone(),
+                dir.clone(),
+                config.cni_bin_dirs.clone(),
+                config.state_dir.join("cni"),
+            )
+        });
+        let (rtnl, deleting, nft) = in_host(&host, || Ok((Rtnl::open()?, Rtnl::open()?, NfTables::open()?)))?;
+        let mut settings = vec![
+            ("net/ipv4/ip_forward".to_owned(), "1"),
+            ("net/bridge/bridge-nf-call-iptables".to_owned(), "1"),
+        ];
         if config.cluster_cidrs.iter().any(|c| c.addr().is_ipv6()) {
             settings.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
             settings.push(("net/bridge/bridge-nf-call-ip6tables".to_owned(), "1"));
         }
         sysctl(&host, settings)?;
-        let mut inner = Inner { rtnl, nft, ipam, node: None, overlay: None, peers: HashMap::new() };
-        for to in config.cluster_cidrs.iter().chain(&config.service_cidrs).chain(&config.load_balancer_cidrs) {
-            let route = Route { to: *to, via: None, link: None, source: None, metric: METRIC_UNREACHABLE };
+        let mut inner = Inner {
+            rtnl,
+            nft,
+            ipam,
+            node: None,
+            overlay: None,
+            peers: HashMap::new(),
+        };
+        for to in config
+            .cluster_cidrs
+            .iter()
+            .chain(&config.service_cidrs)
+            .chain(&config.load_balancer_cidrs)
+        {
+            let route = Route {
+                to: *to,
+                via: None,
+                link: None,
+                source: None,
+                metric: METRIC_UNREACHABLE,
+            };
             inner.rtnl.replace_route(&route)?;
         }
-        Ok(PodNetwork { config, host, cni, inner: Mutex::new(inner) })
+        Ok(PodNetwork {
+            config,
+            host,
+            cni,
+            inner: Mutex::new(inner),
+            deleting: Mutex::new(deleting),
+        })
     }
 
     /// The settings.
@@ -178,7 +163,9 @@ impl PodNetwork {
         for v6 in [false, true] {
             if info.pod_cidrs.iter().any(|c| c.addr().is_ipv6() == v6) {
                 let records = inner.ipam.records();
-                inner.nft.commit(rules::table(&self.config, v6, &info.pod_cidrs, records))?;
+                inner
+                    .nft
+                    .commit(rules::table(&self.config, v6, &info.pod_cidrs, records))?;
             }
         }
         if let (Some(vxlan), Some((ip, link))) = (&self.config.vxlan, &underlay) {
@@ -199,7 +186,11 @@ impl PodNetwork {
             inner.overlay = Some(overlay);
         }
         tracing::info!(node = %self.config.node_name, ranges = ?info.pod_cidrs, mtu, "pod network is ready");
-        inner.node = Some(Node { info: info.clone(), bridge, mtu });
+        inner.node = Some(Node {
+            info: info.clone(),
+            bridge,
+            mtu,
+        });
         Ok(())
     }
 
@@ -208,7 +199,10 @@ impl PodNetwork {
         let addresses = rtnl.addresses()?;
         let links = rtnl.links()?;
         for ip in &info.addresses {
-            let index = addresses.iter().find(|(_, net)| net.addr() == *ip).map(|(index, _)| *index);
+            let index = addresses
+                .iter()
+                .find(|(_, net)| net.addr() == *ip)
+                .map(|(index, _)| *index);
             if let Some(link) = index.and_then(|i| links.iter().find(|l| l.index == i)) {
                 return Ok(Some((*ip, link.clone())));
             }
@@ -240,11 +234,25 @@ impl PodNetwork {
         sysctl(&self.host, settings)?;
         // The machine's own packets to Services need a route before the proxy translates them. On the bridge they
         // get a pod-range source address, and what is not translated finds nobody there and stays on the machine.
-        for to in self.config.service_cidrs.iter().chain(&self.config.load_balancer_cidrs) {
+        for to in self
+            .config
+            .service_cidrs
+            .iter()
+            .chain(&self.config.load_balancer_cidrs)
+        {
             if gateways.iter().any(|g| g.addr().is_ipv6() == to.addr().is_ipv6()) {
-                let source = gateways.iter().map(IpNet::addr).find(|g| g.is_ipv6() == to.addr().is_ipv6());
+                let source = gateways
+                    .iter()
+                    .map(IpNet::addr)
+                    .find(|g| g.is_ipv6() == to.addr().is_ipv6());
                 let link = Some(bridge.index);
-                rtnl.replace_route(&Route { to: *to, via: None, link, source, metric: METRIC_SERVICE })?;
+                rtnl.replace_route(&Route {
+                    to: *to,
+                    via: None,
+                    link,
+                    source,
+                    metric: METRIC_SERVICE,
+                })?;
             }
         }
         Ok(bridge)
@@ -279,18 +287,25 @@ impl PodNetwork {
         if let Some(cni) = self.cni.as_ref().filter(|cni| cni.configured()) {
             return Ok(cni.add(pod)?);
         }
-        let open = |source| Error::Namespace { path: pod.netns.display().to_string(), source };
+        let open = |source| Error::Namespace {
+            path: pod.netns.display().to_string(),
+            source,
+        };
         let netns = NetNs::open(&pod.netns).map_err(open)?;
         let (ranges, record) = {
             let mut inner = self.inner.lock();
             let inner = &mut *inner;
-            let Some(node) = &inner.node else { return Err(Error::NotReady(self.config.node_name.clone())) };
+            let Some(node) = &inner.node else {
+                return Err(Error::NotReady(self.config.node_name.clone()));
+            };
             let known = inner.ipam.get(&pod.id).is_some();
             if !known {
                 check_host_ports(&inner.ipam, pod)?;
             }
             let ranges = node.info.pod_cidrs.clone();
-            let record = inner.ipam.allocate(&ranges, &pod.id, &pod.namespace, &pod.name, &pod.host_ports)?;
+            let record = inner
+                .ipam
+                .allocate(&ranges, &pod.id, &pod.namespace, &pod.name, &pod.host_ports)?;
             if let Err(e) = self.connect(&mut inner.rtnl, node, &record, &netns) {
                 if !known {
                     inner.ipam.release(&pod.id)?;
@@ -325,14 +340,20 @@ impl PodNetwork {
         if rtnl.find_link(&name)?.is_some() {
             let inside = netns
                 .run(|| Ok(Rtnl::open().and_then(|mut r| r.find_link(POD_INTERFACE))))
-                .map_err(|source| Error::Namespace { path: format!("of sandbox {}", record.id), source })??;
+                .map_err(|source| Error::Namespace {
+                    path: format!("of sandbox {}", record.id),
+                    source,
+                })??;
             if inside.is_some() {
                 return Ok(());
             }
             rtnl.delete_link(&name)?;
         }
-        let peer =
-            Peer { name: POD_INTERFACE, mac: derived_mac(MAC_POD, record.ips[0]), netns: netns.as_fd() };
+        let peer = Peer {
+            name: POD_INTERFACE,
+            mac: derived_mac(MAC_POD, record.ips[0]),
+            netns: netns.as_fd(),
+        };
         rtnl.add_veth(&name, node.bridge.index, node.mtu, &peer)?;
         let port = rtnl.link(&name)?;
         rtnl.set_hairpin(port.index)?;
@@ -344,10 +365,12 @@ impl PodNetwork {
         if let Some(cni) = &self.cni {
             cni.delete(id)?;
         }
+        self.deleting.lock().delete_link(&host_interface(id))?;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        inner.rtnl.delete_link(&host_interface(id))?;
-        let Some(record) = inner.ipam.get(id).cloned() else { return Ok(()) };
+        let Some(record) = inner.ipam.get(id).cloned() else {
+            return Ok(());
+        };
         for batch in rules::host_ports(&self.config, &record, false) {
             // After a restart without a pod range there is no table yet; then nothing is to be removed.
             if inner.node.is_some() {
@@ -363,8 +386,14 @@ impl PodNetwork {
 
     /// Tears down every pod that is not in `live`: what a crash left behind.
     pub fn collect_garbage(&self, live: &HashSet<String>) -> Result<(), Error> {
-        let dead: Vec<String> =
-            self.inner.lock().ipam.records().map(|r| r.id.clone()).filter(|id| !live.contains(id)).collect();
+        let dead: Vec<String> = self
+            .inner
+            .lock()
+            .ipam
+            .records()
+            .map(|r| r.id.clone())
+            .filter(|id| !live.contains(id))
+            .collect();
         for id in dead {
             self.teardown(&id)?;
         }
@@ -381,8 +410,11 @@ impl PodNetwork {
 
     /// UDP flows keep an old translation while packets come: forget those of these ports (and only to `targets`).
     fn forget_udp_flows(&self, ports: &[HostPort], targets: Option<&[IpAddr]>) -> Result<(), Error> {
-        let udp: HashSet<u16> =
-            ports.iter().filter(|p| p.protocol == Protocol::Udp).map(|p| p.host_port).collect();
+        let udp: HashSet<u16> = ports
+            .iter()
+            .filter(|p| p.protocol == Protocol::Udp)
+            .map(|p| p.host_port)
+            .collect();
         if udp.is_empty() {
             return Ok(());
         }
@@ -419,13 +451,29 @@ impl PodNetwork {
         }
         inner.rtnl.delete_link(&self.config.bridge)?;
         for v6 in [false, true] {
-            let family = if v6 { keelson_nftables::Family::Ipv6 } else { keelson_nftables::Family::Ipv4 };
+            let family = if v6 {
+                keelson_nftables::Family::Ipv6
+            } else {
+                keelson_nftables::Family::Ipv4
+            };
             let mut batch = keelson_nftables::Batch::new(family, &self.config.table);
             batch.add_table().delete_table();
             inner.nft.commit(batch)?;
         }
-        for to in self.config.cluster_cidrs.iter().chain(&self.config.service_cidrs).chain(&self.config.load_balancer_cidrs) {
-            let route = Route { to: *to, via: None, link: None, source: None, metric: METRIC_UNREACHABLE };
+        for to in self
+            .config
+            .cluster_cidrs
+            .iter()
+            .chain(&self.config.service_cidrs)
+            .chain(&self.config.load_balancer_cidrs)
+        {
+            let route = Route {
+                to: *to,
+                via: None,
+                link: None,
+                source: None,
+                metric: METRIC_UNREACHABLE,
+            };
             inner.rtnl.delete_route(&route)?;
         }
         Ok(())
@@ -442,7 +490,10 @@ fn check_host_ports(ipam: &Ipam, pod: &PodRequest) -> Result<(), Error> {
     for record in ipam.records() {
         for other in &record.host_ports {
             for port in &pod.host_ports {
-                if port.protocol == other.protocol && port.host_port == other.host_port && any(port) == any(other) {
+                if port.protocol == other.protocol
+                    && port.host_port == other.host_port
+                    && any(port) == any(other)
+                {
                     return Err(Error::HostPortInUse {
                         port: port.host_port,
                         pod: format!("{}/{}", pod.namespace, pod.name),
@@ -465,9 +516,17 @@ fn configure_pod(ips: &[IpAddr], ranges: &[IpNet]) -> Result<(), rtnl::Error> {
     for (ip, range) in ips.iter().zip(ranges) {
         let net = IpNet::new(*ip, range.prefix_len()).expect("invariant: the prefix is the range's own");
         rtnl.add_address(link.index, net)?;
-        let everything: IpNet = if ip.is_ipv4() { "0.0.0.0/0" } else { "::/0" }.parse().expect("invariant: a literal");
+        let everything: IpNet = if ip.is_ipv4() { "0.0.0.0/0" } else { "::/0" }
+            .parse()
+            .expect("invariant: a literal");
         let via = Some(gateway(*range).addr());
-        rtnl.replace_route(&Route { to: everything, via, link: Some(link.index), source: None, metric: 0 })?;
+        rtnl.replace_route(&Route {
+            to: everything,
+            via,
+            link: Some(link.index),
+            source: None,
+            metric: 0,
+        })?;
     }
     Ok(())
 }
@@ -476,7 +535,10 @@ fn in_host<T: Send + 'static>(
     host: &NetNs,
     f: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    host.run(move || Ok(f())).map_err(|source| Error::Namespace { path: "of the node".into(), source })?
+    host.run(move || Ok(f())).map_err(|source| Error::Namespace {
+        path: "of the node".into(),
+        source,
+    })?
 }
 
 fn sysctl(host: &NetNs, settings: Vec<(String, &'static str)>) -> Result<(), Error> {
@@ -487,7 +549,11 @@ fn sysctl(host: &NetNs, settings: Vec<(String, &'static str)>) -> Result<(), Err
             if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
                 continue;
             }
-            fs::write(&path, value).map_err(|source| Error::Sysctl { key, value: value.to_owned(), source })?;
+            fs::write(&path, value).map_err(|source| Error::Sysctl {
+                key,
+                value: value.to_owned(),
+                source,
+            })?;
         }
         Ok(())
     })

@@ -12,7 +12,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use keelson_nftables::{
-    BaseChain, Batch, ChainType, CmpOp, Data, Element, Expr, Family, Hook, MetaKey, Reg, SetSpec, Verdict, rule,
+    BaseChain, Batch, ChainType, CmpOp, Data, Element, Expr, Family, Hook, MetaKey, Reg, SetSpec, Verdict,
+    rule,
 };
 
 use crate::config::{Config, HostPort};
@@ -45,7 +46,11 @@ fn elements(ip: IpAddr, ports: &[HostPort]) -> Vec<SetElement> {
     let mut out = Vec::new();
     for port in ports {
         let to = [&rule::octets(ip)[..], &padded_port(port.container_port)].concat();
-        let proto_port = [&[port.protocol.number(), 0, 0, 0][..], &padded_port(port.host_port)].concat();
+        let proto_port = [
+            &[port.protocol.number(), 0, 0, 0][..],
+            &padded_port(port.host_port),
+        ]
+        .concat();
         match port.host_ip {
             Some(host) if !host.is_unspecified() => {
                 if v6(host) == v6(ip) {
@@ -66,8 +71,16 @@ fn elements(ip: IpAddr, ports: &[HostPort]) -> Vec<SetElement> {
 fn translate(v6: bool, load: Vec<Expr>, map: &str) -> Vec<Expr> {
     let (address, port) = (Reg(8), if v6 { Reg(12) } else { Reg(9) });
     let mut rule = load;
-    rule.push(Expr::MapLookup { map: map.to_owned(), key: Reg(0), dst: address });
-    rule.push(Expr::Dnat { family: if v6 { 10 } else { 2 }, addr: address, port: Some(port) });
+    rule.push(Expr::MapLookup {
+        map: map.to_owned(),
+        key: Reg(0),
+        dst: address,
+    });
+    rule.push(Expr::Dnat {
+        family: if v6 { 10 } else { 2 },
+        addr: address,
+        port: Some(port),
+    });
     rule
 }
 
@@ -87,7 +100,14 @@ pub(crate) fn table<'a>(
 
     // Before the service proxy's chains at -100: a host port wins over a node port.
     for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
-        b.add_base_chain(name, BaseChain { chain_type: ChainType::Nat, hook, priority: -101 });
+        b.add_base_chain(
+            name,
+            BaseChain {
+                chain_type: ChainType::Nat,
+                hook,
+                priority: -101,
+            },
+        );
         b.add_rule(name, &[rule::jump(CHAIN)]);
     }
     let after = |r: u8| if use_v6 { Reg(r + 3) } else { Reg(r) };
@@ -103,14 +123,22 @@ pub(crate) fn table<'a>(
 
     b.add_base_chain(
         "postrouting",
-        BaseChain { chain_type: ChainType::Nat, hook: Hook::Postrouting, priority: 100 },
+        BaseChain {
+            chain_type: ChainType::Nat,
+            hook: Hook::Postrouting,
+            priority: 100,
+        },
     );
     let second = if use_v6 { Reg(4) } else { Reg(1) };
     let mut hairpin = rule::ct_status(rule::CT_STATUS_DNAT);
     hairpin.extend([
         rule::source_address(use_v6, Reg(0)),
         rule::destination_address(use_v6, second),
-        Expr::Lookup { set: HAIRPIN.into(), key: Reg(0), invert: false },
+        Expr::Lookup {
+            set: HAIRPIN.into(),
+            key: Reg(0),
+            invert: false,
+        },
         Expr::Masquerade,
     ]);
     b.add_rule("postrouting", &hairpin);
@@ -143,10 +171,22 @@ pub(crate) fn table<'a>(
 /// Pods of `range` to anything outside the cluster's ranges: behind the node's address.
 fn outbound(config: &Config, range: IpNet) -> Vec<Expr> {
     let mut out = rule::source_in(range.network(), range.prefix_len(), CmpOp::Eq);
-    let multicast: IpNet =
-        if range.addr().is_ipv4() { "224.0.0.0/4" } else { "ff00::/8" }.parse().expect("invariant: a literal network");
-    let inside = config.cluster_cidrs.iter().chain(&config.service_cidrs).chain(&config.load_balancer_cidrs);
-    for net in inside.chain([&multicast]).filter(|n| v6(n.addr()) == v6(range.addr())) {
+    let multicast: IpNet = if range.addr().is_ipv4() {
+        "224.0.0.0/4"
+    } else {
+        "ff00::/8"
+    }
+    .parse()
+    .expect("invariant: a literal network");
+    let inside = config
+        .cluster_cidrs
+        .iter()
+        .chain(&config.service_cidrs)
+        .chain(&config.load_balancer_cidrs);
+    for net in inside
+        .chain([&multicast])
+        .filter(|n| v6(n.addr()) == v6(range.addr()))
+    {
         out.extend(rule::destination_in(net.network(), net.prefix_len(), CmpOp::Neq));
     }
     out.extend(rule::interface(MetaKey::OifName, &config.bridge, CmpOp::Neq));
@@ -155,14 +195,22 @@ fn outbound(config: &Config, range: IpNet) -> Vec<Expr> {
 }
 
 fn guard(b: &mut Batch) {
-    b.add_base_chain("input", BaseChain { chain_type: ChainType::Filter, hook: Hook::Input, priority: 0 });
+    b.add_base_chain(
+        "input",
+        BaseChain {
+            chain_type: ChainType::Filter,
+            hook: Hook::Input,
+            priority: 0,
+        },
+    );
     let mut from_outside = rule::interface(MetaKey::IifName, "lo", CmpOp::Neq);
     from_outside.extend(rule::destination_in(Ipv4Addr::LOCALHOST.into(), 8, CmpOp::Eq));
     from_outside.push(rule::jump(GUARD));
     b.add_rule("input", &from_outside);
-    for mut allowed in
-        [rule::ct_state(rule::CT_ESTABLISHED | rule::CT_RELATED), rule::ct_status(rule::CT_STATUS_DNAT)]
-    {
+    for mut allowed in [
+        rule::ct_state(rule::CT_ESTABLISHED | rule::CT_RELATED),
+        rule::ct_status(rule::CT_STATUS_DNAT),
+    ] {
         allowed.push(Expr::Verdict(Verdict::Return));
         b.add_rule(GUARD, &allowed);
     }

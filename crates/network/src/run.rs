@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use keelson_client::{Informer, InformerOptions, NamespacedName, RateLimit, Reconciled, WorkQueue, run_workers};
+use keelson_client::{
+    Informer, InformerOptions, NamespacedName, RateLimit, Reconciled, WorkQueue, run_workers,
+};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeInfo;
-use crate::pod_network::{Error, PodNetwork};
+use crate::error::Error;
+use crate::pod_network::PodNetwork;
 
 impl NodeInfo {
     /// What a Node object says: its `InternalIP` addresses and pod ranges. Values that do not parse are left out.
@@ -22,10 +25,16 @@ impl NodeInfo {
             .filter_map(|a| a.address.parse().ok())
             .collect();
         let spec = node.spec.as_ref();
-        let mut pod_cidrs: Vec<IpNet> =
-            spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten()).filter_map(|c| c.parse().ok()).collect();
+        let mut pod_cidrs: Vec<IpNet> = spec
+            .iter()
+            .flat_map(|s| s.pod_cidrs.iter().flatten())
+            .filter_map(|c| c.parse().ok())
+            .collect();
         if pod_cidrs.is_empty() {
-            pod_cidrs.extend(spec.and_then(|s| s.pod_cidr.as_ref()).and_then(|c| c.parse::<IpNet>().ok()));
+            pod_cidrs.extend(
+                spec.and_then(|s| s.pod_cidr.as_ref())
+                    .and_then(|c| c.parse::<IpNet>().ok()),
+            );
         }
         NodeInfo { addresses, pod_cidrs }
     }
@@ -67,7 +76,11 @@ pub async fn run(network: Arc<PodNetwork>, client: Client, shutdown: Cancellatio
     Ok(())
 }
 
-async fn reconcile(network: Arc<PodNetwork>, key: NamespacedName, node: Option<Arc<Node>>) -> Result<(), Error> {
+async fn reconcile(
+    network: Arc<PodNetwork>,
+    key: NamespacedName,
+    node: Option<Arc<Node>>,
+) -> Result<(), Error> {
     let info = node.as_deref().map(NodeInfo::of);
     blocking(move || {
         if *key.name != *network.config().node_name {
@@ -85,6 +98,9 @@ async fn reconcile(network: Arc<PodNetwork>, key: NamespacedName, node: Option<A
 async fn blocking(f: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
     match tokio::task::spawn_blocking(f).await {
         Ok(result) => result,
-        Err(e) => Err(Error::Namespace { path: "worker thread".into(), source: std::io::Error::other(e) }),
+        Err(e) => Err(Error::Namespace {
+            path: "worker thread".into(),
+            source: std::io::Error::other(e),
+        }),
     }
 }

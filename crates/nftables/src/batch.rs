@@ -111,7 +111,12 @@ pub(crate) mod types {
 
 impl SetSpec {
     fn with_key(name: &str, key_len: u32, key_type: u32) -> Self {
-        SetSpec { name: name.to_owned(), key_len, key_type, ..Default::default() }
+        SetSpec {
+            name: name.to_owned(),
+            key_len,
+            key_type,
+            ..Default::default()
+        }
     }
 
     fn address(v6: bool) -> (u32, u32) {
@@ -149,7 +154,10 @@ impl SetSpec {
 
     /// Keyed by a 32-bit number.
     pub fn by_number(name: &str) -> Self {
-        SetSpec { host_order: true, ..Self::with_key(name, 4, types::INTEGER) }
+        SetSpec {
+            host_order: true,
+            ..Self::with_key(name, 4, types::INTEGER)
+        }
     }
 
     /// Makes it a map to address . port.
@@ -214,12 +222,20 @@ pub struct Element {
 impl Element {
     /// A set element.
     pub fn key(key: Vec<u8>) -> Self {
-        Element { key, data: None, expires: None }
+        Element {
+            key,
+            data: None,
+            expires: None,
+        }
     }
 
     /// A map element.
     pub fn with(key: Vec<u8>, data: Data) -> Self {
-        Element { key, data: Some(data), expires: None }
+        Element {
+            key,
+            data: Some(data),
+            expires: None,
+        }
     }
 }
 
@@ -265,11 +281,21 @@ impl Batch {
         self.encoder.len()
     }
 
-    fn message(&mut self, op: &'static str, name: &str, kind: u16, flags: u16, fill: impl FnOnce(&mut Encoder, &str)) {
+    fn message(
+        &mut self,
+        op: &'static str,
+        name: &str,
+        kind: u16,
+        flags: u16,
+        fill: impl FnOnce(&mut Encoder, &str),
+    ) {
         self.operations.push((op, name.to_owned()));
-        let seq = u32::try_from(self.operations.len() + 1).expect("invariant: a batch has fewer than 2^32 messages");
+        let seq = u32::try_from(self.operations.len() + 1)
+            .expect("invariant: a batch has fewer than 2^32 messages");
         self.last_flags_at = self.encoder.len() + 6;
-        self.encoder.begin(SUBSYS_NFTABLES | kind, flags, seq).raw(&[self.family.number(), 0, 0, 0]);
+        self.encoder
+            .begin(SUBSYS_NFTABLES | kind, flags, seq)
+            .raw(&[self.family.number(), 0, 0, 0]);
         fill(&mut self.encoder, &self.table);
         self.encoder.end();
     }
@@ -346,13 +372,19 @@ impl Batch {
 
     /// Appends a rule.
     pub fn add_rule(&mut self, chain: &str, rule: &[Expr]) -> &mut Self {
-        self.message("add rule", chain, NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |e, table| {
-            e.attr_str(1, table).attr_str(2, chain).nest(4, |e| {
-                for expr in rule {
-                    expr.encode(e);
-                }
-            });
-        });
+        self.message(
+            "add rule",
+            chain,
+            NEWRULE,
+            NLM_F_CREATE | NLM_F_APPEND,
+            |e, table| {
+                e.attr_str(1, table).attr_str(2, chain).nest(4, |e| {
+                    for expr in rule {
+                        expr.encode(e);
+                    }
+                });
+            },
+        );
         self
     }
 
@@ -361,7 +393,9 @@ impl Batch {
         let id = self.next_set_id;
         self.next_set_id += 1;
         self.message("add set", &spec.name, NEWSET, NLM_F_CREATE, |e, table| {
-            e.attr_str(1, table).attr_str(2, &spec.name).attr_be32(3, spec.flags());
+            e.attr_str(1, table)
+                .attr_str(2, &spec.name)
+                .attr_be32(3, spec.flags());
             e.attr_be32(4, spec.key_type).attr_be32(5, spec.key_len);
             if spec.verdicts {
                 e.attr_be32(6, 0xffff_ff00).attr_be32(7, 0);
@@ -428,8 +462,12 @@ impl Batch {
 
     /// Closes the transaction and returns its bytes and the sequence number that is acknowledged.
     pub(crate) fn finish(mut self) -> (Vec<u8>, u32, Vec<(&'static str, String)>) {
-        let last = u32::try_from(self.operations.len() + 1).expect("invariant: a batch has fewer than 2^32 messages");
-        self.encoder.begin(MSG_BATCH_END, 0, last + 1).raw(&[0, 0, 0, 10]).end();
+        let last = u32::try_from(self.operations.len() + 1)
+            .expect("invariant: a batch has fewer than 2^32 messages");
+        self.encoder
+            .begin(MSG_BATCH_END, 0, last + 1)
+            .raw(&[0, 0, 0, 10])
+            .end();
         let mut bytes = self.encoder.as_bytes().to_vec();
         if let Some(flags) = bytes.get_mut(self.last_flags_at..self.last_flags_at + 2) {
             let value = u16::from_ne_bytes([flags[0], flags[1]]) | NLM_F_ACK;

@@ -49,10 +49,18 @@ impl Conntrack {
     pub fn flows(&mut self, v6: bool) -> Result<Vec<Flow>, Error> {
         let seq = self.socket.next_seq();
         let mut e = Encoder::new();
-        e.begin(SUBSYS_CTNETLINK | CT_GET, NLM_F_DUMP, seq).raw(&[family(v6), 0, 0, 0]).end();
+        e.begin(SUBSYS_CTNETLINK | CT_GET, NLM_F_DUMP, seq)
+            .raw(&[family(v6), 0, 0, 0])
+            .end();
         match self.socket.dump(e.as_bytes(), seq)? {
-            Ok(replies) => Ok(replies.iter().filter_map(|r| decode(r.payload.get(4..)?)).collect()),
-            Err(e) => Err(Error::List { what: "connections", source: io::Error::from_raw_os_error(e.errno) }),
+            Ok(replies) => Ok(replies
+                .iter()
+                .filter_map(|r| decode(r.payload.get(4..)?))
+                .collect()),
+            Err(e) => Err(Error::List {
+                what: "connections",
+                source: io::Error::from_raw_os_error(e.errno),
+            }),
         }
     }
 
@@ -62,14 +70,19 @@ impl Conntrack {
         for flow in self.flows(v6)?.iter().filter(|f| f.proto == proto && stale(f)) {
             let seq = self.socket.next_seq();
             let mut e = Encoder::new();
-            e.begin(SUBSYS_CTNETLINK | CT_DELETE, NLM_F_ACK, seq).raw(&[family(v6), 0, 0, 0]);
-            e.attr(TUPLE_ORIG | keelson_sys::netlink::NLA_F_NESTED, &flow.orig).end();
+            e.begin(SUBSYS_CTNETLINK | CT_DELETE, NLM_F_ACK, seq)
+                .raw(&[family(v6), 0, 0, 0]);
+            e.attr(TUPLE_ORIG | keelson_sys::netlink::NLA_F_NESTED, &flow.orig)
+                .end();
             match self.socket.request(e.as_bytes(), seq)? {
                 Ok(_) => deleted += 1,
                 Err(e) if e.errno == ENOENT => {}
                 Err(e) => {
                     let source = io::Error::from_raw_os_error(e.errno);
-                    return Err(Error::List { what: "connections to delete", source });
+                    return Err(Error::List {
+                        what: "connections to delete",
+                        source,
+                    });
                 }
             }
         }

@@ -278,12 +278,20 @@ impl Expr {
 
     fn encode_data(&self, e: &mut Encoder) {
         match self {
-            Expr::Payload { base, offset, len, dst } => {
+            Expr::Payload {
+                base,
+                offset,
+                len,
+                dst,
+            } => {
                 let base = match base {
                     PayloadBase::Network => 1,
                     PayloadBase::Transport => 2,
                 };
-                e.attr_be32(1, dst.number()).attr_be32(2, base).attr_be32(3, *offset).attr_be32(4, *len);
+                e.attr_be32(1, dst.number())
+                    .attr_be32(2, base)
+                    .attr_be32(3, *offset)
+                    .attr_be32(4, *len);
             }
             Expr::Meta { key, dst } => {
                 e.attr_be32(1, dst.number()).attr_be32(2, key.number());
@@ -308,7 +316,9 @@ impl Expr {
             }
             Expr::Bitwise { src, dst, mask, xor } => {
                 let len = u32::try_from(mask.len()).expect("invariant: masks are at most 16 bytes");
-                e.attr_be32(1, src.number()).attr_be32(2, dst.number()).attr_be32(3, len);
+                e.attr_be32(1, src.number())
+                    .attr_be32(2, dst.number())
+                    .attr_be32(3, len);
                 value(e, 4, mask);
                 value(e, 5, xor);
             }
@@ -326,16 +336,23 @@ impl Expr {
                 }
             }
             Expr::MapLookup { map, key, dst } => {
-                e.attr_str(1, map).attr_be32(2, key.number()).attr_be32(3, dst.number());
+                e.attr_str(1, map)
+                    .attr_be32(2, key.number())
+                    .attr_be32(3, dst.number());
             }
             Expr::VerdictMap { map, key } => {
                 e.attr_str(1, map).attr_be32(2, key.number()).attr_be32(3, 0);
             }
             Expr::Random { modulus, dst } => {
-                e.attr_be32(1, dst.number()).attr_be32(2, *modulus).attr_be32(3, 1).attr_be32(4, 0);
+                e.attr_be32(1, dst.number())
+                    .attr_be32(2, *modulus)
+                    .attr_be32(3, 1)
+                    .attr_be32(4, 0);
             }
             Expr::Dnat { family, addr, port } => {
-                e.attr_be32(1, 1).attr_be32(2, *family).attr_be32(3, addr.number());
+                e.attr_be32(1, 1)
+                    .attr_be32(2, *family)
+                    .attr_be32(3, addr.number());
                 if let Some(port) = port {
                     e.attr_be32(5, port.number());
                 }
@@ -350,9 +367,17 @@ impl Expr {
                 e.attr_be32(1, 1);
             }
             Expr::FibAddrType { source, dst } => {
-                e.attr_be32(1, dst.number()).attr_be32(2, 3).attr_be32(3, if *source { 1 } else { 2 });
+                e.attr_be32(1, dst.number())
+                    .attr_be32(2, 3)
+                    .attr_be32(3, if *source { 1 } else { 2 });
             }
-            Expr::Dynset { set, op, key, data, timeout_ms } => {
+            Expr::Dynset {
+                set,
+                op,
+                key,
+                data,
+                timeout_ms,
+            } => {
                 let op = match op {
                     DynsetOp::Update => 1,
                     DynsetOp::Delete => 2,

@@ -26,23 +26,41 @@ pub fn octets(ip: IpAddr) -> Vec<u8> {
 /// Loads the source address; IPv4 takes one register, IPv6 four.
 pub fn source_address(v6: bool, dst: Reg) -> Expr {
     let (offset, len) = if v6 { (8, 16) } else { (12, 4) };
-    Expr::Payload { base: PayloadBase::Network, offset, len, dst }
+    Expr::Payload {
+        base: PayloadBase::Network,
+        offset,
+        len,
+        dst,
+    }
 }
 
 /// Loads the destination address.
 pub fn destination_address(v6: bool, dst: Reg) -> Expr {
     let (offset, len) = if v6 { (24, 16) } else { (16, 4) };
-    Expr::Payload { base: PayloadBase::Network, offset, len, dst }
+    Expr::Payload {
+        base: PayloadBase::Network,
+        offset,
+        len,
+        dst,
+    }
 }
 
 /// Loads the destination port.
 pub fn destination_port(dst: Reg) -> Expr {
-    Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, dst }
+    Expr::Payload {
+        base: PayloadBase::Transport,
+        offset: 2,
+        len: 2,
+        dst,
+    }
 }
 
 /// Loads the transport protocol.
 pub fn l4proto(dst: Reg) -> Expr {
-    Expr::Meta { key: MetaKey::L4Proto, dst }
+    Expr::Meta {
+        key: MetaKey::L4Proto,
+        dst,
+    }
 }
 
 fn prefix_match(load: Expr, address: IpAddr, prefix: u8, op: CmpOp) -> Vec<Expr> {
@@ -57,7 +75,12 @@ fn prefix_match(load: Expr, address: IpAddr, prefix: u8, op: CmpOp) -> Vec<Expr>
     let value: Vec<u8> = bytes.iter().zip(&mask).map(|(b, m)| b & m).collect();
     let mut out = vec![load];
     if mask.iter().any(|b| *b != 0xff) {
-        out.push(Expr::Bitwise { src: reg, dst: reg, xor: vec![0; mask.len()], mask });
+        out.push(Expr::Bitwise {
+            src: reg,
+            dst: reg,
+            xor: vec![0; mask.len()],
+            mask,
+        });
     }
     out.push(Expr::Cmp { src: reg, op, value });
     out
@@ -70,30 +93,62 @@ pub fn source_in(address: IpAddr, prefix: u8, op: CmpOp) -> Vec<Expr> {
 
 /// `ip daddr address/prefix`, or `!=`. Uses register 0 onwards.
 pub fn destination_in(address: IpAddr, prefix: u8, op: CmpOp) -> Vec<Expr> {
-    prefix_match(destination_address(address.is_ipv6(), Reg(0)), address, prefix, op)
+    prefix_match(
+        destination_address(address.is_ipv6(), Reg(0)),
+        address,
+        prefix,
+        op,
+    )
 }
 
 /// `ct state` (any of `bits`). Uses register 0.
 pub fn ct_state(bits: u32) -> Vec<Expr> {
-    any_bit(Expr::Ct { key: CtKey::State, dst: Reg(0) }, bits)
+    any_bit(
+        Expr::Ct {
+            key: CtKey::State,
+            dst: Reg(0),
+        },
+        bits,
+    )
 }
 
 /// `ct status` (any of `bits`). Uses register 0.
 pub fn ct_status(bits: u32) -> Vec<Expr> {
-    any_bit(Expr::Ct { key: CtKey::Status, dst: Reg(0) }, bits)
+    any_bit(
+        Expr::Ct {
+            key: CtKey::Status,
+            dst: Reg(0),
+        },
+        bits,
+    )
 }
 
 /// `meta mark & bits != 0`. Uses register 0.
 pub fn mark_set(bits: u32) -> Vec<Expr> {
-    any_bit(Expr::Meta { key: MetaKey::Mark, dst: Reg(0) }, bits)
+    any_bit(
+        Expr::Meta {
+            key: MetaKey::Mark,
+            dst: Reg(0),
+        },
+        bits,
+    )
 }
 
 fn any_bit(load: Expr, bits: u32) -> Vec<Expr> {
     let reg = Reg(0);
     vec![
         load,
-        Expr::Bitwise { src: reg, dst: reg, mask: bits.to_ne_bytes().to_vec(), xor: vec![0; 4] },
-        Expr::Cmp { src: reg, op: CmpOp::Neq, value: vec![0; 4] },
+        Expr::Bitwise {
+            src: reg,
+            dst: reg,
+            mask: bits.to_ne_bytes().to_vec(),
+            xor: vec![0; 4],
+        },
+        Expr::Cmp {
+            src: reg,
+            op: CmpOp::Neq,
+            value: vec![0; 4],
+        },
     ]
 }
 
@@ -110,14 +165,20 @@ pub fn clear_mark(bits: u32) -> Vec<Expr> {
 fn change_mark(mask: u32, xor: u32) -> Vec<Expr> {
     let reg = Reg(0);
     vec![
-        Expr::Meta { key: MetaKey::Mark, dst: reg },
+        Expr::Meta {
+            key: MetaKey::Mark,
+            dst: reg,
+        },
         Expr::Bitwise {
             src: reg,
             dst: reg,
             mask: mask.to_ne_bytes().to_vec(),
             xor: xor.to_ne_bytes().to_vec(),
         },
-        Expr::SetMeta { key: MetaKey::Mark, src: reg },
+        Expr::SetMeta {
+            key: MetaKey::Mark,
+            src: reg,
+        },
     ]
 }
 
@@ -125,7 +186,11 @@ fn change_mark(mask: u32, xor: u32) -> Vec<Expr> {
 pub fn address_is_local(source: bool, op: CmpOp) -> Vec<Expr> {
     vec![
         Expr::FibAddrType { source, dst: Reg(0) },
-        Expr::Cmp { src: Reg(0), op, value: FIB_LOCAL.to_ne_bytes().to_vec() },
+        Expr::Cmp {
+            src: Reg(0),
+            op,
+            value: FIB_LOCAL.to_ne_bytes().to_vec(),
+        },
     ]
 }
 
@@ -133,7 +198,14 @@ pub fn address_is_local(source: bool, op: CmpOp) -> Vec<Expr> {
 pub fn interface(key: MetaKey, name: &str, op: CmpOp) -> Vec<Expr> {
     let mut value = name.as_bytes().to_vec();
     value.resize(16, 0);
-    vec![Expr::Meta { key, dst: Reg(0) }, Expr::Cmp { src: Reg(0), op, value }]
+    vec![
+        Expr::Meta { key, dst: Reg(0) },
+        Expr::Cmp {
+            src: Reg(0),
+            op,
+            value,
+        },
+    ]
 }
 
 /// `jump chain`.
@@ -170,7 +242,15 @@ mod tests {
                 _ => None,
             });
             assert_eq!(got_mask, mask, "{ip}/{prefix}");
-            assert_eq!(got.last(), Some(&Expr::Cmp { src: Reg(0), op: CmpOp::Eq, value }), "{ip}/{prefix}");
+            assert_eq!(
+                got.last(),
+                Some(&Expr::Cmp {
+                    src: Reg(0),
+                    op: CmpOp::Eq,
+                    value
+                }),
+                "{ip}/{prefix}"
+            );
         }
     }
 }

@@ -118,7 +118,11 @@ impl NfTables {
                 source: io::Error::from_raw_os_error(e.errno),
             });
         }
-        if acknowledged { Ok(()) } else { Err(Error::NoAnswer { table }) }
+        if acknowledged {
+            Ok(())
+        } else {
+            Err(Error::NoAnswer { table })
+        }
     }
 
     fn dump(
@@ -130,13 +134,20 @@ impl NfTables {
     ) -> Result<Vec<Vec<u8>>, Error> {
         let seq = self.socket.next_seq();
         let mut e = Encoder::new();
-        e.begin(SUBSYS_NFTABLES | kind, NLM_F_DUMP, seq).raw(&[family.number(), 0, 0, 0]);
+        e.begin(SUBSYS_NFTABLES | kind, NLM_F_DUMP, seq)
+            .raw(&[family.number(), 0, 0, 0]);
         fill(&mut e);
         e.end();
         match self.socket.dump(e.as_bytes(), seq)? {
-            Ok(replies) => Ok(replies.into_iter().map(|r| r.payload.get(4..).unwrap_or_default().to_vec()).collect()),
+            Ok(replies) => Ok(replies
+                .into_iter()
+                .map(|r| r.payload.get(4..).unwrap_or_default().to_vec())
+                .collect()),
             Err(e) if e.errno == ENOENT => Ok(Vec::new()),
-            Err(e) => Err(Error::List { what, source: io::Error::from_raw_os_error(e.errno) }),
+            Err(e) => Err(Error::List {
+                what,
+                source: io::Error::from_raw_os_error(e.errno),
+            }),
         }
     }
 
@@ -149,7 +160,11 @@ impl NfTables {
     /// Names of the chains of a table.
     pub fn chains(&mut self, family: Family, table: &str) -> Result<Vec<String>, Error> {
         let replies = self.dump("chains", GETCHAIN, family, |_| {})?;
-        Ok(replies.iter().filter(|r| text(r, 1).as_deref() == Some(table)).filter_map(|r| text(r, 3)).collect())
+        Ok(replies
+            .iter()
+            .filter(|r| text(r, 1).as_deref() == Some(table))
+            .filter_map(|r| text(r, 3))
+            .collect())
     }
 
     /// Names of the sets and maps of a table; none when it is missing.

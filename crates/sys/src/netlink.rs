@@ -97,7 +97,11 @@ impl Reply {
                 }
             }
         }
-        Some(KernelError { seq: self.seq, errno, message })
+        Some(KernelError {
+            seq: self.seq,
+            errno,
+            message,
+        })
     }
 }
 
@@ -116,12 +120,21 @@ impl Socket {
             Protocol::Route => SockProtocol::NetlinkRoute,
             Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
         };
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, proto)?;
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            proto,
+        )?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         // Old kernels lack these two; errors then carry no text, which is all that is lost.
         let _ = set_option(fd.as_fd(), SOL_NETLINK, NETLINK_CAP_ACK, 1);
         let _ = set_option(fd.as_fd(), SOL_NETLINK, NETLINK_EXT_ACK, 1);
-        Ok(Socket { fd, seq: 0, buffer: vec![0; 1 << 17] })
+        Ok(Socket {
+            fd,
+            seq: 0,
+            buffer: vec![0; 1 << 17],
+        })
     }
 
     /// Lets one `send` carry up to `bytes`, past the system's default limit (needs `CAP_NET_ADMIN`).
@@ -145,7 +158,12 @@ impl Socket {
     /// Sends encoded messages in one datagram.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
         loop {
-            match sendto(self.fd.as_raw_fd(), bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty()) {
+            match sendto(
+                self.fd.as_raw_fd(),
+                bytes,
+                &NetlinkAddr::new(0, 0),
+                MsgFlags::empty(),
+            ) {
                 Ok(n) if n == bytes.len() => return Ok(()),
                 Ok(_) => return Err(io::Error::other("netlink accepted only part of a datagram")),
                 Err(nix::errno::Errno::EINTR) => {}
@@ -156,7 +174,11 @@ impl Socket {
 
     /// Receives one datagram's messages. Without `wait`, returns an empty list when nothing is queued.
     pub fn receive(&mut self, wait: bool) -> io::Result<Vec<Reply>> {
-        let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
+        let flags = if wait {
+            MsgFlags::empty()
+        } else {
+            MsgFlags::MSG_DONTWAIT
+        };
         let n = loop {
             match recv(self.fd.as_raw_fd(), &mut self.buffer, flags) {
                 Ok(n) => break n,
@@ -208,11 +230,20 @@ impl Socket {
     }
 }
 
-fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("invariant: 4 fits");
     // SAFETY: `fd` is open for the duration of the call, `value` is a live c_int and `size` is its size.
     let rc = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size) };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn align(n: usize) -> usize {
@@ -280,7 +311,8 @@ impl Encoder {
         self.start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        self.bytes
+            .extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&seq.to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 4]);
         self

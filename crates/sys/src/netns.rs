@@ -44,7 +44,13 @@ impl NetNs {
         let target: PathBuf = path.to_path_buf();
         let made = on_thread(move || {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            mount(
+                Some("/proc/thread-self/ns/net"),
+                &target,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )?;
             Self::current()
         });
         if made.is_err() {

@@ -56,27 +56,49 @@ async fn objects_become_rules_and_health() {
         wait("healthy", || health("/healthz").starts_with("HTTP/1.1 200"));
         assert!(health("/healthz").contains(r#""nodeEligible": true"#));
         let check = || get(&lab.outside, &format!("{NODE}:32001"), "/");
-        assert!(check().starts_with("HTTP/1.1 200") && check().contains("\"localEndpoints\": 1"), "{}", check());
-        assert!(check().to_lowercase().contains("x-load-balancing-endpoint-weight: 1"));
+        assert!(
+            check().starts_with("HTTP/1.1 200") && check().contains("\"localEndpoints\": 1"),
+            "{}",
+            check()
+        );
+        assert!(
+            check()
+                .to_lowercase()
+                .contains("x-load-balancing-endpoint-weight: 1")
+        );
         // An endpoint moves: first one of this node, then one of another.
         api.put(SLICES, slice("web", &[3]));
         wait("the new endpoint", || who(lab.pod(4), "10.96.0.60:80") == Ok(3));
         api.put(SLICES, slice("web", &[-3]));
-        wait("no local endpoint", || check().starts_with("HTTP/1.1 503") && check().contains("\"localEndpoints\": 0"));
+        wait("no local endpoint", || {
+            check().starts_with("HTTP/1.1 503") && check().contains("\"localEndpoints\": 0")
+        });
         // The node is about to go: balancers stop, liveness does not care.
-        api.put("/api/v1/nodes", node(json!([{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }])));
+        api.put(
+            "/api/v1/nodes",
+            node(json!([{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }])),
+        );
         wait("not eligible", || health("/healthz").starts_with("HTTP/1.1 503"));
         assert!(health("/livez").starts_with("HTTP/1.1 200"));
         let metrics = get(&lab.node, "127.0.0.1:10249", "/metrics");
-        assert!(metrics.contains("kubeproxy_sync_proxy_rules_duration_seconds_count"), "{metrics}");
+        assert!(
+            metrics.contains("kubeproxy_sync_proxy_rules_duration_seconds_count"),
+            "{metrics}"
+        );
         assert!(get(&lab.node, "127.0.0.1:10249", "/proxyMode").ends_with("nftables"));
         api.delete(SERVICES, &svc);
-        wait("the Service is gone", || who(lab.pod(4), "10.96.0.60:80").is_err());
+        wait("the Service is gone", || {
+            who(lab.pod(4), "10.96.0.60:80").is_err()
+        });
         wait("its health check is gone", || !check().starts_with("HTTP"));
         lab
     });
     let lab = test.await.unwrap();
     shutdown.cancel();
-    tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(5), running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     drop(lab);
 }

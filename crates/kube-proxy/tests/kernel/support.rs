@@ -20,7 +20,9 @@ pub(crate) const OUTSIDE: &str = "172.30.0.100";
 
 pub(crate) fn sh(ns: &NetNs, script: &str) -> String {
     let script = script.to_owned();
-    let out = ns.run(move || Command::new("sh").args(["-ec", &script]).output()).unwrap();
+    let out = ns
+        .run(move || Command::new("sh").args(["-ec", &script]).output())
+        .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
@@ -28,7 +30,10 @@ pub(crate) fn sh(ns: &NetNs, script: &str) -> String {
 fn link(a: &NetNs, a_name: &str, b: &NetNs, b_name: &str) {
     use std::os::fd::{AsFd, AsRawFd};
     let path = format!("/proc/{}/fd/{}", std::process::id(), b.as_fd().as_raw_fd());
-    sh(a, &format!("ip link add {a_name} type veth peer name {b_name} netns {path}"));
+    sh(
+        a,
+        &format!("ip link add {a_name} type veth peer name {b_name} netns {path}"),
+    );
 }
 
 pub(crate) struct Lab {
@@ -63,7 +68,12 @@ impl Lab {
                  ip route add 10.96.0.0/12 via {NODE}; ip route add 10.112.0.0/16 via {NODE}; ip route add 10.244.0.0/16 via {NODE}"
             ),
         );
-        let mut lab = Lab { dir, node, outside, pods: HashMap::new() };
+        let mut lab = Lab {
+            dir,
+            node,
+            outside,
+            pods: HashMap::new(),
+        };
         for n in 2..2 + pods {
             lab.add_pod(n);
         }
@@ -73,7 +83,10 @@ impl Lab {
     fn add_pod(&mut self, n: u8) {
         let ns = NetNs::create().unwrap();
         link(&self.node, &format!("v{n}"), &ns, "eth0");
-        sh(&self.node, &format!("ip link set v{n} master br0 up; bridge link set dev v{n} hairpin on"));
+        sh(
+            &self.node,
+            &format!("ip link set v{n} master br0 up; bridge link set dev v{n} hairpin on"),
+        );
         sh(
             &ns,
             &format!(
@@ -116,7 +129,9 @@ fn serve(ns: &NetNs, n: u8) {
     std::thread::spawn(move || {
         let mut buffer = [0; 100];
         while let Ok((_, from)) = socket.recv_from(&mut buffer) {
-            socket.send_to(format!("{n} {}", from.ip()).as_bytes(), from).unwrap();
+            socket
+                .send_to(format!("{n} {}", from.ip()).as_bytes(), from)
+                .unwrap();
         }
     });
 }
@@ -169,14 +184,21 @@ pub(crate) fn service(name: &str, spec: Value) -> Service {
 
 /// A slice of pods on port 80 of both protocols; node `n1` unless the number is negative.
 pub(crate) fn slice(service: &str, pods: &[i16]) -> EndpointSlice {
-    let endpoints: Vec<Value> = pods.iter().map(|n| endpoint(*n, json!({ "ready": true }))).collect();
+    let endpoints: Vec<Value> = pods
+        .iter()
+        .map(|n| endpoint(*n, json!({ "ready": true })))
+        .collect();
     slice_of(service, &endpoints)
 }
 
 pub(crate) fn endpoint(n: i16, conditions: Value) -> Value {
     let node = if n < 0 { "n2" } else { "n1" };
     let n = n.unsigned_abs();
-    let ip = if n < 256 { format!("10.244.1.{n}") } else { format!("10.244.{}.{}", n >> 8, n & 255) };
+    let ip = if n < 256 {
+        format!("10.244.1.{n}")
+    } else {
+        format!("10.244.{}.{}", n >> 8, n & 255)
+    };
     json!({ "addresses": [ip], "nodeName": node, "conditions": conditions })
 }
 
@@ -191,10 +213,18 @@ pub(crate) fn slice_of(service: &str, endpoints: &[Value]) -> EndpointSlice {
 }
 
 pub(crate) fn models(service: &Service, slices: &[&EndpointSlice]) -> Models {
-    let location = Location { node: "n1".into(), zone: Some("a".into()) };
-    Models { v4: service_model(service, slices, &location, false), v6: Default::default() }
+    let location = Location {
+        node: "n1".into(),
+        zone: Some("a".into()),
+    };
+    Models {
+        v4: service_model(service, slices, &location, false),
+        v6: Default::default(),
+    }
 }
 
 pub(crate) fn put(proxier: &mut Proxier, service: &Service, slices: &[&EndpointSlice]) -> Synced {
-    proxier.sync(vec![(NamespacedName::of(service), Some(models(service, slices)))]).unwrap()
+    proxier
+        .sync(vec![(NamespacedName::of(service), Some(models(service, slices)))])
+        .unwrap()
 }

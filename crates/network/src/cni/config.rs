@@ -33,14 +33,22 @@ impl ConfigList {
 
     /// Parses a list, or a single plugin's configuration as a list of one.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let invalid = |reason: String| Error::Config { path: path.to_path_buf(), reason };
+        let invalid = |reason: String| Error::Config {
+            path: path.to_path_buf(),
+            reason,
+        };
         let value: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
         let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-        let name = text("name").filter(|n| !n.is_empty()).ok_or_else(|| invalid("it has no name".into()))?;
+        let name = text("name")
+            .filter(|n| !n.is_empty())
+            .ok_or_else(|| invalid("it has no name".into()))?;
         // A configuration without a version is of 0.1.0 or 0.2.0.
         let cni_version = text("cniVersion").unwrap_or_else(|| "0.2.0".into());
         if !VERSIONS.contains(&cni_version.as_str()) {
-            return Err(invalid(format!("cniVersion {cni_version} is not one of {}", VERSIONS.join(", "))));
+            return Err(invalid(format!(
+                "cniVersion {cni_version} is not one of {}",
+                VERSIONS.join(", ")
+            )));
         }
         let disable_check = match value.get("disableCheck") {
             Some(Value::Bool(b)) => *b,
@@ -54,18 +62,33 @@ impl ConfigList {
         if plugins.is_empty() {
             return Err(invalid("it has no plugins".into()));
         }
-        if let Some(i) = plugins.iter().position(|p| p.get("type").and_then(Value::as_str).is_none_or(str::is_empty)) {
+        if let Some(i) = plugins
+            .iter()
+            .position(|p| p.get("type").and_then(Value::as_str).is_none_or(str::is_empty))
+        {
             return Err(invalid(format!("plugin {i} has no type")));
         }
-        Ok(ConfigList { cni_version, name, disable_check, plugins })
+        Ok(ConfigList {
+            cni_version,
+            name,
+            disable_check,
+            plugins,
+        })
     }
 
     /// The files of `dir` that may be configurations, in the order that counts.
     pub(crate) fn candidates(dir: &Path) -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(dir) else {
+            return Vec::new();
+        };
         let mut files: Vec<PathBuf> = entries
             .filter_map(|e| Some(e.ok()?.path()))
-            .filter(|p| matches!(p.extension().and_then(|e| e.to_str()), Some("conflist" | "conf" | "json")))
+            .filter(|p| {
+                matches!(
+                    p.extension().and_then(|e| e.to_str()),
+                    Some("conflist" | "conf" | "json")
+                )
+            })
             .collect();
         files.sort();
         files
@@ -73,8 +96,13 @@ impl ConfigList {
 
     /// The configuration that counts in `dir`; `None` when there is none.
     pub fn load(dir: &Path) -> Result<Option<Self>, Error> {
-        let Some(path) = Self::candidates(dir).into_iter().next() else { return Ok(None) };
-        let bytes = fs::read(&path).map_err(|source| Error::File { path: path.clone(), source })?;
+        let Some(path) = Self::candidates(dir).into_iter().next() else {
+            return Ok(None);
+        };
+        let bytes = fs::read(&path).map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
         Self::parse(&path, &bytes).map(Some)
     }
 }
@@ -86,11 +114,23 @@ mod tests {
     #[test]
     fn lists_and_single_configurations() {
         let table = [
-            (r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"},{"type":"b"}]}"#, Ok(2)),
+            (
+                r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"},{"type":"b"}]}"#,
+                Ok(2),
+            ),
             (r#"{"cniVersion":"0.3.1","name":"n","type":"a"}"#, Ok(1)),
-            (r#"{"cniVersion":"1.0.0","name":"n","plugins":[]}"#, Err("it has no plugins")),
-            (r#"{"cniVersion":"1.0.0","name":"n","plugins":[{}]}"#, Err("plugin 0 has no type")),
-            (r#"{"name":"n","type":"a"}"#, Err("cniVersion 0.2.0 is not one of 0.3.1, 0.4.0, 1.0.0, 1.1.0")),
+            (
+                r#"{"cniVersion":"1.0.0","name":"n","plugins":[]}"#,
+                Err("it has no plugins"),
+            ),
+            (
+                r#"{"cniVersion":"1.0.0","name":"n","plugins":[{}]}"#,
+                Err("plugin 0 has no type"),
+            ),
+            (
+                r#"{"name":"n","type":"a"}"#,
+                Err("cniVersion 0.2.0 is not one of 0.3.1, 0.4.0, 1.0.0, 1.1.0"),
+            ),
             (r#"{"cniVersion":"1.0.0","type":"a"}"#, Err("it has no name")),
         ];
         for (text, expected) in table {

@@ -101,7 +101,12 @@ pub struct Cni {
 impl Cni {
     /// Configurations from `conf_dir`, plugins from `bin_dirs`, results in `cache`; plugins run in namespace `host`.
     pub fn new(host: NetNs, conf_dir: PathBuf, bin_dirs: Vec<PathBuf>, cache: PathBuf) -> Self {
-        Cni { host, conf_dir, bin_dirs, cache }
+        Cni {
+            host,
+            conf_dir,
+            bin_dirs,
+            cache,
+        }
     }
 
     /// Whether there is a configuration.
@@ -162,12 +167,17 @@ impl Cni {
         };
         NetNs::open(&pod.netns)
             .and_then(|ns| ns.run(up))
-            .map_err(|source| Error::File { path: pod.netns.clone(), source })
+            .map_err(|source| Error::File {
+                path: pod.netns.clone(),
+                source,
+            })
     }
 
     /// DEL: all plugins in reverse order. Unknown sandboxes are fine.
     pub fn delete(&self, id: &str) -> Result<(), Error> {
-        let Some(mut attachment) = self.load(id)? else { return Ok(()) };
+        let Some(mut attachment) = self.load(id)? else {
+            return Ok(());
+        };
         if !attachment.config.has_check() {
             attachment.result = None;
         }
@@ -183,7 +193,9 @@ impl Cni {
 
     /// CHECK: whether the sandbox is attached as ADD left it. Networks that cannot be checked pass.
     pub fn check(&self, id: &str) -> Result<(), Error> {
-        let Some(attachment) = self.load(id)? else { return Ok(()) };
+        let Some(attachment) = self.load(id)? else {
+            return Ok(());
+        };
         if attachment.config.disable_check || !attachment.config.has_check() {
             return Ok(());
         }
@@ -216,28 +228,46 @@ impl Cni {
     fn load(&self, id: &str) -> Result<Option<Attachment>, Error> {
         let path = self.path(id);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|e| Error::File { path, source: io::Error::other(e) }),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::File {
+                path,
+                source: io::Error::other(e),
+            }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Error::File { path, source }),
         }
     }
 
     fn find(&self, plugin: &str) -> Result<PathBuf, Error> {
-        let not_found = || Error::NoPlugin { plugin: plugin.to_owned(), path: self.bin_dirs.clone() };
+        let not_found = || Error::NoPlugin {
+            plugin: plugin.to_owned(),
+            path: self.bin_dirs.clone(),
+        };
         if plugin.contains('/') {
             return Err(not_found());
         }
-        self.bin_dirs.iter().map(|d| d.join(plugin)).find(|p| p.is_file()).ok_or_else(not_found)
+        self.bin_dirs
+            .iter()
+            .map(|d| d.join(plugin))
+            .find(|p| p.is_file())
+            .ok_or_else(not_found)
     }
 
     /// One plugin, one operation: the answer of ADD.
-    fn call(&self, command: &'static str, attachment: &Attachment, index: usize) -> Result<Option<Value>, Error> {
+    fn call(
+        &self,
+        command: &'static str,
+        attachment: &Attachment,
+        index: usize,
+    ) -> Result<Option<Value>, Error> {
         let config = &attachment.config;
-        let plugin = config.plugins[index].get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let plugin = config.plugins[index]
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         let program = self.find(&plugin)?;
-        let stdin = serde_json::to_vec(&plugin_config(attachment, index)).expect("invariant: JSON values encode");
+        let stdin =
+            serde_json::to_vec(&plugin_config(attachment, index)).expect("invariant: JSON values encode");
         let mut process = Command::new(&program);
         process
             .env("CNI_COMMAND", command)
@@ -245,7 +275,10 @@ impl Cni {
             .env("CNI_NETNS", existing(&attachment.netns))
             .env("CNI_IFNAME", POD_INTERFACE)
             .env("CNI_ARGS", &attachment.args)
-            .env("CNI_PATH", std::env::join_paths(&self.bin_dirs).unwrap_or_default())
+            .env(
+                "CNI_PATH",
+                std::env::join_paths(&self.bin_dirs).unwrap_or_default(),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -253,19 +286,36 @@ impl Cni {
         let (ok, stdout, stderr) = self
             .host
             .run(move || converse(process, &stdin))
-            .map_err(|source| Error::Exec { plugin: plugin.clone(), command, source })?;
+            .map_err(|source| Error::Exec {
+                plugin: plugin.clone(),
+                command,
+                source,
+            })?;
         if !ok {
             let answer: Value = serde_json::from_slice(&stdout).unwrap_or_default();
-            let part = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let part = |key: &str| {
+                answer
+                    .get(key)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
             let (mut message, details) = (part("msg"), part("details"));
             if message.is_empty() {
-                message = String::from_utf8_lossy(if stdout.is_empty() { &stderr } else { &stdout }).trim().to_owned();
+                message = String::from_utf8_lossy(if stdout.is_empty() { &stderr } else { &stdout })
+                    .trim()
+                    .to_owned();
             }
             if !details.is_empty() {
                 message = format!("{message}; {details}");
             }
             let code = answer.get("code").and_then(Value::as_u64).unwrap_or(0);
-            return Err(Error::Plugin { plugin, command, code, message });
+            return Err(Error::Plugin {
+                plugin,
+                command,
+                code,
+                message,
+            });
         }
         if command != "ADD" {
             return Ok(None);
@@ -305,7 +355,10 @@ fn converse(mut process: Command, stdin: &[u8]) -> io::Result<(bool, Vec<u8>, Ve
             Err(_) => {
                 child.kill()?;
                 child.wait()?;
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", TIMEOUT.as_secs())));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer within {} s", TIMEOUT.as_secs()),
+                ));
             }
         };
         let status = child.wait()?;
@@ -328,11 +381,18 @@ fn plugin_config(attachment: &Attachment, index: usize) -> Map<String, Value> {
     config.insert("name".into(), json!(list.name));
     config.insert("cniVersion".into(), json!(list.cni_version));
     let capability = |config: &Map<String, Value>, name: &str| {
-        config.get("capabilities").and_then(|c| c.get(name)).and_then(Value::as_bool) == Some(true)
+        config
+            .get("capabilities")
+            .and_then(|c| c.get(name))
+            .and_then(Value::as_bool)
+            == Some(true)
     };
     let mappings = attachment.port_mappings.as_array().is_some_and(|a| !a.is_empty());
     if mappings && capability(&config, "portMappings") {
-        config.insert("runtimeConfig".into(), json!({ "portMappings": attachment.port_mappings }));
+        config.insert(
+            "runtimeConfig".into(),
+            json!({ "portMappings": attachment.port_mappings }),
+        );
     }
     config.remove("capabilities");
     if let Some(result) = &attachment.result {
@@ -358,9 +418,14 @@ fn addresses(result: Option<&Value>) -> Vec<IpAddr> {
     let Some(result) = result else { return Vec::new() };
     let interfaces = result.get("interfaces").and_then(Value::as_array);
     let inside = |ip: &Value| {
-        let Some(index) = ip.get("interface").and_then(Value::as_u64) else { return true };
+        let Some(index) = ip.get("interface").and_then(Value::as_u64) else {
+            return true;
+        };
         let interface = interfaces.and_then(|i| i.get(usize::try_from(index).ok()?));
-        interface.and_then(|i| i.get("sandbox")).and_then(Value::as_str).is_some_and(|s| !s.is_empty())
+        interface
+            .and_then(|i| i.get("sandbox"))
+            .and_then(Value::as_str)
+            .is_some_and(|s| !s.is_empty())
     };
     let ips = result.get("ips").and_then(Value::as_array);
     ips.into_iter()

@@ -75,7 +75,10 @@ impl Forwarder {
         Forwarder {
             resolv_conf,
             own,
-            upstreams: Mutex::new(Upstreams { addresses, ..Default::default() }),
+            upstreams: Mutex::new(Upstreams {
+                addresses,
+                ..Default::default()
+            }),
             preferred: AtomicUsize::new(0),
             cache: Mutex::default(),
             pending: Mutex::default(),
@@ -87,7 +90,9 @@ impl Forwarder {
     /// The resolvers now. The file is looked at again when a question comes and the last look is some seconds old.
     fn upstreams(&self) -> Vec<SocketAddr> {
         let mut known = self.upstreams.lock();
-        let Some(path) = &self.resolv_conf else { return known.addresses.clone() };
+        let Some(path) = &self.resolv_conf else {
+            return known.addresses.clone();
+        };
         if known.checked.is_some_and(|at| at.elapsed() < RECHECK) {
             return known.addresses.clone();
         }
@@ -101,7 +106,9 @@ impl Forwarder {
                     known.addresses = found;
                     known.modified = modified;
                 }
-                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot read the upstream resolvers"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "cannot read the upstream resolvers")
+                }
             }
         }
         known.addresses.clone()
@@ -128,9 +135,14 @@ impl Forwarder {
             tracing::warn!(name = %key.0, "an upstream resolver forwards to this server: loop broken");
             return failure();
         }
-        let Ok(_slot) = self.slots.try_acquire() else { return failure() };
+        let Ok(_slot) = self.slots.try_acquire() else {
+            return failure();
+        };
         *self.pending.lock().entry(key.clone()).or_default() += 1;
-        let _pending = Pending { forwarder: self, key: key.clone() };
+        let _pending = Pending {
+            forwarder: self,
+            key: key.clone(),
+        };
         let asked = tokio::time::timeout(TOTAL_TIMEOUT, self.ask_all(&upstreams, query, dnssec)).await;
         match asked {
             Ok(Some(message)) => {
@@ -149,13 +161,17 @@ impl Forwarder {
             match self.ask(upstreams[n], query, dnssec).await {
                 Ok(message) => match message.metadata.response_code {
                     // Another may know better.
-                    ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp => refused = Some(message),
+                    ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp => {
+                        refused = Some(message)
+                    }
                     _ => {
                         self.preferred.store(n, Ordering::Relaxed);
                         return Some(message);
                     }
                 },
-                Err(error) => tracing::debug!(upstream = %upstreams[n], name = %query.name(), %error, "no answer"),
+                Err(error) => {
+                    tracing::debug!(upstream = %upstreams[n], name = %query.name(), %error, "no answer")
+                }
             }
             if i + 1 == upstreams.len() && refused.is_some() {
                 break;
@@ -180,9 +196,18 @@ impl Forwarder {
         timeout(self.ask_tcp(upstream, &bytes, id, query)).await
     }
 
-    async fn ask_udp(&self, upstream: SocketAddr, bytes: &[u8], id: u16, query: &Query) -> io::Result<Message> {
-        let local: SocketAddr =
-            if upstream.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    async fn ask_udp(
+        &self,
+        upstream: SocketAddr,
+        bytes: &[u8],
+        id: u16,
+        query: &Query,
+    ) -> io::Result<Message> {
+        let local: SocketAddr = if upstream.is_ipv4() {
+            ([0, 0, 0, 0], 0).into()
+        } else {
+            ([0u16; 8], 0).into()
+        };
         // A port of its own for each question, chosen by the kernel: hard to guess together with the id.
         let bind = move || {
             let socket = std::net::UdpSocket::bind(local)?;
@@ -190,7 +215,9 @@ impl Forwarder {
             Ok(socket)
         };
         let socket = UdpSocket::from_std(match self.netns.clone() {
-            Some(netns) => tokio::task::spawn_blocking(move || netns.run(bind)).await.map_err(io::Error::other)??,
+            Some(netns) => tokio::task::spawn_blocking(move || netns.run(bind))
+                .await
+                .map_err(io::Error::other)??,
             None => bind()?,
         })?;
         socket.connect(upstream).await?;
@@ -204,7 +231,13 @@ impl Forwarder {
         }
     }
 
-    async fn ask_tcp(&self, upstream: SocketAddr, bytes: &[u8], id: u16, query: &Query) -> io::Result<Message> {
+    async fn ask_tcp(
+        &self,
+        upstream: SocketAddr,
+        bytes: &[u8],
+        id: u16,
+        query: &Query,
+    ) -> io::Result<Message> {
         let mut stream = match self.netns.clone() {
             Some(netns) => {
                 let connect = move || {
@@ -234,7 +267,12 @@ impl Forwarder {
         }
         let age = u32::try_from(stored.elapsed().as_secs()).unwrap_or(u32::MAX);
         let mut message = message.clone();
-        for record in message.answers.iter_mut().chain(&mut message.authorities).chain(&mut message.additionals) {
+        for record in message
+            .answers
+            .iter_mut()
+            .chain(&mut message.authorities)
+            .chain(&mut message.additionals)
+        {
             record.ttl = record.ttl.saturating_sub(age);
         }
         Some(message)
@@ -250,7 +288,10 @@ impl Forwarder {
                 cache.clear();
             }
         }
-        cache.insert(key, (message.clone(), now, now + Duration::from_secs(u64::from(ttl))));
+        cache.insert(
+            key,
+            (message.clone(), now, now + Duration::from_secs(u64::from(ttl))),
+        );
     }
 }
 
@@ -273,7 +314,9 @@ impl Drop for Pending<'_> {
 }
 
 async fn timeout<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(UPSTREAM_TIMEOUT, work).await.map_err(io::Error::from)?
+    tokio::time::timeout(UPSTREAM_TIMEOUT, work)
+        .await
+        .map_err(io::Error::from)?
 }
 
 /// The message, if it answers our question and nobody else's.
@@ -281,14 +324,19 @@ fn accept(bytes: &[u8], id: u16, query: &Query) -> Option<Message> {
     let message = Message::from_vec(bytes).ok()?;
     let ours = message.metadata.id == id
         && message.metadata.message_type == MessageType::Response
-        && message.queries.first().is_none_or(|q| q.name() == query.name() && q.query_type() == query.query_type());
+        && message
+            .queries
+            .first()
+            .is_none_or(|q| q.name() == query.name() && q.query_type() == query.query_type());
     ours.then_some(message)
 }
 
 /// Seconds that an answer may be kept; failures and what says 0 are not.
 fn time_to_live(message: &Message) -> Option<u32> {
     let ttl = match message.metadata.response_code {
-        ResponseCode::NoError if !message.answers.is_empty() => message.answers.iter().map(|r| r.ttl).min()?,
+        ResponseCode::NoError if !message.answers.is_empty() => {
+            message.answers.iter().map(|r| r.ttl).min()?
+        }
         ResponseCode::NoError | ResponseCode::NXDomain => {
             message.authorities.iter().find_map(|r| match &r.data {
                 RData::SOA(soa) => Some(r.ttl.min(soa.minimum)),

@@ -37,7 +37,11 @@ pub struct InformerRecords {
 
 impl InformerRecords {
     /// Indexes informers that may be shared with others.
-    pub fn new(services: Informer<Service>, slices: Informer<EndpointSlice>, namespaces: Informer<Namespace>) -> Self {
+    pub fn new(
+        services: Informer<Service>,
+        slices: Informer<EndpointSlice>,
+        namespaces: Informer<Namespace>,
+    ) -> Self {
         let by_service = slices.index(|s: &EndpointSlice| service_of(s).into_iter().collect());
         let by_cluster_ip = services.index(|s: &Service| cluster_ips(s));
         let by_endpoint_ip = slices.index(|s: &EndpointSlice| {
@@ -47,19 +51,31 @@ impl InformerRecords {
             ips.dedup();
             ips
         });
-        InformerRecords { services, slices, namespaces, by_service, by_cluster_ip, by_endpoint_ip }
+        InformerRecords {
+            services,
+            slices,
+            namespaces,
+            by_service,
+            by_cluster_ip,
+            by_endpoint_ip,
+        }
     }
 }
 
 /// The Service that a slice belongs to.
 pub(crate) fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
-    Some(NamespacedName::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
+    Some(NamespacedName::new(
+        slice.metadata.namespace.as_deref().unwrap_or_default(),
+        name,
+    ))
 }
 
 /// The cluster addresses of a Service; none for a headless one.
 pub(crate) fn cluster_ips(service: &Service) -> Vec<IpAddr> {
-    let Some(spec) = &service.spec else { return Vec::new() };
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
     let mut ips: Vec<IpAddr> = match &spec.cluster_ips {
         Some(ips) if !ips.is_empty() => ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
         _ => spec.cluster_ip.iter().filter_map(|ip| ip.parse().ok()).collect(),

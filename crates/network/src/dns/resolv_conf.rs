@@ -20,7 +20,9 @@ impl ResolvConf {
                 continue;
             }
             // A scope (`fe80::1%eth0`) names a link that a socket address here cannot carry.
-            let Some(ip) = words.next().and_then(|w| w.parse::<IpAddr>().ok()) else { continue };
+            let Some(ip) = words.next().and_then(|w| w.parse::<IpAddr>().ok()) else {
+                continue;
+            };
             let address = SocketAddr::new(ip, 53);
             if !out.nameservers.contains(&address) {
                 out.nameservers.push(address);
@@ -37,7 +39,10 @@ mod tests {
     #[test]
     fn nameservers_only() {
         let text = "# x\nnameserver 192.0.2.1\nsearch a b\n nameserver\t2001:db8::1 ; c\nnameserver bad\nnameserver 192.0.2.1\noptions ndots:5";
-        let expected: Vec<SocketAddr> = vec!["192.0.2.1:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap()];
+        let expected: Vec<SocketAddr> = vec![
+            "192.0.2.1:53".parse().unwrap(),
+            "[2001:db8::1]:53".parse().unwrap(),
+        ];
         assert_eq!(ResolvConf::parse(text).nameservers, expected);
     }
 }

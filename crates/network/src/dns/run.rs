@@ -42,7 +42,10 @@ impl Default for Config {
             cluster_domain: "cluster.local".into(),
             cluster_addresses: vec![IpAddr::from([10, 96, 0, 10])],
             other_addresses: Vec::new(),
-            ranges: nets.iter().map(|n| n.parse().expect("invariant: a literal network")).collect(),
+            ranges: nets
+                .iter()
+                .map(|n| n.parse().expect("invariant: a literal network"))
+                .collect(),
             resolv_conf: "/etc/resolv.conf".into(),
         }
     }
@@ -83,15 +86,21 @@ fn put_on_loopback(addresses: &[IpAddr]) -> io::Result<()> {
         let mut rtnl = Rtnl::open()?;
         let lo = rtnl.link("lo")?;
         rtnl.set_up(lo.index)?;
-        addresses.iter().try_for_each(|ip| rtnl.add_address(lo.index, IpNet::from(*ip)))
+        addresses
+            .iter()
+            .try_for_each(|ip| rtnl.add_address(lo.index, IpNet::from(*ip)))
     };
     work().map_err(io::Error::other)
 }
 
 /// Serves cluster DNS on this node until `shutdown`.
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
-    let zone = Zone::new(&config.cluster_domain, config.cluster_addresses.clone(), config.ranges.clone())
-        .ok_or_else(|| Error::Domain(config.cluster_domain.clone()))?;
+    let zone = Zone::new(
+        &config.cluster_domain,
+        config.cluster_addresses.clone(),
+        config.ranges.clone(),
+    )
+    .ok_or_else(|| Error::Domain(config.cluster_domain.clone()))?;
     let netns = match &config.netns {
         Some(path) => NetNs::open(path),
         None => NetNs::current(),
@@ -110,16 +119,23 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
                 if let Err(e) = put_on_loopback(&on_lo) {
                     return Ok(Err(Error::Address(e)));
                 }
-                let all = own.iter().map(|a| bind(*a).map_err(|source| Error::Listen { address: *a, source }));
+                let all = own
+                    .iter()
+                    .map(|a| bind(*a).map_err(|source| Error::Listen { address: *a, source }));
                 Ok(all.collect::<Result<Vec<_>, _>>())
             })
         };
-        let done = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Namespace(io::Error::other(e)))?;
+        let done = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| Error::Namespace(io::Error::other(e)))?;
         done.map_err(Error::Namespace)??
     };
-    let (services, service_task) = Informer::<Service>::new(Api::all(client.clone()), InformerOptions::default());
-    let (slices, slice_task) = Informer::<EndpointSlice>::new(Api::all(client.clone()), InformerOptions::default());
-    let (namespaces, namespace_task) = Informer::<Namespace>::new(Api::all(client), InformerOptions::default());
+    let (services, service_task) =
+        Informer::<Service>::new(Api::all(client.clone()), InformerOptions::default());
+    let (slices, slice_task) =
+        Informer::<EndpointSlice>::new(Api::all(client.clone()), InformerOptions::default());
+    let (namespaces, namespace_task) =
+        Informer::<Namespace>::new(Api::all(client), InformerOptions::default());
     let records = Arc::new(InformerRecords::new(services, slices, namespaces));
     // In the process's own namespace sockets need no detour.
     let upstream_netns = config.netns.is_some().then_some(netns);

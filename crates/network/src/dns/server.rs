@@ -38,17 +38,27 @@ pub struct Server {
 impl Server {
     /// Answers for `zone` from `records`, for everything else from `forwarder`.
     pub fn new(zone: Zone, records: Arc<dyn Records>, forwarder: Forwarder) -> Self {
-        Server { zone, records, forwarder }
+        Server {
+            zone,
+            records,
+            forwarder,
+        }
     }
 
     /// The answer to one message, at most `limit` bytes unless the client takes more over UDP (`tcp` has no limit). `None` for
     /// what deserves no answer.
     pub async fn handle(&self, bytes: &[u8], client: Option<IpAddr>, tcp: bool) -> Option<Vec<u8>> {
-        let Ok(request) = Message::from_vec(bytes) else { return malformed(bytes) };
+        let Ok(request) = Message::from_vec(bytes) else {
+            return malformed(bytes);
+        };
         if request.metadata.message_type != MessageType::Query {
             return None;
         }
-        let mut response = Message::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
+        let mut response = Message::new(
+            request.metadata.id,
+            MessageType::Response,
+            request.metadata.op_code,
+        );
         response.metadata = Metadata::response_from_request(&request.metadata);
         response.metadata.recursion_available = true;
         response.queries.clone_from(&request.queries);
@@ -88,7 +98,10 @@ impl Server {
                 return;
             }
             let first = response.answers.is_empty();
-            match self.zone.answer(self.records.as_ref(), query.name(), query.query_type()) {
+            match self
+                .zone
+                .answer(self.records.as_ref(), query.name(), query.query_type())
+            {
                 Answer::Records(mut answers, helpful) => {
                     shuffle(&mut answers);
                     response.metadata.authoritative = first || response.metadata.authoritative;
@@ -145,7 +158,9 @@ impl Server {
             };
             // An error tells of an earlier answer that a client refused.
             let Ok((n, client)) = received else { continue };
-            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+            let Ok(slot) = slots.clone().try_acquire_owned() else {
+                continue;
+            };
             let (server, socket, bytes) = (self.clone(), socket.clone(), buffer[..n].to_vec());
             let stop = shutdown.clone();
             tracker.spawn(async move {
@@ -170,7 +185,11 @@ impl Server {
         let slots = Arc::new(Semaphore::new(TCP_CONNECTIONS));
         loop {
             let accept = async {
-                let slot = slots.clone().acquire_owned().await.expect("invariant: the semaphore is never closed");
+                let slot = slots
+                    .clone()
+                    .acquire_owned()
+                    .await
+                    .expect("invariant: the semaphore is never closed");
                 (listener.accept().await, slot)
             };
             let (accepted, slot) = tokio::select! {
@@ -201,7 +220,9 @@ impl Server {
                 io::Result::Ok(bytes)
             };
             let bytes = tokio::time::timeout(TCP_IDLE, read).await??;
-            let Some(answer) = self.handle(&bytes, Some(client), true).await else { return Ok(()) };
+            let Some(answer) = self.handle(&bytes, Some(client), true).await else {
+                return Ok(());
+            };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             let framed = [&length.to_be_bytes()[..], &answer].concat();
             tokio::time::timeout(TCP_IDLE, stream.write_all(&framed)).await??;
@@ -213,7 +234,13 @@ impl Server {
 fn malformed(bytes: &[u8]) -> Option<Vec<u8>> {
     let id = u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?);
     let is_query = bytes.len() >= 12 && bytes[2] & 0x80 == 0;
-    is_query.then(|| Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok()).flatten()
+    is_query
+        .then(|| {
+            Message::error_msg(id, OpCode::Query, ResponseCode::FormErr)
+                .to_vec()
+                .ok()
+        })
+        .flatten()
 }
 
 /// Spreads clients that take the first address.

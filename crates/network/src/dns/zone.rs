@@ -84,7 +84,11 @@ impl Zone {
     pub fn new(domain: &str, addresses: Vec<IpAddr>, ranges: Vec<IpNet>) -> Option<Self> {
         let mut name = Name::from_ascii(domain).ok()?.to_lowercase();
         name.set_fqdn(true);
-        Some(Zone { name, addresses, ranges })
+        Some(Zone {
+            name,
+            addresses,
+            ranges,
+        })
     }
 
     /// The zone's name.
@@ -93,7 +97,10 @@ impl Zone {
     }
 
     fn child(&self, labels: &[&str]) -> Option<Name> {
-        Name::from_labels(labels.iter().map(|l| l.as_bytes())).ok()?.append_domain(&self.name).ok()
+        Name::from_labels(labels.iter().map(|l| l.as_bytes()))
+            .ok()?
+            .append_domain(&self.name)
+            .ok()
     }
 
     /// The start of authority: what a negative answer carries, so that it can be kept.
@@ -101,7 +108,10 @@ impl Zone {
         let mname = self.child(&["ns", "dns"]).unwrap_or_else(|| self.name.clone());
         let rname = self.child(&["hostmaster"]).unwrap_or_else(|| self.name.clone());
         // The zone is never transferred: the serial number says nothing.
-        record(&self.name, RData::SOA(SOA::new(mname, rname, 1, 7200, 1800, 86400, TTL)))
+        record(
+            &self.name,
+            RData::SOA(SOA::new(mname, rname, 1, 7200, 1800, 86400, TTL)),
+        )
     }
 
     /// The answer to a question of class IN.
@@ -111,16 +121,21 @@ impl Zone {
             return self.reverse(records, name, &lower, kind);
         }
         let depth = usize::from(lower.num_labels().saturating_sub(self.name.num_labels()));
-        let Some(labels) = lower.iter().take(depth).map(|l| std::str::from_utf8(l).ok()).collect::<Option<Vec<_>>>()
+        let Some(labels) = lower
+            .iter()
+            .take(depth)
+            .map(|l| std::str::from_utf8(l).ok())
+            .collect::<Option<Vec<_>>>()
         else {
             return Answer::NoName;
         };
         match labels.as_slice() {
             [] => self.apex(name, kind),
             ["dns-version"] => match kind {
-                RecordType::TXT => {
-                    Answer::Records(vec![record(name, RData::TXT(TXT::new(vec![SPECIFICATION.into()])))], vec![])
-                }
+                RecordType::TXT => Answer::Records(
+                    vec![record(name, RData::TXT(TXT::new(vec![SPECIFICATION.into()])))],
+                    vec![],
+                ),
                 _ => Answer::NoData,
             },
             ["ns", "dns"] => addresses(name, kind, &self.addresses),
@@ -131,7 +146,9 @@ impl Zone {
                 Some(ip) => addresses(name, kind, &[ip]),
                 None => Answer::NoName,
             },
-            [rest @ .., service, namespace, "svc"] => self.service(records, name, kind, (namespace, service), rest),
+            [rest @ .., service, namespace, "svc"] => {
+                self.service(records, name, kind, (namespace, service), rest)
+            }
             _ => Answer::NoName,
         }
     }
@@ -141,7 +158,11 @@ impl Zone {
         match (kind, ns) {
             (RecordType::SOA, _) => Answer::Records(vec![self.soa()], vec![]),
             (RecordType::NS, Some(ns)) => {
-                let helpful = self.addresses.iter().map(|ip| record(&ns, address_data(*ip))).collect();
+                let helpful = self
+                    .addresses
+                    .iter()
+                    .map(|ip| record(&ns, address_data(*ip)))
+                    .collect();
                 Answer::Records(vec![record(name, RData::NS(NS(ns)))], helpful)
             }
             _ => Answer::NoData,
@@ -156,8 +177,12 @@ impl Zone {
         (namespace, service_name): (&str, &str),
         rest: &[&str],
     ) -> Answer {
-        let Some(service) = records.service(namespace, service_name) else { return Answer::NoName };
-        let Some(spec) = &service.spec else { return Answer::NoName };
+        let Some(service) = records.service(namespace, service_name) else {
+            return Answer::NoName;
+        };
+        let Some(spec) = &service.spec else {
+            return Answer::NoName;
+        };
         if spec.type_.as_deref() == Some("ExternalName") {
             return external_name(&service, name, kind, rest);
         }
@@ -166,12 +191,15 @@ impl Zone {
             [host] => {
                 // Only endpoints have names below a Service, whatever its kind.
                 let all = endpoints(&records.slices(namespace, service_name), None);
-                all.into_iter().filter(|t| t.host.as_deref() == Some(*host)).collect()
+                all.into_iter()
+                    .filter(|t| t.host.as_deref() == Some(*host))
+                    .collect()
             }
             [] if headless => endpoints(&records.slices(namespace, service_name), None),
             [] => cluster_targets(&service, None),
             [port, protocol] => {
-                let (Some(port), Some(protocol)) = (port.strip_prefix('_'), protocol.strip_prefix('_')) else {
+                let (Some(port), Some(protocol)) = (port.strip_prefix('_'), protocol.strip_prefix('_'))
+                else {
                     return Answer::NoName;
                 };
                 let wanted = Some((port, protocol));
@@ -191,7 +219,11 @@ impl Zone {
             RecordType::SRV => self.srv(name, (namespace, service_name), &targets),
             _ => {
                 let mut seen = HashSet::new();
-                let ips: Vec<IpAddr> = targets.iter().map(|t| t.ip).filter(|ip| seen.insert(*ip)).collect();
+                let ips: Vec<IpAddr> = targets
+                    .iter()
+                    .map(|t| t.ip)
+                    .filter(|ip| seen.insert(*ip))
+                    .collect();
                 addresses(name, kind, &ips)
             }
         }
@@ -203,7 +235,12 @@ impl Zone {
         let mut hosts = HashSet::new();
         for target in targets {
             let Some(port) = target.port else { continue };
-            let labels: Vec<&str> = target.host.as_deref().into_iter().chain([service, namespace, "svc"]).collect();
+            let labels: Vec<&str> = target
+                .host
+                .as_deref()
+                .into_iter()
+                .chain([service, namespace, "svc"])
+                .collect();
             let Some(host) = self.child(&labels) else { continue };
             if seen.insert((host.clone(), port)) {
                 answers.push((host.clone(), port));
@@ -221,7 +258,9 @@ impl Zone {
     }
 
     fn reverse(&self, records: &dyn Records, name: &Name, lower: &Name, kind: RecordType) -> Answer {
-        let Ok(net) = lower.parse_arpa_name() else { return Answer::Elsewhere };
+        let Ok(net) = lower.parse_arpa_name() else {
+            return Answer::Elsewhere;
+        };
         let ours = self.ranges.iter().any(|r| r.contains(&net));
         if net.prefix_len() != net.max_prefix_len() {
             return if ours { Answer::NoData } else { Answer::Elsewhere };
@@ -230,12 +269,18 @@ impl Zone {
         let mut names: Vec<Name> = Vec::new();
         for service in records.services_of(ip) {
             let meta = &service.metadata;
-            let parts = [meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default(), "svc"];
+            let parts = [
+                meta.name.as_deref().unwrap_or_default(),
+                meta.namespace.as_deref().unwrap_or_default(),
+                "svc",
+            ];
             names.extend(self.child(&parts));
         }
         if names.is_empty() {
             for slice in records.slices_of(ip) {
-                let Some(service) = service_of(&slice) else { continue };
+                let Some(service) = service_of(&slice) else {
+                    continue;
+                };
                 for endpoint in slice.endpoints.iter().flatten().filter(|e| is_ready(e)) {
                     if endpoint.addresses.iter().any(|a| a.parse() == Ok(ip)) {
                         let host = endpoint.hostname.clone().unwrap_or_else(|| dashed(ip));
@@ -249,9 +294,13 @@ impl Zone {
         match (names.is_empty(), kind) {
             (true, _) if ours => Answer::NoName,
             (true, _) => Answer::Elsewhere,
-            (false, RecordType::PTR) => {
-                Answer::Records(names.into_iter().map(|n| record(name, RData::PTR(PTR(n)))).collect(), vec![])
-            }
+            (false, RecordType::PTR) => Answer::Records(
+                names
+                    .into_iter()
+                    .map(|n| record(name, RData::PTR(PTR(n))))
+                    .collect(),
+                vec![],
+            ),
             (false, _) => Answer::NoData,
         }
     }
@@ -263,21 +312,36 @@ fn addresses(name: &Name, kind: RecordType, ips: &[IpAddr]) -> Answer {
         RecordType::AAAA => ip.is_ipv6(),
         _ => false,
     };
-    let answers: Vec<Record> = ips.iter().filter(wanted).map(|ip| record(name, address_data(*ip))).collect();
-    if answers.is_empty() { Answer::NoData } else { Answer::Records(answers, vec![]) }
+    let answers: Vec<Record> = ips
+        .iter()
+        .filter(wanted)
+        .map(|ip| record(name, address_data(*ip)))
+        .collect();
+    if answers.is_empty() {
+        Answer::NoData
+    } else {
+        Answer::Records(answers, vec![])
+    }
 }
 
 fn external_name(service: &Service, name: &Name, kind: RecordType, rest: &[&str]) -> Answer {
-    let target = service.spec.as_ref().and_then(|s| s.external_name.as_deref()).unwrap_or_default();
-    let Ok(mut target) = Name::from_ascii(target) else { return Answer::NoName };
+    let target = service
+        .spec
+        .as_ref()
+        .and_then(|s| s.external_name.as_deref())
+        .unwrap_or_default();
+    let Ok(mut target) = Name::from_ascii(target) else {
+        return Answer::NoName;
+    };
     if !rest.is_empty() || target.is_root() {
         return Answer::NoName;
     }
     target.set_fqdn(true);
     match kind {
-        RecordType::A | RecordType::AAAA | RecordType::CNAME => {
-            Answer::Alias(Box::new(record(name, RData::CNAME(CNAME(target.clone())))), target)
-        }
+        RecordType::A | RecordType::AAAA | RecordType::CNAME => Answer::Alias(
+            Box::new(record(name, RData::CNAME(CNAME(target.clone())))),
+            target,
+        ),
         _ => Answer::NoData,
     }
 }
@@ -292,7 +356,8 @@ fn port_number(port: Option<i32>) -> Option<u16> {
 
 fn port_matches(wanted: Option<(&str, &str)>, name: Option<&str>, protocol: Option<&str>) -> bool {
     wanted.is_none_or(|(port, proto)| {
-        name.unwrap_or_default().eq_ignore_ascii_case(port) && protocol.unwrap_or("TCP").eq_ignore_ascii_case(proto)
+        name.unwrap_or_default().eq_ignore_ascii_case(port)
+            && protocol.unwrap_or("TCP").eq_ignore_ascii_case(proto)
     })
 }
 
@@ -305,13 +370,22 @@ fn cluster_targets(service: &Service, wanted: Option<(&str, &str)>) -> Vec<Targe
     if ports.is_empty() && wanted.is_none() {
         ports.push(None);
     }
-    let of = |ip: IpAddr| ports.iter().map(move |port| Target { ip, host: None, port: *port });
+    let of = |ip: IpAddr| {
+        ports.iter().map(move |port| Target {
+            ip,
+            host: None,
+            port: *port,
+        })
+    };
     cluster_ips(service).into_iter().flat_map(of).collect()
 }
 
 fn endpoints(slices: &[Arc<EndpointSlice>], wanted: Option<(&str, &str)>) -> Vec<Target> {
     let mut out = Vec::new();
-    for slice in slices.iter().filter(|s| s.address_type == "IPv4" || s.address_type == "IPv6") {
+    for slice in slices
+        .iter()
+        .filter(|s| s.address_type == "IPv4" || s.address_type == "IPv6")
+    {
         let mut ports: Vec<Option<u16>> = slice
             .ports
             .iter()
@@ -326,7 +400,11 @@ fn endpoints(slices: &[Arc<EndpointSlice>], wanted: Option<(&str, &str)>) -> Vec
         for endpoint in slice.endpoints.iter().flatten().filter(|e| is_ready(e)) {
             for ip in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
                 let host = endpoint.hostname.clone().unwrap_or_else(|| dashed(ip));
-                out.extend(ports.iter().map(|port| Target { ip, host: Some(host.clone()), port: *port }));
+                out.extend(ports.iter().map(|port| Target {
+                    ip,
+                    host: Some(host.clone()),
+                    port: *port,
+                }));
             }
         }
     }

@@ -22,7 +22,10 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 fn wait(mut so: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !so() {
-        assert!(start.elapsed() < Duration::from_secs(8), "it did not come to pass");
+        assert!(
+            start.elapsed() < Duration::from_secs(8),
+            "it did not come to pass"
+        );
         std::thread::yield_now();
     }
 }
@@ -38,11 +41,27 @@ fn fill(api: &FakeApi) {
     let ports = json!([{ "name": "http", "port": 80, "protocol": "TCP" }, { "name": "dns", "port": 53, "protocol": "UDP" }]);
     let web = json!({ "metadata": meta("web"), "spec": { "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": ports } });
     api.put(SERVICES, web);
-    api.put(SERVICES, json!({ "metadata": meta("db"), "spec": { "clusterIP": "None", "ports": ports } }));
-    api.put(SERVICES, json!({ "metadata": meta("big"), "spec": { "clusterIP": "None" } }));
-    api.put(SERVICES, json!({ "metadata": meta("none"), "spec": { "clusterIP": "None" } }));
-    for (name, target) in [("out", "example.com"), ("inner", "web.default.svc.cluster.local"), ("loop", "loop.default.svc.cluster.local")] {
-        api.put(SERVICES, json!({ "metadata": meta(name), "spec": { "type": "ExternalName", "externalName": target } }));
+    api.put(
+        SERVICES,
+        json!({ "metadata": meta("db"), "spec": { "clusterIP": "None", "ports": ports } }),
+    );
+    api.put(
+        SERVICES,
+        json!({ "metadata": meta("big"), "spec": { "clusterIP": "None" } }),
+    );
+    api.put(
+        SERVICES,
+        json!({ "metadata": meta("none"), "spec": { "clusterIP": "None" } }),
+    );
+    for (name, target) in [
+        ("out", "example.com"),
+        ("inner", "web.default.svc.cluster.local"),
+        ("loop", "loop.default.svc.cluster.local"),
+    ] {
+        api.put(
+            SERVICES,
+            json!({ "metadata": meta(name), "spec": { "type": "ExternalName", "externalName": target } }),
+        );
     }
     let labels = |s: &str| json!({ "namespace": "default", "name": format!("{s}-x"), "labels": { "kubernetes.io/service-name": s } });
     api.put(
@@ -51,17 +70,28 @@ fn fill(api: &FakeApi) {
             { "addresses": ["10.244.1.5"], "hostname": "db-0" }, { "addresses": ["10.244.2.6"] },
             { "addresses": ["10.244.3.7"], "conditions": { "ready": false } } ] }),
     );
-    let many: Vec<Value> = (0..200).map(|i| json!({ "addresses": [format!("10.244.9.{i}")] })).collect();
-    api.put(SLICES, json!({ "metadata": labels("big"), "addressType": "IPv4", "endpoints": many }));
+    let many: Vec<Value> = (0..200)
+        .map(|i| json!({ "addresses": [format!("10.244.9.{i}")] }))
+        .collect();
+    api.put(
+        SLICES,
+        json!({ "metadata": labels("big"), "addressType": "IPv4", "endpoints": many }),
+    );
 }
 
 /// Knows example.com, denies the rest; `big.example.com` only by TCP.
 fn upstream(ns: &NetNs, ip: &str) {
     let at = format!("{ip}:53");
-    let (udp, tcp) = ns.run(move || Ok((UdpSocket::bind(&at)?, TcpListener::bind(&at)?))).unwrap();
+    let (udp, tcp) = ns
+        .run(move || Ok((UdpSocket::bind(&at)?, TcpListener::bind(&at)?)))
+        .unwrap();
     fn answer(bytes: &[u8], tcp: bool) -> Vec<u8> {
         let request = Message::from_vec(bytes).unwrap();
-        let mut m = Message::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
+        let mut m = Message::new(
+            request.metadata.id,
+            MessageType::Response,
+            request.metadata.op_code,
+        );
         m.queries.clone_from(&request.queries);
         let name = request.queries[0].name().clone();
         let a = |i: u8| Record::from_rdata(name.clone(), 60, RData::A(A(Ipv4Addr::new(192, 0, 2, i))));
@@ -92,7 +122,9 @@ fn upstream(ns: &NetNs, ip: &str) {
             let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
             stream.read_exact(&mut bytes).unwrap();
             let out = answer(&bytes, true);
-            stream.write_all(&u16::try_from(out.len()).unwrap().to_be_bytes()).unwrap();
+            stream
+                .write_all(&u16::try_from(out.len()).unwrap().to_be_bytes())
+                .unwrap();
             stream.write_all(&out).unwrap();
         }
     });
@@ -104,7 +136,10 @@ fn dig(ns: &NetNs, arguments: &str) -> String {
 
 /// Answers in order, without times.
 fn short(ns: &NetNs, arguments: &str) -> Vec<String> {
-    let mut lines: Vec<String> = dig(ns, &format!("+short {arguments}")).lines().map(str::to_owned).collect();
+    let mut lines: Vec<String> = dig(ns, &format!("+short {arguments}"))
+        .lines()
+        .map(str::to_owned)
+        .collect();
     lines.sort();
     lines
 }
@@ -118,16 +153,30 @@ async fn names_of_the_cluster_and_of_the_world() {
     fill(&api);
     let resolv_conf = lab.dir.path().join("resolv.conf");
     // The first resolver is this server itself, the second does not answer.
-    std::fs::write(&resolv_conf, format!("nameserver 10.96.0.10\nnameserver 172.30.0.99\nnameserver {OUTSIDE}\n")).unwrap();
-    let config = dns::Config { netns: Some(lab.dir.path().join("m1")), resolv_conf, ..Default::default() };
+    std::fs::write(
+        &resolv_conf,
+        format!("nameserver 10.96.0.10\nnameserver 172.30.0.99\nnameserver {OUTSIDE}\n"),
+    )
+    .unwrap();
+    let config = dns::Config {
+        netns: Some(lab.dir.path().join("m1")),
+        resolv_conf,
+        ..Default::default()
+    };
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(dns::run(config, api.client(), shutdown.clone()));
     let test = tokio::task::spawn_blocking(move || {
-        wait(|| node.run(|| Ok(std::net::TcpStream::connect("10.96.0.10:53").is_ok())).unwrap());
+        wait(|| {
+            node.run(|| Ok(std::net::TcpStream::connect("10.96.0.10:53").is_ok()))
+                .unwrap()
+        });
         wait(|| dig(&node, "web.default.svc.cluster.local").contains("NOERROR"));
         questions(&node);
         // A change is seen at once.
-        api.put(SERVICES, json!({ "metadata": meta("new"), "spec": { "clusterIP": "10.96.0.99" } }));
+        api.put(
+            SERVICES,
+            json!({ "metadata": meta("new"), "spec": { "clusterIP": "10.96.0.99" } }),
+        );
         wait(|| !short(&node, "new.default.svc.cluster.local").is_empty());
         api.delete(SERVICES, json!({ "metadata": meta("new") }));
         wait(|| short(&node, "new.default.svc.cluster.local").is_empty());
@@ -135,7 +184,11 @@ async fn names_of_the_cluster_and_of_the_world() {
     });
     test.await.unwrap();
     shutdown.cancel();
-    tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(5), server)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
 }
 
 fn questions(ns: &NetNs) {
@@ -144,16 +197,28 @@ fn questions(ns: &NetNs) {
         ("web.default.svc.cluster.local", &["10.96.0.7"]),
         ("+tcp WEB.Default.svc.CLUSTER.local", &["10.96.0.7"]),
         ("web.default.svc.cluster.local AAAA", &[]),
-        ("_http._tcp.web.default.svc.cluster.local SRV", &["0 100 80 web.default.svc.cluster.local."]),
+        (
+            "_http._tcp.web.default.svc.cluster.local SRV",
+            &["0 100 80 web.default.svc.cluster.local."],
+        ),
         ("_http._udp.web.default.svc.cluster.local SRV", &[]),
-        ("web.default.svc.cluster.local SRV", &["0 50 53 web.default.svc.cluster.local.", "0 50 80 web.default.svc.cluster.local."]),
+        (
+            "web.default.svc.cluster.local SRV",
+            &[
+                "0 50 53 web.default.svc.cluster.local.",
+                "0 50 80 web.default.svc.cluster.local.",
+            ],
+        ),
         ("db.default.svc.cluster.local", &["10.244.1.5", "10.244.2.6"]),
         ("db-0.db.default.svc.cluster.local", &["10.244.1.5"]),
         ("10-244-2-6.db.default.svc.cluster.local", &["10.244.2.6"]),
         ("10-244-3-7.db.default.svc.cluster.local", &[]),
         (
             "_dns._udp.db.default.svc.cluster.local SRV",
-            &["0 50 53 10-244-2-6.db.default.svc.cluster.local.", "0 50 53 db-0.db.default.svc.cluster.local."],
+            &[
+                "0 50 53 10-244-2-6.db.default.svc.cluster.local.",
+                "0 50 53 db-0.db.default.svc.cluster.local.",
+            ],
         ),
         ("-x 10.96.0.7", &["web.default.svc.cluster.local."]),
         ("-x 10.244.1.5", &["db-0.db.default.svc.cluster.local."]),
@@ -162,7 +227,10 @@ fn questions(ns: &NetNs) {
         ("dns-version.cluster.local TXT", &["\"1.1.0\""]),
         ("ns.dns.cluster.local", &["10.96.0.10"]),
         ("out.default.svc.cluster.local", &["192.0.2.1", "example.com."]),
-        ("inner.default.svc.cluster.local", &["10.96.0.7", "web.default.svc.cluster.local."]),
+        (
+            "inner.default.svc.cluster.local",
+            &["10.96.0.7", "web.default.svc.cluster.local."],
+        ),
         ("example.com", &["192.0.2.1"]),
         ("example.com", &["192.0.2.1"]),
     ];
@@ -173,7 +241,11 @@ fn questions(ns: &NetNs) {
         ("web.default.svc.cluster.local AAAA", "NOERROR", true),
         ("missing.default.svc.cluster.local", "NXDOMAIN", true),
         ("none.default.svc.cluster.local", "NXDOMAIN", true),
-        ("web.default.svc.cluster.local.default.svc.cluster.local", "NXDOMAIN", true),
+        (
+            "web.default.svc.cluster.local.default.svc.cluster.local",
+            "NXDOMAIN",
+            true,
+        ),
         ("default.svc.cluster.local", "NOERROR", true),
         ("nowhere.svc.cluster.local", "NXDOMAIN", true),
         ("a.b.c.d.default.svc.cluster.local", "NXDOMAIN", true),
@@ -186,13 +258,19 @@ fn questions(ns: &NetNs) {
     ];
     for (question, code, soa) in status {
         let answer = dig(ns, question);
-        assert!(answer.contains(&format!("status: {code}")), "{question}: {answer}");
+        assert!(
+            answer.contains(&format!("status: {code}")),
+            "{question}: {answer}"
+        );
         assert_eq!(answer.contains("SOA"), *soa, "{question}: {answer}");
     }
     // Larger than a datagram: truncated without EDNS, whole by TCP.
     assert_eq!(short(ns, &format!("big.{zone}")).len(), 200);
     let cut = dig(ns, &format!("+noedns +ignore big.{zone}"));
-    assert!(cut.contains("flags: qr aa tc") && cut.contains("MSG SIZE  rcvd:"), "{cut}");
+    assert!(
+        cut.contains("flags: qr aa tc") && cut.contains("MSG SIZE  rcvd:"),
+        "{cut}"
+    );
     assert_eq!(short(ns, "big.example.com").len(), 250);
     // Rubbish is survived.
     ns.run(|| {

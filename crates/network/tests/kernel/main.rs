@@ -1,5 +1,7 @@
 //! The pod network against the real kernel: machines are network namespaces without a way out.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod dns;
 mod fake_api;
 mod support;
@@ -16,12 +18,22 @@ fn pods_reach_each_other_on_a_node_and_across_nodes() {
     let lab = Lab::new();
     let (n1, n2) = (lab.node(1), lab.node(2));
     join(&[&n1, &n2]);
-    let (a, b, c) = (lab.pod(&n1, "a", vec![]), lab.pod(&n1, "b", vec![]), lab.pod(&n2, "c", vec![]));
+    let (a, b, c) = (
+        lab.pod(&n1, "a", vec![]),
+        lab.pod(&n1, "b", vec![]),
+        lab.pod(&n2, "c", vec![]),
+    );
     serve(&b.ns, "b", 80);
     serve(&c.ns, "c", 80);
-    assert_eq!(fetch(&a.ns, &format!("{}:80", b.ip)).unwrap(), format!("b {} 1", a.ip));
+    assert_eq!(
+        fetch(&a.ns, &format!("{}:80", b.ip)).unwrap(),
+        format!("b {} 1", a.ip)
+    );
     // Larger than any MTU on the way, and the source address is the pod's own.
-    assert_eq!(fetch_bytes(&a.ns, &format!("{}:80", c.ip), 1 << 20).unwrap(), format!("c {} 1048576", a.ip));
+    assert_eq!(
+        fetch_bytes(&a.ns, &format!("{}:80", c.ip), 1 << 20).unwrap(),
+        format!("c {} 1048576", a.ip)
+    );
     assert!(sh(&a.ns, "ip link show eth0").contains("mtu 1450"));
     // The node itself reaches pods here and there.
     assert_eq!(fetch(&n1.ns, &format!("{}:80", b.ip)).unwrap(), "b 10.244.1.1 1");
@@ -29,7 +41,10 @@ fn pods_reach_each_other_on_a_node_and_across_nodes() {
     // A pod reaches the node and other machines; these see the node's address.
     serve(&lab.outside, "outside", 80);
     serve(&n2.ns, "n2", 80);
-    assert_eq!(fetch(&a.ns, &format!("{OUTSIDE}:80")).unwrap(), "outside 172.30.0.1 1");
+    assert_eq!(
+        fetch(&a.ns, &format!("{OUTSIDE}:80")).unwrap(),
+        "outside 172.30.0.1 1"
+    );
     assert_eq!(fetch(&a.ns, "172.30.0.2:80").unwrap(), "n2 172.30.0.1 1");
     // A node that leaves is unreachable at once; one that comes back is reachable again.
     n1.network.set_peer("n2", None).unwrap();
@@ -49,7 +64,11 @@ fn nothing_for_the_clusters_ranges_leaves_by_the_default_route() {
     for to in ["10.244.9.9:80", "10.96.0.77:80", "10.112.0.5:80"] {
         for ns in [&a.ns, &n1.ns] {
             let error = fetch(ns, to).unwrap_err();
-            assert_ne!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{to}: {error}");
+            assert_ne!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionRefused,
+                "{to}: {error}"
+            );
         }
     }
     assert_eq!(fetch(&n1.ns, "10.200.0.1:80").unwrap(), "leak 172.30.0.1 1");
@@ -76,7 +95,9 @@ fn setup_is_idempotent_survives_restarts_and_teardown_frees() {
     network.configure(&info).unwrap();
     assert_eq!(network.setup(&a.request).unwrap(), [a.ip]);
     fetch(&a.ns, &format!("{}:80", b.ip)).unwrap();
-    network.collect_garbage(&HashSet::from([b.request.id.clone()])).unwrap();
+    network
+        .collect_garbage(&HashSet::from([b.request.id.clone()]))
+        .unwrap();
     assert_eq!(network.addresses(&a.request.id), None);
     assert!(sh(&a.ns, "ip -o link").lines().count() == 1);
     network.teardown(&a.request.id).unwrap();
@@ -96,7 +117,9 @@ fn setup_is_idempotent_survives_restarts_and_teardown_frees() {
 fn a_pod_is_connected_within_milliseconds() {
     let lab = Lab::new();
     let n1 = lab.node(1);
-    let requests: Vec<_> = (0..20).map(|i| lab.request(&format!("t{i}"), "t", vec![])).collect();
+    let requests: Vec<_> = (0..20)
+        .map(|i| lab.request(&format!("t{i}"), "t", vec![]))
+        .collect();
     let mut times: Vec<Duration> = requests
         .iter()
         .map(|r| {
@@ -110,19 +133,33 @@ fn a_pod_is_connected_within_milliseconds() {
     for r in &requests {
         n1.network.teardown(&r.id).unwrap();
     }
-    println!("setup p50 {:?} max {:?}; teardown mean {:?}", times[10], times[19], start.elapsed() / 20);
+    println!(
+        "setup p50 {:?} max {:?}; teardown mean {:?}",
+        times[10],
+        times[19],
+        start.elapsed() / 20
+    );
     assert!(times[10] < Duration::from_millis(50), "{times:?}");
 }
 
 fn port(host_ip: Option<&str>, host_port: u16, protocol: Protocol) -> HostPort {
-    HostPort { host_ip: host_ip.map(|ip| ip.parse().unwrap()), host_port, container_port: 80, protocol }
+    HostPort {
+        host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+        host_port,
+        container_port: 80,
+        protocol,
+    }
 }
 
 #[test]
 fn host_ports_by_every_address_and_protocol() {
     let lab = Lab::new();
     let n1 = lab.node(1);
-    let a = lab.pod(&n1, "a", vec![port(None, 8080, Protocol::Tcp), port(None, 8080, Protocol::Udp)]);
+    let a = lab.pod(
+        &n1,
+        "a",
+        vec![port(None, 8080, Protocol::Tcp), port(None, 8080, Protocol::Udp)],
+    );
     let b = lab.pod(&n1, "b", vec![port(Some("127.0.0.1"), 8081, Protocol::Tcp)]);
     let c = lab.pod(&n1, "c", vec![port(Some("172.30.0.1"), 8081, Protocol::Tcp)]);
     for (pod, name) in [(&a, "a"), (&b, "b"), (&c, "c")] {
@@ -143,11 +180,20 @@ fn host_ports_by_every_address_and_protocol() {
         assert!(got.starts_with(expected), "{to}: {got}");
     }
     assert_eq!(ask_udp(&lab.outside, "172.30.0.1:8080").unwrap(), "a-udp");
-    let taken = n1.network.setup(&lab.request("x", "x", vec![port(None, 8080, Protocol::Tcp)])).unwrap_err();
-    assert_eq!(taken.to_string(), "host port 8080 of pod default/x is in use by pod default/a");
+    let taken = n1
+        .network
+        .setup(&lab.request("x", "x", vec![port(None, 8080, Protocol::Tcp)]))
+        .unwrap_err();
+    assert_eq!(
+        taken.to_string(),
+        "host port 8080 of pod default/x is in use by pod default/a"
+    );
     // Pods and other machines cannot use what route_localnet opens.
     serve(&n1.ns, "loopback", 9000);
-    sh(&a.ns, "ip route add 127.0.0.2/32 via 10.244.1.1 dev eth0 2>/dev/null || true; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local; ip route add 127.0.0.0/8 via 10.244.1.1 dev eth0");
+    sh(
+        &a.ns,
+        "ip route add 127.0.0.2/32 via 10.244.1.1 dev eth0 2>/dev/null || true; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local; ip route add 127.0.0.0/8 via 10.244.1.1 dev eth0",
+    );
     assert!(fetch(&a.ns, "127.0.0.1:9000").is_err());
     n1.network.teardown(&a.request.id).unwrap();
     assert!(fetch(&lab.outside, "172.30.0.1:8080").is_err());
@@ -192,7 +238,10 @@ fn cni_plugins_take_over_when_configured() {
         let (na, nb) = (NetNs::open(&a.netns).unwrap(), NetNs::open(&b.netns).unwrap());
         serve(&na, "a", 80);
         assert_eq!(fetch(&nb, &format!("{ip}:80")).unwrap(), format!("a {other} 1"));
-        assert!(fetch(&lab.outside, "172.30.0.1:8080").unwrap().starts_with("a "), "{version}");
+        assert!(
+            fetch(&lab.outside, "172.30.0.1:8080").unwrap().starts_with("a "),
+            "{version}"
+        );
         cni.check(&b.id).unwrap();
         if version != "0.3.1" {
             sh(&nb, "ip addr flush dev eth0");
@@ -201,15 +250,29 @@ fn cni_plugins_take_over_when_configured() {
         for id in [&a.id, &b.id, &a.id] {
             network.teardown(id).unwrap();
         }
-        assert_eq!(std::fs::read_dir(data.join("net")).unwrap().filter(|e| {
-            e.as_ref().unwrap().file_name().to_string_lossy().starts_with("10.")
-        }).count(), 0);
+        assert_eq!(
+            std::fs::read_dir(data.join("net"))
+                .unwrap()
+                .filter(|e| {
+                    e.as_ref()
+                        .unwrap()
+                        .file_name()
+                        .to_string_lossy()
+                        .starts_with("10.")
+                })
+                .count(),
+            0
+        );
     }
     // A plugin's error comes through, and what was done before it is undone.
     let broken = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"nowhere"}]}"#;
     std::fs::write(conf.join("00-broken.conflist"), broken).unwrap();
     let e = network.setup(&lab.request("z", "z", vec![])).unwrap_err();
-    assert!(e.to_string().starts_with(r#"failed to find plugin "nowhere" in path"#), "{e}");
+    assert!(
+        e.to_string()
+            .starts_with(r#"failed to find plugin "nowhere" in path"#),
+        "{e}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,10 +285,15 @@ async fn node_objects_program_the_overlay() {
     let mut config = keelson_network::Config::new("n1", lab.dir.path().join("state-n1"));
     config.netns = Some(lab.dir.path().join("n1"));
     let network = std::sync::Arc::new(PodNetwork::new(config).unwrap());
-    n2.network.set_peer("n1", Some(keelson_network::NodeInfo {
-        addresses: vec!["172.30.0.1".parse().unwrap()],
-        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
-    })).unwrap();
+    n2.network
+        .set_peer(
+            "n1",
+            Some(keelson_network::NodeInfo {
+                addresses: vec!["172.30.0.1".parse().unwrap()],
+                pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+            }),
+        )
+        .unwrap();
     let api = fake_api::FakeApi::new();
     let node = |n: u8, range: Option<&str>| {
         let address = json!([{ "type": "InternalIP", "address": format!("172.30.0.{n}") }]);
@@ -236,7 +304,11 @@ async fn node_objects_program_the_overlay() {
     api.put(path, node(1, None));
     api.put(path, node(2, Some("10.244.2.0/24")));
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn(keelson_network::run(network.clone(), api.client(), shutdown.clone()));
+    let running = tokio::spawn(keelson_network::run(
+        network.clone(),
+        api.client(),
+        shutdown.clone(),
+    ));
     let test = tokio::task::spawn_blocking(move || {
         assert!(network.ready().is_err());
         api.put(path, node(1, Some("10.244.1.0/24")));
@@ -258,6 +330,10 @@ async fn node_objects_program_the_overlay() {
     });
     let lab = test.await.unwrap();
     shutdown.cancel();
-    tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(5), running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     drop(lab);
 }

@@ -13,7 +13,9 @@ pub(crate) const OUTSIDE: &str = "172.30.0.100";
 
 pub(crate) fn sh(ns: &NetNs, script: &str) -> String {
     let script = script.to_owned();
-    let out = ns.run(move || Command::new("sh").args(["-ec", &script]).output()).unwrap();
+    let out = ns
+        .run(move || Command::new("sh").args(["-ec", &script]).output())
+        .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
@@ -30,8 +32,16 @@ impl Lab {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let switch = NetNs::create_at(&dir.path().join("switch")).unwrap();
-        sh(&switch, "ip link set lo up; ip link add sw0 type bridge; ip link set sw0 up");
-        let mut lab = Lab { outside: switch.clone(), pins: vec![dir.path().join("switch")].into(), dir, switch };
+        sh(
+            &switch,
+            "ip link set lo up; ip link add sw0 type bridge; ip link set sw0 up",
+        );
+        let mut lab = Lab {
+            outside: switch.clone(),
+            pins: vec![dir.path().join("switch")].into(),
+            dir,
+            switch,
+        };
         lab.outside = lab.machine("outside", OUTSIDE);
         lab
     }
@@ -53,8 +63,15 @@ impl Lab {
                  ip link set eth0 netns /proc/{pid}/fd/{fd}"
             ),
         );
-        let gateway = if ip == OUTSIDE { String::new() } else { format!("; ip route add default via {OUTSIDE}") };
-        sh(&ns, &format!("ip link set lo up; ip addr add {ip}/24 dev eth0; ip link set eth0 up{gateway}"));
+        let gateway = if ip == OUTSIDE {
+            String::new()
+        } else {
+            format!("; ip route add default via {OUTSIDE}")
+        };
+        sh(
+            &ns,
+            &format!("ip link set lo up; ip addr add {ip}/24 dev eth0; ip link set eth0 up{gateway}"),
+        );
         ns
     }
 
@@ -70,16 +87,30 @@ impl Lab {
             pod_cidrs: vec![format!("10.244.{n}.0/24").parse().unwrap()],
         };
         network.configure(&info).unwrap();
-        Node { network, info, name, ns }
+        Node {
+            network,
+            info,
+            name,
+            ns,
+        }
     }
 
     pub(crate) fn pod(&self, node: &Node, name: &str, ports: Vec<keelson_network::HostPort>) -> Pod {
         let request = self.request(&format!("{}-{name}", node.name), name, ports);
         let ips = node.network.setup(&request).unwrap();
-        Pod { ns: NetNs::open(&request.netns).unwrap(), ip: ips[0], request }
+        Pod {
+            ns: NetNs::open(&request.netns).unwrap(),
+            ip: ips[0],
+            request,
+        }
     }
 
-    pub(crate) fn request(&self, id: &str, name: &str, host_ports: Vec<keelson_network::HostPort>) -> PodRequest {
+    pub(crate) fn request(
+        &self,
+        id: &str,
+        name: &str,
+        host_ports: Vec<keelson_network::HostPort>,
+    ) -> PodRequest {
         let netns = self.dir.path().join(format!("pod-{id}"));
         NetNs::create_at(&netns).unwrap();
         self.pins.borrow_mut().push(netns.clone());

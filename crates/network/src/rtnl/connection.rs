@@ -1,16 +1,20 @@
-//! Links, addresses, routes and neighbours by rtnetlink, in the network namespace where the connection was opened.
-//!
-//! Every operation is idempotent: making what is there and removing what is gone succeed.
+//! The connection.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 
 use ipnet::IpNet;
 use keelson_sys::netlink::{
-    Encoder, KernelError, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Protocol, Reply, Socket,
-    attribute,
+    Encoder, KernelError, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Protocol, Reply,
+    Socket, attribute,
 };
+
+use super::wire::{
+    IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINKINFO, IFLA_MTU, address, decode_link, decode_route,
+    encode_route, family, libc_errno, octets, u32_at,
+};
+use super::{Error, Link, Mac, Peer, Route, VxlanSpec};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -26,132 +30,17 @@ const DELNEIGH: u16 = 29;
 const GETNEIGH: u16 = 30;
 
 const AF_BRIDGE: u8 = 7;
-const IFF_UP: u32 = 1;
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
-const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
-const TABLE_MAIN: u8 = 254;
-const RTPROT_STATIC: u8 = 4;
-const RTN_UNICAST: u8 = 1;
-const RTN_UNREACHABLE: u8 = 7;
-const RTNH_F_ONLINK: u32 = 4;
 const NUD_PERMANENT: u16 = 0x80;
 const NUD_NOARP: u16 = 0x40;
 const NTF_SELF: u8 = 2;
-
-/// An operation on links, addresses, routes or neighbours failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The socket failed.
-    #[error("rtnetlink socket: {0}")]
-    Socket(#[from] io::Error),
-    /// The kernel refused.
-    #[error("cannot {operation}: {source}{}", .detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default())]
-    Refused {
-        /// What was asked.
-        operation: String,
-        /// The kernel's own words.
-        detail: Option<String>,
-        /// The errno.
-        source: io::Error,
-    },
-    /// There is no such link.
-    #[error("there is no network interface {0}")]
-    NoLink(String),
-}
-
-/// An Ethernet address.
-pub type Mac = [u8; 6];
-
-/// A network interface as the kernel has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Index.
-    pub index: u32,
-    /// Name.
-    pub name: String,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Ethernet address, when it has one.
-    pub mac: Option<Mac>,
-    /// Whether it is administratively up.
-    pub up: bool,
-    /// Driver: `bridge`, `veth`, `vxlan`; none for physical devices.
-    pub kind: Option<String>,
-    /// VXLAN network identifier.
-    pub vni: Option<u32>,
-}
-
-/// One end of a veth pair to be made inside another namespace.
-#[derive(Debug)]
-pub struct Peer<'a> {
-    /// Name there.
-    pub name: &'a str,
-    /// Ethernet address.
-    pub mac: Mac,
-    /// The namespace.
-    pub netns: BorrowedFd<'a>,
-}
-
-/// Properties of a VXLAN device.
-#[derive(Clone, Copy, Debug)]
-pub struct VxlanSpec {
-    /// Network identifier.
-    pub vni: u32,
-    /// UDP port.
-    pub port: u16,
-    /// This node's address on the underlay.
-    pub local: IpAddr,
-    /// Index of the underlay link.
-    pub underlay: u32,
-    /// Ethernet address.
-    pub mac: Mac,
-    /// MTU.
-    pub mtu: u32,
-}
-
-/// A route of the main table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Route {
-    /// Destination.
-    pub to: IpNet,
-    /// Next hop, reachable on the link itself (`onlink`).
-    pub via: Option<IpAddr>,
-    /// Link; none makes the destination unreachable.
-    pub link: Option<u32>,
-    /// Preferred source address.
-    pub source: Option<IpAddr>,
-    /// Metric; 0 is the family's default.
-    pub metric: u32,
-}
 
 /// A connection to rtnetlink.
 #[derive(Debug)]
 pub struct Rtnl {
     socket: Socket,
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
-        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
-        _ => None,
-    }
-}
-
-fn family(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 2 } else { 10 }
 }
 
 fn ifinfo(family: u8, index: u32, flags: u32, change: u32) -> [u8; 16] {
@@ -172,14 +61,12 @@ fn neighbour(family: u8, index: u32, state: u16, flags: u8) -> [u8; 12] {
     out
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
 impl Rtnl {
     /// Connects in the calling thread's network namespace.
     pub fn open() -> Result<Self, Error> {
-        Ok(Rtnl { socket: Socket::open(Protocol::Route)? })
+        Ok(Rtnl {
+            socket: Socket::open(Protocol::Route)?,
+        })
     }
 
     /// Sends one request; errnos in `fine` count as success.
@@ -236,7 +123,8 @@ impl Rtnl {
 
     /// The link of that name, which must be there.
     pub fn link(&mut self, name: &str) -> Result<Link, Error> {
-        self.find_link(name)?.ok_or_else(|| Error::NoLink(name.to_owned()))
+        self.find_link(name)?
+            .ok_or_else(|| Error::NoLink(name.to_owned()))
     }
 
     /// All links.
@@ -270,7 +158,10 @@ impl Rtnl {
             if link.kind.as_deref() != Some("bridge") {
                 return Err(Error::Refused {
                     operation: format!("use interface {name} as the pods' bridge"),
-                    detail: Some(format!("it is of kind {}", link.kind.as_deref().unwrap_or("physical"))),
+                    detail: Some(format!(
+                        "it is of kind {}",
+                        link.kind.as_deref().unwrap_or("physical")
+                    )),
                     source: io::Error::from_raw_os_error(libc_errno::EEXIST),
                 });
             }
@@ -279,15 +170,23 @@ impl Rtnl {
             }
             return Ok(link);
         }
-        self.request(|| format!("make bridge {name}"), NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &[], |e| {
-            e.raw(&ifinfo(0, 0, 0, 0)).attr_str(IFLA_IFNAME, name).attr(IFLA_ADDRESS, &mac);
-            e.attr_u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |e| {
-                e.attr_str(1, "bridge").nest(2, |e| {
-                    // No spanning tree and no forward delay: a pod's port works from its first packet.
-                    e.attr_u32(1, 0).attr_u32(5, 0);
+        self.request(
+            || format!("make bridge {name}"),
+            NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
+            &[],
+            |e| {
+                e.raw(&ifinfo(0, 0, 0, 0))
+                    .attr_str(IFLA_IFNAME, name)
+                    .attr(IFLA_ADDRESS, &mac);
+                e.attr_u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |e| {
+                    e.attr_str(1, "bridge").nest(2, |e| {
+                        // No spanning tree and no forward delay: a pod's port works from its first packet.
+                        e.attr_u32(1, 0).attr_u32(5, 0);
+                    });
                 });
-            });
-        })?;
+            },
+        )?;
         self.link(name)
     }
 
@@ -302,16 +201,26 @@ impl Rtnl {
             }
             self.delete_link(name)?;
         }
-        self.request(|| format!("make VXLAN device {name}"), NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &[], |e| {
-            e.raw(&ifinfo(0, 0, 0, 0)).attr_str(IFLA_IFNAME, name).attr(IFLA_ADDRESS, &spec.mac);
-            e.attr_u32(IFLA_MTU, spec.mtu).nest(IFLA_LINKINFO, |e| {
-                e.attr_str(1, "vxlan").nest(2, |e| {
-                    e.attr_u32(1, spec.vni).attr_u32(3, spec.underlay);
-                    let local = if spec.local.is_ipv4() { 4 } else { 17 };
-                    e.attr(local, &octets(spec.local)).attr_u8(7, 0).attr_be16(15, spec.port);
+        self.request(
+            || format!("make VXLAN device {name}"),
+            NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
+            &[],
+            |e| {
+                e.raw(&ifinfo(0, 0, 0, 0))
+                    .attr_str(IFLA_IFNAME, name)
+                    .attr(IFLA_ADDRESS, &spec.mac);
+                e.attr_u32(IFLA_MTU, spec.mtu).nest(IFLA_LINKINFO, |e| {
+                    e.attr_str(1, "vxlan").nest(2, |e| {
+                        e.attr_u32(1, spec.vni).attr_u32(3, spec.underlay);
+                        let local = if spec.local.is_ipv4() { 4 } else { 17 };
+                        e.attr(local, &octets(spec.local))
+                            .attr_u8(7, 0)
+                            .attr_be16(15, spec.port);
+                    });
                 });
-            });
-        })?;
+            },
+        )?;
         self.link(name)
     }
 
@@ -323,12 +232,17 @@ impl Rtnl {
             NLM_F_CREATE | NLM_F_EXCL,
             &[],
             |e| {
-                e.raw(&ifinfo(0, 0, IFF_UP, IFF_UP)).attr_str(IFLA_IFNAME, name).attr_u32(IFLA_MTU, mtu);
+                e.raw(&ifinfo(0, 0, IFF_UP, IFF_UP))
+                    .attr_str(IFLA_IFNAME, name)
+                    .attr_u32(IFLA_MTU, mtu);
                 e.attr_u32(IFLA_MASTER, master).nest(IFLA_LINKINFO, |e| {
                     e.attr_str(1, "veth").nest(2, |e| {
                         e.nest(1, |e| {
-                            e.raw(&ifinfo(0, 0, 0, 0)).attr_str(IFLA_IFNAME, peer.name).attr_u32(IFLA_MTU, mtu);
-                            let fd = u32::try_from(peer.netns.as_raw_fd()).expect("invariant: an open fd is not negative");
+                            e.raw(&ifinfo(0, 0, 0, 0))
+                                .attr_str(IFLA_IFNAME, peer.name)
+                                .attr_u32(IFLA_MTU, mtu);
+                            let fd = u32::try_from(peer.netns.as_raw_fd())
+                                .expect("invariant: an open fd is not negative");
                             e.attr(IFLA_ADDRESS, &peer.mac).attr_u32(IFLA_NET_NS_FD, fd);
                         });
                     });
@@ -340,51 +254,81 @@ impl Rtnl {
 
     /// Lets a bridge port send packets back out where they came in, as a pod that reaches itself by a Service needs.
     pub fn set_hairpin(&mut self, port: u32) -> Result<(), Error> {
-        self.request(|| format!("set hairpin mode of bridge port {port}"), SETLINK, 0, &[], |e| {
-            e.raw(&ifinfo(AF_BRIDGE, port, 0, 0)).nest(IFLA_PROTINFO, |e| {
-                e.attr_u8(4, 1);
-            });
-        })?;
+        self.request(
+            || format!("set hairpin mode of bridge port {port}"),
+            SETLINK,
+            0,
+            &[],
+            |e| {
+                e.raw(&ifinfo(AF_BRIDGE, port, 0, 0)).nest(IFLA_PROTINFO, |e| {
+                    e.attr_u8(4, 1);
+                });
+            },
+        )?;
         Ok(())
     }
 
     /// Brings a link up.
     pub fn set_up(&mut self, index: u32) -> Result<(), Error> {
-        self.request(|| format!("bring interface {index} up"), NEWLINK, 0, &[], |e| {
-            e.raw(&ifinfo(0, index, IFF_UP, IFF_UP));
-        })?;
+        self.request(
+            || format!("bring interface {index} up"),
+            NEWLINK,
+            0,
+            &[],
+            |e| {
+                e.raw(&ifinfo(0, index, IFF_UP, IFF_UP));
+            },
+        )?;
         Ok(())
     }
 
     /// Changes the MTU.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), Error> {
-        self.request(|| format!("set MTU {mtu} of interface {index}"), NEWLINK, 0, &[], |e| {
-            e.raw(&ifinfo(0, index, 0, 0)).attr_u32(IFLA_MTU, mtu);
-        })?;
+        self.request(
+            || format!("set MTU {mtu} of interface {index}"),
+            NEWLINK,
+            0,
+            &[],
+            |e| {
+                e.raw(&ifinfo(0, index, 0, 0)).attr_u32(IFLA_MTU, mtu);
+            },
+        )?;
         Ok(())
     }
 
     /// Deletes a link by name.
     pub fn delete_link(&mut self, name: &str) -> Result<(), Error> {
-        self.request(|| format!("delete interface {name}"), DELLINK, 0, &[libc_errno::ENODEV], |e| {
-            e.raw(&ifinfo(0, 0, 0, 0)).attr_str(IFLA_IFNAME, name);
-        })?;
+        self.request(
+            || format!("delete interface {name}"),
+            DELLINK,
+            0,
+            &[libc_errno::ENODEV],
+            |e| {
+                e.raw(&ifinfo(0, 0, 0, 0)).attr_str(IFLA_IFNAME, name);
+            },
+        )?;
         Ok(())
     }
 
     /// Gives a link an address.
     pub fn add_address(&mut self, index: u32, net: IpNet) -> Result<(), Error> {
         let op = || format!("give interface {index} the address {net}");
-        self.request(op, NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &[libc_errno::EEXIST], |e| {
-            let mut header = [family(net.addr()), net.prefix_len(), 0, 0, 0, 0, 0, 0];
-            header[4..].copy_from_slice(&index.to_ne_bytes());
-            let ip = octets(net.addr());
-            e.raw(&header).attr(2, &ip).attr(1, &ip);
-            if net.addr().is_ipv6() {
-                // IFA_F_NODAD: the address is ours by construction; waiting a second for duplicates helps nobody.
-                e.attr_u32(8, 2);
-            }
-        })?;
+        self.request(
+            op,
+            NEWADDR,
+            NLM_F_CREATE | NLM_F_REPLACE,
+            &[libc_errno::EEXIST],
+            |e| {
+                let mut header = [family(net.addr()), net.prefix_len(), 0, 0, 0, 0, 0, 0];
+                header[4..].copy_from_slice(&index.to_ne_bytes());
+                let ip = octets(net.addr());
+                e.raw(&header).attr(2, &ip).attr(1, &ip);
+                if net.addr().is_ipv6() {
+                    // IFA_F_NODAD: the address is ours by construction; waiting a second for duplicates helps nobody.
+                    e.attr_u32(8, 2);
+                }
+            },
+        )?;
         Ok(())
     }
 
@@ -402,14 +346,18 @@ impl Rtnl {
     /// Makes or replaces a route of the main table.
     pub fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
         let op = || format!("set the route to {}", route.to);
-        self.request(op, NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &[], |e| encode_route(e, route))?;
+        self.request(op, NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &[], |e| {
+            encode_route(e, route)
+        })?;
         Ok(())
     }
 
     /// Deletes a route of the main table.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
         let op = || format!("delete the route to {}", route.to);
-        self.request(op, DELROUTE, 0, &[libc_errno::ESRCH, libc_errno::ENODEV], |e| encode_route(e, route))?;
+        self.request(op, DELROUTE, 0, &[libc_errno::ESRCH, libc_errno::ENODEV], |e| {
+            encode_route(e, route)
+        })?;
         Ok(())
     }
 
@@ -420,14 +368,20 @@ impl Rtnl {
             header[0] = if v6 { 10 } else { 2 };
             e.raw(&header);
         })?;
-        Ok(replies.iter().filter_map(|r| decode_route(&r.payload)).filter(|r| r.link == Some(index)).collect())
+        Ok(replies
+            .iter()
+            .filter_map(|r| decode_route(&r.payload))
+            .filter(|r| r.link == Some(index))
+            .collect())
     }
 
     /// Makes or replaces a permanent neighbour entry: `ip` is at `mac`.
     pub fn replace_neighbour(&mut self, index: u32, ip: IpAddr, mac: Mac) -> Result<(), Error> {
         let op = || format!("set the neighbour {ip}");
         self.request(op, NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &[], |e| {
-            e.raw(&neighbour(family(ip), index, NUD_PERMANENT, 0)).attr(1, &octets(ip)).attr(2, &mac);
+            e.raw(&neighbour(family(ip), index, NUD_PERMANENT, 0))
+                .attr(1, &octets(ip))
+                .attr(2, &mac);
         })?;
         Ok(())
     }
@@ -455,7 +409,9 @@ impl Rtnl {
     pub fn delete_forwarding(&mut self, index: u32, mac: Mac, remote: IpAddr) -> Result<(), Error> {
         let op = || format!("delete the forwarding entry to node {remote}");
         self.request(op, DELNEIGH, 0, &[libc_errno::ENOENT, libc_errno::ENODEV], |e| {
-            e.raw(&neighbour(AF_BRIDGE, index, 0, NTF_SELF)).attr(2, &mac).attr(1, &octets(remote));
+            e.raw(&neighbour(AF_BRIDGE, index, 0, NTF_SELF))
+                .attr(2, &mac)
+                .attr(1, &octets(remote));
         })?;
         Ok(())
     }
@@ -470,79 +426,11 @@ impl Rtnl {
             .filter(|r| u32_at(&r.payload, 4) == Some(index))
             .filter_map(|r| {
                 let attrs = r.payload.get(12..)?;
-                Some((attribute(attrs, 2)?.try_into().ok()?, address(attribute(attrs, 1)?)?))
+                Some((
+                    attribute(attrs, 2)?.try_into().ok()?,
+                    address(attribute(attrs, 1)?)?,
+                ))
             })
             .collect())
     }
-}
-
-fn encode_route(e: &mut Encoder, route: &Route) {
-    let kind = if route.link.is_some() { RTN_UNICAST } else { RTN_UNREACHABLE };
-    let scope = if route.link.is_some() && route.via.is_none() { 253 } else { 0 };
-    let flags = if route.via.is_some() { RTNH_F_ONLINK } else { 0 };
-    let mut header = [0u8; 12];
-    header[0] = family(route.to.addr());
-    header[1] = route.to.prefix_len();
-    header[4] = TABLE_MAIN;
-    header[5] = RTPROT_STATIC;
-    header[6] = scope;
-    header[7] = kind;
-    header[8..].copy_from_slice(&flags.to_ne_bytes());
-    e.raw(&header).attr(1, &octets(route.to.network()));
-    if let Some(link) = route.link {
-        e.attr_u32(4, link);
-    }
-    if let Some(via) = route.via {
-        e.attr(5, &octets(via));
-    }
-    if route.metric != 0 {
-        e.attr_u32(6, route.metric);
-    }
-    if let Some(source) = route.source {
-        e.attr(7, &octets(source));
-    }
-}
-
-fn decode_route(payload: &[u8]) -> Option<Route> {
-    let (fam, prefix, table) = (*payload.first()?, *payload.get(1)?, *payload.get(4)?);
-    if table != TABLE_MAIN {
-        return None;
-    }
-    let attrs = payload.get(12..)?;
-    let zero = if fam == 2 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let to = attribute(attrs, 1).and_then(address).unwrap_or(zero);
-    Some(Route {
-        to: IpNet::new(to, prefix).ok()?,
-        via: attribute(attrs, 5).and_then(address),
-        link: attribute(attrs, 4).and_then(|b| u32_at(b, 0)),
-        source: attribute(attrs, 7).and_then(address),
-        metric: attribute(attrs, 6).and_then(|b| u32_at(b, 0)).unwrap_or(0),
-    })
-}
-
-fn decode_link(payload: &[u8]) -> Option<Link> {
-    let attrs = payload.get(16..)?;
-    let info = attribute(attrs, IFLA_LINKINFO).unwrap_or_default();
-    let kind = attribute(info, 1).map(|v| String::from_utf8_lossy(v).trim_end_matches('\0').to_owned());
-    let vni = (kind.as_deref() == Some("vxlan"))
-        .then(|| attribute(info, 2).and_then(|d| attribute(d, 1)).and_then(|b| u32_at(b, 0)))
-        .flatten();
-    Some(Link {
-        index: u32_at(payload, 4)?,
-        name: String::from_utf8_lossy(attribute(attrs, IFLA_IFNAME)?).trim_end_matches('\0').to_owned(),
-        mtu: attribute(attrs, IFLA_MTU).and_then(|b| u32_at(b, 0)).unwrap_or(0),
-        mac: attribute(attrs, IFLA_ADDRESS).and_then(|b| b.try_into().ok()),
-        up: u32_at(payload, 8)? & IFF_UP != 0,
-        kind,
-        vni,
-    })
-}
-
-/// The errnos that mean "already so".
-mod libc_errno {
-    pub(super) const ENOENT: i32 = 2;
-    pub(super) const ESRCH: i32 = 3;
-    pub(super) const EEXIST: i32 = 17;
-    pub(super) const ENODEV: i32 = 19;
-    pub(super) const EADDRNOTAVAIL: i32 = 99;
 }

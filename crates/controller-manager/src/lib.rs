@@ -15,10 +15,12 @@ pub mod shared;
 mod csr;
 mod daemonset;
 mod deployment;
+mod job;
 mod node_ipam;
 mod replicaset;
 mod root_ca;
 mod serviceaccount;
+mod statefulset;
 
 pub use config::{ClientFactory, Config, LeaderElection};
 pub use context::Context;

@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 
-use crate::{Context, csr, deployment, node_ipam, replicaset, root_ca, serviceaccount};
+use crate::Context;
 
 /// A controller as the list knows it.
 pub struct Controller {
@@ -32,39 +32,49 @@ pub const CONTROLLERS: &[Controller] = &[
     controller!(
         "deployment-controller",
         "deployment-controller",
-        deployment::start
+        crate::deployment::start
     ),
     controller!(
         "replicaset-controller",
         "replicaset-controller",
-        replicaset::start
+        crate::replicaset::start
     ),
     controller!(
         "replicationcontroller-controller",
         "replication-controller",
-        replicaset::start_replication
+        crate::replicaset::start_replication
     ),
-    controller!("daemonset-controller", "daemon-set-controller", daemonset::start),
+    controller!(
+        "daemonset-controller",
+        "daemon-set-controller",
+        crate::daemonset::start
+    ),
+    controller!(
+        "statefulset-controller",
+        "statefulset-controller",
+        crate::statefulset::start
+    ),
+    controller!("job-controller", "job-controller", crate::job::start),
     // Cluster.
     controller!(
         "serviceaccount-controller",
         "service-account-controller",
-        serviceaccount::start
+        crate::serviceaccount::start
     ),
     controller!(
         "root-ca-certificate-publisher-controller",
         "root-ca-cert-publisher",
-        root_ca::start
+        crate::root_ca::start
     ),
-    controller!("node-ipam-controller", "node-controller", node_ipam::start),
+    controller!("node-ipam-controller", "node-controller", crate::node_ipam::start),
     controller!(
         "certificatesigningrequest-approving-controller",
         "certificate-controller",
-        csr::start_approving
+        crate::csr::start_approving
     ),
     controller!(
         "certificatesigningrequest-signing-controller",
         "certificate-controller",
-        csr::start_signing
+        crate::csr::start_signing
     ),
 ];

@@ -4,6 +4,7 @@ pub mod api_error;
 mod error;
 pub mod expectations;
 pub mod hash;
+pub mod history;
 mod object;
 pub mod owner;
 pub mod pod;

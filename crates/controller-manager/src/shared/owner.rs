@@ -105,14 +105,30 @@ pub fn claim(object: &ObjectMeta, owner_uid: &str, owner_deleting: bool, matches
 
 /// All of kind `K` that are `owner`'s: those it controls and still match, and matching orphans, which are adopted. What no
 /// longer matches is released, and loses `finalizer` if one is given.
-///
-/// Before the first adoption the owner is read from the server: it must not have been deleted or replaced meanwhile.
 pub async fn claim_owned<O, K>(
     client: &Client,
     owner: &O,
     selector: &LabelSelector,
     index: &Index<OwnerKey, K>,
     finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, kube::Error>
+where
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+{
+    claim_owned_where(client, owner, selector, index, finalizer, |_| true).await
+}
+
+/// Like [`claim_owned`], but only what `keep` agrees to matches. What no longer matches is released, and loses `finalizer` if one is given.
+///
+/// Before the first adoption the owner is read from the server: it must not have been deleted or replaced meanwhile.
+pub async fn claim_owned_where<O, K>(
+    client: &Client,
+    owner: &O,
+    selector: &LabelSelector,
+    index: &Index<OwnerKey, K>,
+    finalizer: Option<&str>,
+    keep: impl Fn(&K) -> bool,
 ) -> Result<Vec<Arc<K>>, kube::Error>
 where
     O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
@@ -126,7 +142,7 @@ where
     let params = PatchParams::default();
     for object in candidates {
         let meta = object.meta();
-        let matching = matches(selector, meta.labels.as_ref());
+        let matching = matches(selector, meta.labels.as_ref()) && keep(&object);
         match claim(meta, uid(owner), is_deleting(owner), matching) {
             Claim::Keep => claimed.push(object),
             Claim::Ignore => {}

@@ -159,6 +159,9 @@ async fn end(
             return Ok(());
         }
     }
+    // Not served any more once the definition is gone.
+    registry.update_kinds(|t| t.remove(|k| k.info.group == group && k.info.plural == plural));
+    registry.resources().caches().remove(group, plural);
     write(registry, definitions, metadata::text(crd, "name"), "", |mut crd| {
         let left = metadata::finalizers(&crd).into_iter().filter(|f| *f != FINALIZER);
         let left: Vec<String> = left.map(str::to_owned).collect();

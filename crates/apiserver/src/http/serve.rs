@@ -30,6 +30,8 @@ pub struct Connection {
     pub local_user: Option<Arc<UserInfo>>,
 }
 
+/// Pause after a failed accept.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// A handshake that takes longer is given up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Headers must arrive within this time.
@@ -50,9 +52,9 @@ where
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of descriptors: nothing can be accepted until one is free.
+                    // Out of descriptors: nothing can be accepted until one is free, which nobody announces.
                     tracing::warn!(%error, "accept failed");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
                     continue;
                 }
             },

@@ -1,5 +1,5 @@
 //! A server for tests.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, dead_code, reason = "a test fails by panicking, and no test uses everything")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,7 +9,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
-use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig};
+use keelson_apiserver::{
+    ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
+};
 use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
 use keelson_store::embedded::{EmbeddedStore, Options};
 use kube::api::{Api, PostParams};
@@ -20,7 +22,7 @@ use tempfile::TempDir;
 pub(crate) struct TestServer {
     pub(crate) server: ApiServer,
     store: Arc<EmbeddedStore>,
-    pki: Pki,
+    pub(crate) pki: Pki,
     directory: TempDir,
 }
 
@@ -42,6 +44,14 @@ impl TestServer {
         let ca = pki.ca.certificate().to_pem().into_bytes();
         let mut config = ApiServerConfig::new(store.clone(), serving, ca);
         config.bind_address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        let kubelet = pki.leaf(Identity::ApiserverKubeletClient);
+        config.kubelet_client = Some(KubeletClientConfig {
+            identity: CertificateAndKey {
+                certificate_pem: kubelet.certificate.to_pem().into_bytes(),
+                key_pem: kubelet.key.to_pem().into_bytes(),
+            },
+            ca_pem: Some(pki.ca.certificate().to_pem().into_bytes()),
+        });
         config.service_account = ServiceAccountConfig {
             signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
@@ -81,6 +91,15 @@ impl TestServer {
         self.send("GET", path, headers, String::new()).await
     }
 
+    /// A TLS connection with the administrator's certificate.
+    pub(crate) async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let tls =
+            keelson_pki::tls::client_config(&[self.pki.ca.certificate().clone()], Some(self.admin())).unwrap();
+        let tcp = tokio::net::TcpStream::connect(self.server.local_addr()).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap()
+    }
+
     /// One request on one connection with the administrator's certificate.
     pub(crate) async fn send(
         &self,
@@ -89,11 +108,7 @@ impl TestServer {
         headers: &[(&str, &str)],
         body: String,
     ) -> (StatusCode, HeaderMap, String) {
-        let tls =
-            keelson_pki::tls::client_config(&[self.pki.ca.certificate().clone()], Some(self.admin())).unwrap();
-        let tcp = tokio::net::TcpStream::connect(self.server.local_addr()).await.unwrap();
-        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap();
+        let stream = self.connect().await;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         let connection = tokio::spawn(connection);

@@ -14,6 +14,7 @@ pub mod names;
 pub mod normalize;
 pub mod openapi;
 pub mod patch;
+pub mod printers;
 pub mod quantity;
 pub mod resources;
 pub mod schema;

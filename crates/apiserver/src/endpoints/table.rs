@@ -1,11 +1,13 @@
 //! Tables (`kubectl get`) and PartialObjectMetadata.
 
+use jiff::Timestamp;
+use keelson_api::printers;
 use keelson_api::status::Status;
 use serde_json::{Map, Value, json};
 
 use super::read::{Listed, write_list_meta};
 use crate::http::query::Query;
-use crate::registry::Kind;
+use crate::registry::{Kind, KindSchema};
 
 /// The metadata of an object as a PartialObjectMetadata.
 pub(super) fn partial_metadata(object: &Value) -> Value {
@@ -44,11 +46,15 @@ pub(super) fn table(
     out.extend_from_slice(b",\"columnDefinitions\":");
     serde_json::to_writer(&mut out, &definitions).map_err(Status::internal)?;
     out.extend_from_slice(b",\"rows\":[");
+    let now = Timestamp::now();
     for (at, object) in objects.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        let mut row = json!({"cells": cells(kind, object)});
+        let mut row = json!({"cells": cells(kind, object, now)});
+        if let Some(conditions) = printers::row_conditions(&kind.gvk, object) {
+            row["conditions"] = conditions;
+        }
         match include {
             Include::None => {}
             Include::Metadata => row["object"] = partial_metadata(object),
@@ -66,16 +72,27 @@ enum Include {
     Object,
 }
 
-fn definitions(_kind: &Kind) -> Value {
-    json!([
-        {"name": "Name", "type": "string", "format": "name", "priority": 0,
-         "description": "Name must be unique within a namespace."},
-        {"name": "Age", "type": "date", "format": "", "priority": 0,
-         "description": "Time since the object was created."},
-    ])
+fn is_custom(kind: &Kind) -> bool {
+    matches!(kind.schema, KindSchema::Custom(_))
 }
 
-fn cells(_kind: &Kind, object: &Value) -> Value {
-    let metadata = &object["metadata"];
-    json!([metadata["name"], metadata["creationTimestamp"]])
+fn definitions(kind: &Kind) -> Value {
+    if is_custom(kind) {
+        return json!([
+            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
+            {"name": "Age", "type": "date", "format": "", "description": "", "priority": 0},
+        ]);
+    }
+    let columns = printers::columns(&kind.gvr).iter().map(|column| {
+        json!({"name": column.name, "type": column.kind, "format": column.format, "description": "",
+            "priority": column.priority})
+    });
+    columns.collect()
+}
+
+fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Value {
+    if is_custom(kind) {
+        return json!([object["metadata"]["name"], printers::age(object, now)]);
+    }
+    Value::Array(printers::row(&kind.gvk, object, now))
 }

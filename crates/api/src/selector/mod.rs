@@ -2,6 +2,7 @@
 
 mod field;
 mod label;
+mod parser;
 
 pub use field::{FieldRequirement, FieldSelector, FieldSelectorError};
 pub use label::{LabelSelector, LabelSelectorError, Operator, Requirement};

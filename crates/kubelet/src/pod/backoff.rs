@@ -56,11 +56,6 @@ impl Backoff {
         self.entries.remove(key);
     }
 
-    /// Forgets every key that starts with `prefix`.
-    pub(crate) fn reset_prefix(&mut self, prefix: &str) {
-        self.entries.retain(|key, _| !key.starts_with(prefix));
-    }
-
     fn expired(&self, entry: &Entry, event: Timestamp) -> bool {
         let age = event.duration_since(entry.updated);
         age > SignedDuration::try_from(self.max * 2).unwrap_or(SignedDuration::MAX)

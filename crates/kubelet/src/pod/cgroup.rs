@@ -168,14 +168,6 @@ impl Cgroups {
         if old.is_some() && class == Qos::Burstable { self.update_burstable() } else { Ok(()) }
     }
 
-    /// The group directory of `pod` that has the accounting files of `controller`.
-    pub(crate) fn pod_dir(&self, pod: &Pod, controller: &str) -> Option<PathBuf> {
-        let path = self.pod_path(qos::class(pod), spec::uid(pod)).join("/");
-        let mut hierarchies = self.hierarchies.iter();
-        let hierarchy = hierarchies.find(|hierarchy| self.unified || has_controller(hierarchy, controller))?;
-        Some(hierarchy.join(&self.root).join(path)).filter(|_| self.enabled)
-    }
-
     /// Whether the host has cgroup v2.
     pub(crate) fn is_unified(&self) -> bool {
         self.unified

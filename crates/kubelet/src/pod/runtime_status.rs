@@ -63,11 +63,6 @@ impl ContainerRecord {
     pub(crate) fn finished(&self) -> Option<Timestamp> {
         timestamp(self.finished_at)
     }
-
-    /// Whether it ended and that was no success.
-    pub(crate) fn failed(&self) -> bool {
-        self.state == State::Unknown || (self.state == State::Exited && self.exit_code != 0)
-    }
 }
 
 /// One pod in the runtime. Sandboxes and containers are sorted, newest first.

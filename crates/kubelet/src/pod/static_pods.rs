@@ -103,9 +103,12 @@ pub(crate) fn read(path: &Path, node: &str) -> Result<Pod, Error> {
     let value: serde_json::Value =
         serde_yaml_ng::from_slice(&text).map_err(|source| Error::Parse(path.to_path_buf(), source))?;
     let kind = value.get("kind").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    if kind != "Pod" {
+        return Err(Error::NotAPod { path: path.to_path_buf(), kind });
+    }
     let mut pod: Pod = serde_yaml_ng::from_slice(&text).map_err(|source| Error::Parse(path.to_path_buf(), source))?;
     let named = pod.metadata.name.as_deref().is_some_and(|name| !name.is_empty());
-    let Some(spec) = pod.spec.as_mut().filter(|spec| kind == "Pod" && named && !spec.containers.is_empty()) else {
+    let Some(spec) = pod.spec.as_mut().filter(|spec| named && !spec.containers.is_empty()) else {
         return Err(Error::NotAPod { path: path.to_path_buf(), kind });
     };
     let mut hasher = Sha256::new();
@@ -196,7 +199,7 @@ mod tests {
         std::fs::write(&path, "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: j}]}\n").unwrap();
         assert_ne!(spec::uid(&read(&path, "n1").unwrap()), uid, "another manifest is another pod");
         std::fs::write(&path, "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n").unwrap();
-        assert!(matches!(read(&path, "n1"), Err(Error::NotAPod { .. })));
+        assert!(matches!(read(&path, "n1"), Err(Error::NotAPod { .. })), "{:?}", read(&path, "n1"));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

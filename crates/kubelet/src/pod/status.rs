@@ -130,6 +130,11 @@ fn set_conditions(input: &StatusInput<'_>, phase: &str, status: &mut PodStatus) 
     ] {
         conditions::update(status, input.old, condition, pod.metadata.generation, input.now);
     }
+    if let Some((reason, message)) = input.failure.filter(|(reason, _)| reason == "Evicted" || reason == "Preempting") {
+        tracing::debug!(reason, "the pod is disrupted by this kubelet");
+        let disrupted = conditions::condition("DisruptionTarget", true, "TerminationByKubelet", message);
+        conditions::update(status, input.old, disrupted, pod.metadata.generation, input.now);
+    }
 }
 
 /// The pod's phase, from its init and main container statuses.

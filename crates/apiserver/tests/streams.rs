@@ -1,4 +1,5 @@
 //! Streams through the server to a node's TLS endpoint: upgrades are tunnelled as bytes, logs are streamed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use keelson_cri::v1;
 use tonic::Status;
 
-use crate::cgroup::Resources;
+use crate::cgroup::{self, Group, Resources};
 use crate::protocol::{Event, ExitRecord, Reply, Request};
 use crate::records::ContainerRecord;
 use crate::runtime::{Runtime, make_private_dir, new_id, now};
@@ -19,6 +19,8 @@ use crate::state::{Container, Phase, START_ERROR_CODE, Sandbox};
 
 /// How long the end of a killed container is waited for; containerd's.
 const KILL_TIMEOUT: Duration = Duration::from_secs(120);
+/// The longest pause between attempts to remove a group.
+const GROUP_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Runtime {
     pub(crate) async fn create_container(&self, request: v1::CreateContainerRequest) -> Result<String, Status> {
@@ -372,7 +374,7 @@ impl Runtime {
         if container.record.lock().started {
             let group = self.0.cgroups.group(&cgroup);
             group.kill_all();
-            group.remove().map_err(failed(format!("remove container \"{}\"", container.id)))?;
+            remove_group(&group).await.map_err(failed(format!("remove container \"{}\"", container.id)))?;
         }
         self.discard(&container.id, &volumes).await;
         self.emit(&container.sandbox_id, &container.id, v1::ContainerEventType::ContainerDeletedEvent);
@@ -404,6 +406,21 @@ impl Runtime {
         let mut record = container.record.lock();
         record.set_config(&config);
         record.write(&container.directory).map_err(failed("write the container record"))
+    }
+}
+
+/// Removes a group whose processes have ended or are ending. The kernel lets go of a task only after its last switch
+/// of context, some time after its parent has seen its end, and version 1 tells nobody: so this tries again.
+async fn remove_group(group: &Group) -> Result<(), cgroup::Error> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match group.remove() {
+            Err(error) if error.source.raw_os_error() == Some(nix::libc::EBUSY) && pause < GROUP_PATIENCE => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            result => return result,
+        }
     }
 }
 

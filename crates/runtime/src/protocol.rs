@@ -316,10 +316,10 @@ pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
 ///
 /// # Errors
 /// `EAGAIN` when a non-blocking socket has nothing; a packet that does not fit is an error.
-pub fn receive<'b>(
+pub fn receive(
     socket: impl AsFd,
-    buffer: &'b mut [u8],
-) -> io::Result<Option<(&'b [u8], VecDeque<OwnedFd>)>> {
+    buffer: &mut [u8],
+) -> io::Result<Option<(&[u8], VecDeque<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::net::recvmsg(

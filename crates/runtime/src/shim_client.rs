@@ -21,7 +21,7 @@ const EVENT_QUEUE: usize = 64;
 
 /// Why a shim did not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum ShimError {
+pub(crate) enum ShimError {
     /// It answered that it failed.
     #[error("{0}")]
     Failed(String),
@@ -41,7 +41,7 @@ type Waiting = Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>;
 
 /// A connection to one shim.
 #[derive(Debug)]
-pub struct ShimClient {
+pub(crate) struct ShimClient {
     socket: Arc<AsyncFd<OwnedFd>>,
     next: AtomicU64,
     /// Requests without an answer; `None` once the shim is gone.

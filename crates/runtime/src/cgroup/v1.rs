@@ -83,12 +83,11 @@ pub(super) fn apply(group: &Group, r: &Resources) -> Result<(), Error> {
     Ok(())
 }
 
+/// Writes a controller's file, when there is a value.
+type Setter<'a> = dyn Fn(&str, &str, Option<String>) -> Result<(), Error> + 'a;
+
 /// The limit of memory and swap is never below that of memory: which is written first depends on the direction.
-fn apply_memory(
-    group: &Group,
-    r: &Resources,
-    set: &dyn Fn(&str, &str, Option<String>) -> Result<(), Error>,
-) -> Result<(), Error> {
+fn apply_memory(group: &Group, r: &Resources, set: &Setter<'_>) -> Result<(), Error> {
     let memory = || set("memory", "memory.limit_in_bytes", r.memory_limit.map(|n| n.to_string()));
     let accounted =
         group.directory("memory").is_some_and(|directory| directory.join("memory.memsw.limit_in_bytes").exists());

@@ -72,7 +72,7 @@ mod tests {
         let mut sink = Sink::new(1, Stream::Stdout, writer.into()).unwrap();
         assert_eq!(sink.push(b"x"), Progress::Idle);
         assert_eq!(sink.push(&vec![0; 200_000]), Progress::Blocked);
-        let mut some = vec![0; 100_000];
+        let mut some = vec![0; 50_000];
         reader.read_exact(&mut some).unwrap();
         assert_eq!(sink.push(&vec![0; MAX_BACKLOG]), Progress::Gone);
         drop(reader);

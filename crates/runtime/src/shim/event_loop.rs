@@ -14,7 +14,7 @@ use super::attach::Progress;
 use super::container::{Container, Output, Read};
 use super::creator::{Message, now};
 use super::log::Stream;
-use super::setup::{Sandbox, ShimConfig};
+use super::setup::Sandbox;
 use crate::cgroup::Cgroups;
 use crate::protocol::{self, Event, ExitRecord, MAX_PACKET, Packet, Reply, RequestPacket};
 
@@ -64,7 +64,6 @@ struct Connection {
 /// The state of a shim.
 #[derive(Debug)]
 pub(super) struct EventLoop {
-    pub(super) config: ShimConfig,
     pub(super) pause: Option<i32>,
     pub(super) cgroups: Cgroups,
     pub(super) containers: BTreeMap<String, Container>,
@@ -81,12 +80,11 @@ pub(super) struct EventLoop {
 }
 
 impl EventLoop {
-    pub(super) fn new(config: ShimConfig, sandbox: Sandbox) -> io::Result<Self> {
+    pub(super) fn new(sandbox: Sandbox) -> io::Result<Self> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGCHLD);
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let mut this = Self {
-            config,
             pause: sandbox.pause,
             cgroups: Cgroups::detect().map_err(io::Error::other)?,
             containers: BTreeMap::new(),

@@ -20,7 +20,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = bundle_dir(args).and_then(|directory| {
         let config = ShimConfig::read(&directory).map_err(|error| error.to_string())?;
         let sandbox = setup::prepare(&config).map_err(|error| error.to_string())?;
-        EventLoop::new(config, sandbox).map_err(|error| format!("cannot start the shim's event loop: {error}"))
+        EventLoop::new(sandbox).map_err(|error| format!("cannot start the shim's event loop: {error}"))
     });
     let mut event_loop = match result {
         Ok(event_loop) => event_loop,

@@ -32,7 +32,7 @@ pub(crate) use user::User;
 
 /// Why no specification can be made; the text goes to the user.
 #[derive(Debug, thiserror::Error)]
-pub enum SpecError {
+pub(crate) enum SpecError {
     /// The request contradicts itself or asks for what is not there.
     #[error("{0}")]
     Invalid(String),

@@ -158,7 +158,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 fn parse_headers(plain: &[u8]) -> io::Result<HashMap<String, String>> {
     let mut at = 4;
     let mut headers = HashMap::new();
-    let mut text = |at: &mut usize| -> io::Result<String> {
+    let text = |at: &mut usize| -> io::Result<String> {
         let length = number(plain, *at)? as usize;
         let bytes = plain.get(*at + 4..*at + 4 + length).ok_or_else(|| invalid("short headers"))?;
         *at += 4 + length;

@@ -167,12 +167,8 @@ where
     let inward = async {
         while let Some(Ok(message)) = stream.next().await {
             match message {
-                Message::Binary(bytes) => {
-                    if write.write_all(&bytes).await.is_err() {
-                        break;
-                    }
-                }
-                Message::Close(_) => break,
+                Message::Binary(bytes) if write.write_all(&bytes).await.is_ok() => {}
+                Message::Binary(_) | Message::Close(_) => break,
                 _ => {}
             }
         }

@@ -3,6 +3,9 @@
 //!
 //! Needs root. Every test has directories, a cgroup and sandboxes of its own and leaves nothing behind.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod figures;
 mod fixture;
 mod lifecycle;
 mod processes;

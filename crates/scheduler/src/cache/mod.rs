@@ -1,0 +1,17 @@
+//! What the scheduler knows of nodes and of the pods on them.
+
+mod affinity;
+mod node_info;
+mod node_selector;
+mod pod_info;
+mod resource;
+mod state;
+mod snapshot;
+
+pub(crate) use affinity::{AffinityTerm, WeightedTerm, label_selector};
+pub(crate) use node_info::NodeInfo;
+pub(crate) use node_selector::{NodeSelector, PreferredTerm, RequiredNodeAffinity};
+pub(crate) use pod_info::{HostPort, PodInfo};
+pub(crate) use resource::{DEFAULT_MEMORY_REQUEST, DEFAULT_MILLI_CPU_REQUEST, Resource, quantity};
+pub(crate) use snapshot::Snapshot;
+pub(crate) use state::Cache;

@@ -1,0 +1,28 @@
+//! The plugins, one per file, and the one list of them.
+
+mod default_binder;
+mod node_affinity;
+mod node_name;
+mod node_ports;
+mod node_resources_fit;
+mod node_unschedulable;
+mod normalize;
+mod priority_sort;
+mod scheduling_gates;
+mod taint_toleration;
+
+use crate::framework::{Framework, Handle};
+
+/// Registers every plugin of the default profile, in upstream's order and with its weights. The order of filters decides which
+/// reason a node gives.
+pub(crate) fn register_all(framework: &mut Framework, handle: &Handle) {
+    scheduling_gates::register(framework);
+    priority_sort::register(framework);
+    node_unschedulable::register(framework);
+    node_name::register(framework);
+    taint_toleration::register(framework, 3);
+    node_affinity::register(framework, 2);
+    node_ports::register(framework);
+    node_resources_fit::register(framework, 1);
+    default_binder::register(framework, handle);
+}

@@ -1,0 +1,244 @@
+//! Wires informers, queue, cache and plugins, and runs the scheduling loop.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use keelson_client::{
+    EventRecorder, EventSource, EventType, Informer, InformerOptions, LeaderElectionConfig, object_reference,
+    run_as_leader,
+};
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::binding::Binding;
+use crate::cache::{Cache, Snapshot};
+use crate::config::{Config, Error};
+use crate::events::EventHandlers;
+use crate::failure::Failure;
+use crate::framework::{CycleState, Framework, Handle, Listers, Nominator};
+use crate::plugins;
+use crate::queue::{QueuedPod, SchedulingQueue};
+use crate::schedule_one::{Algorithm, ScheduleError};
+
+/// What the loop and the binding cycles share.
+pub(crate) struct Shared {
+    pub(crate) framework: Arc<Framework>,
+    pub(crate) cache: Arc<Mutex<Cache>>,
+    pub(crate) queue: Arc<SchedulingQueue>,
+    pub(crate) handle: Handle,
+}
+
+/// Schedules pods until `shutdown`; returns when all tasks have ended.
+///
+/// # Errors
+/// [`Error::LeaderElectionLost`] when another candidate took over: the caller decides whether to try again.
+pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+    let Some(identity) = config.leader_election_identity.clone() else {
+        lead(config, client, shutdown).await;
+        return Ok(());
+    };
+    let election = LeaderElectionConfig::new("kube-scheduler", identity);
+    let work = client.clone();
+    run_as_leader(client, election, shutdown.clone(), |leading| lead(config, work, leading)).await;
+    if shutdown.is_cancelled() { Ok(()) } else { Err(Error::LeaderElectionLost) }
+}
+
+async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let source = EventSource { component: config.scheduler_name.clone(), host: None };
+    let recorder = EventRecorder::start(client.clone(), source, &tasks, shutdown.clone());
+    // Everything is started at once: the first lists go in parallel.
+    macro_rules! informer {
+        () => {
+            informer!(InformerOptions::default())
+        };
+        ($options:expr) => {
+            Informer::new(Api::all(client.clone()), $options)
+        };
+    }
+    let living = InformerOptions {
+        fields: Some("status.phase!=Succeeded,status.phase!=Failed".to_owned()),
+        ..InformerOptions::default()
+    };
+    let (pods, pods_task) = informer!(living);
+    let (nodes, nodes_task) = informer!();
+    let (namespaces, namespaces_task) = informer!();
+    let (services, services_task) = informer!();
+    let (replication_controllers, replication_controllers_task) = informer!();
+    let (replica_sets, replica_sets_task) = informer!();
+    let (stateful_sets, stateful_sets_task) = informer!();
+    let (budgets, budgets_task) = informer!();
+    let (claims, claims_task) = informer!();
+    let (volumes, volumes_task) = informer!();
+    let (classes, classes_task) = informer!();
+    let nominator = Arc::new(Nominator::default());
+    let listers = Listers {
+        pods: Arc::new(pods.clone()),
+        namespaces: Arc::new(namespaces.clone()),
+        services: Arc::new(services.clone()),
+        replication_controllers: Arc::new(replication_controllers.clone()),
+        replica_sets: Arc::new(replica_sets.clone()),
+        stateful_sets: Arc::new(stateful_sets.clone()),
+        budgets: Arc::new(budgets.clone()),
+        claims: Arc::new(claims.clone()),
+        volumes: Arc::new(volumes.clone()),
+        storage_classes: Arc::new(classes.clone()),
+    };
+    let config = Arc::new(config);
+    let handle = Handle {
+        client,
+        config: config.clone(),
+        listers,
+        recorder,
+        nominator: nominator.clone(),
+        tasks: tasks.clone(),
+    };
+    let mut framework = Framework::new(nominator.clone());
+    plugins::register_all(&mut framework, &handle);
+    let framework = Arc::new(framework);
+    let queue = Arc::new(SchedulingQueue::new(framework.clone(), config.clone()));
+    let cache = Arc::new(Mutex::new(Cache::default()));
+    let handlers = EventHandlers {
+        cache: cache.clone(),
+        queue: queue.clone(),
+        nominator,
+        scheduler_name: config.scheduler_name.as_str().into(),
+    };
+    handlers.register(&pods, &nodes, &namespaces, &claims, &volumes, &classes);
+    macro_rules! spawn {
+        ($($task:ident),*) => { $(tasks.spawn($task.run(shutdown.clone()));)* };
+    }
+    spawn!(pods_task, nodes_task, namespaces_task, services_task, replication_controllers_task, replica_sets_task);
+    spawn!(stateful_sets_task, budgets_task, claims_task, volumes_task, classes_task);
+    let others = join_all([
+        Box::pin(namespaces.synced()) as futures::future::BoxFuture<'_, ()>,
+        Box::pin(services.synced()),
+        Box::pin(replication_controllers.synced()),
+        Box::pin(replica_sets.synced()),
+        Box::pin(stateful_sets.synced()),
+        Box::pin(budgets.synced()),
+        Box::pin(claims.synced()),
+        Box::pin(volumes.synced()),
+        Box::pin(classes.synced()),
+    ]);
+    let synced = async { tokio::join!(pods.synced(), nodes.synced(), others) };
+    tokio::select! {
+        _ = synced => {}
+        () = shutdown.cancelled() => {}
+    }
+    let shared = Arc::new(Shared { framework, cache, queue, handle });
+    Loop::new(shared, &config, shutdown).run().await;
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// The scheduling loop: one pod after the other.
+struct Loop {
+    shared: Arc<Shared>,
+    algorithm: Algorithm,
+    snapshot: Snapshot,
+    bindings: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+impl Loop {
+    fn new(shared: Arc<Shared>, config: &Config, shutdown: CancellationToken) -> Self {
+        Self {
+            shared,
+            algorithm: Algorithm::new(config.percentage_of_nodes_to_score),
+            snapshot: Snapshot::default(),
+            bindings: Arc::new(Semaphore::new(config.max_concurrent_bindings.max(1))),
+            shutdown,
+        }
+    }
+
+    async fn run(mut self) {
+        loop {
+            let next = async {
+                // No more pods than can be bound: what waits in the queue can still be reordered.
+                let permit = self.bindings.clone().acquire_owned().await;
+                (permit, self.shared.queue.pop().await)
+            };
+            let (permit, queued) = tokio::select! {
+                next = next => next,
+                () = self.shutdown.cancelled() => break,
+            };
+            let (Ok(permit), Some(queued)) = (permit, queued) else { break };
+            if let Some(work) = self.schedule(queued) {
+                let (shared, shutdown) = (self.shared.clone(), self.shutdown.clone());
+                self.shared.handle.tasks.spawn(async move {
+                    work.run(shared, shutdown).await;
+                    drop(permit);
+                });
+            }
+        }
+        self.shared.queue.close();
+    }
+
+    /// One scheduling cycle; what is left to do beside the next one.
+    fn schedule(&mut self, queued: QueuedPod) -> Option<Work> {
+        let shared = &self.shared;
+        let pod = queued.info.clone();
+        if pod.is_terminating() {
+            let message = format!("skip schedule deleting pod: {}/{}", pod.key.namespace, pod.key.name);
+            let reference = object_reference(&*pod.pod);
+            shared.handle.recorder.event(&reference, EventType::Warning, "FailedScheduling", message);
+            shared.queue.done(&pod.uid);
+            return None;
+        }
+        shared.cache.lock().update(&mut self.snapshot);
+        let (node, mut state) = match self.algorithm.schedule(&shared.framework, &self.snapshot, &pod) {
+            Ok(found) => found,
+            Err(error) => return Some(self.failed(queued, error)),
+        };
+        let assumed = Arc::new(pod.on_node(&node));
+        if !shared.cache.lock().assume(assumed.clone()) {
+            // The informer was faster: the pod has a node.
+            shared.queue.done(&pod.uid);
+            return None;
+        }
+        shared.handle.nominator.remove(&pod.uid);
+        if let Err(status) = shared.framework.run_reserve(&mut state, &assumed, &node) {
+            return Some(Work::Undo(Box::new(Binding { queued, assumed, state }), status));
+        }
+        Some(Work::Bind(Box::new(Binding { queued, assumed, state })))
+    }
+
+    fn failed(&self, queued: QueuedPod, error: ScheduleError) -> Work {
+        let clear = Some(crate::framework::PostFilterResult { nominated_node: String::new() });
+        match error {
+            ScheduleError::NoNodes => Work::Fail(queued, Failure::no_nodes(), clear),
+            ScheduleError::Failed(status) => Work::Fail(queued, Failure::error(status.message()), clear),
+            ScheduleError::Fit(mut error, state) => {
+                let state: &CycleState = &state;
+                let framework = &self.shared.framework;
+                let (result, outcome) =
+                    framework.run_post_filter(state, &queued.info, &self.snapshot, &error.diagnosis);
+                if let Err(status) = outcome {
+                    error.diagnosis.post_filter = status.message();
+                }
+                Work::Fail(queued, Failure::unschedulable(error), result)
+            }
+        }
+    }
+}
+
+/// What a scheduling cycle leaves to a task of its own.
+enum Work {
+    Bind(Box<Binding>),
+    Undo(Box<Binding>, crate::framework::Status),
+    Fail(QueuedPod, Failure, Option<crate::framework::PostFilterResult>),
+}
+
+impl Work {
+    async fn run(self, shared: Arc<Shared>, shutdown: CancellationToken) {
+        match self {
+            Self::Bind(binding) => binding.run(shared, shutdown).await,
+            Self::Undo(binding, status) => binding.undo(&shared, status).await,
+            Self::Fail(queued, failure, nominated) => shared.fail(queued, failure, nominated).await,
+        }
+    }
+}

@@ -12,6 +12,7 @@ mod registration;
 mod run;
 pub mod shared;
 
+mod cronjob;
 mod csr;
 mod daemonset;
 mod deployment;

@@ -55,6 +55,7 @@ pub const CONTROLLERS: &[Controller] = &[
         crate::statefulset::start
     ),
     controller!("job-controller", "job-controller", crate::job::start),
+    controller!("cronjob-controller", "cronjob-controller", crate::cronjob::start),
     // Cluster.
     controller!(
         "serviceaccount-controller",

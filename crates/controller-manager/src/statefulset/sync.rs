@@ -17,7 +17,7 @@ use super::spec::Wanted;
 use super::status::{self, Revisions, is_running_ready};
 use super::{claims, identity};
 use crate::shared::history::{self, NewRevision, REVISION_HASH, STATEFUL_HASH, live_hashes};
-use crate::shared::owner::{OwnerKey, claim_owned, claim_owned_where, is_deleting, name, namespace, uid};
+use crate::shared::owner::{OwnerKey, claim_owned, claim_owned_where, is_deleting, name, namespace};
 use crate::shared::pod::{is_available, is_finished, label, next_availability, phase};
 use crate::shared::{ReconcileError, api_error, selector};
 

@@ -1,0 +1,247 @@
+//! A real API server in this process, the controller manager with its real identities, and a hollow kubelet that says
+//! of pods what their label `hollow` asks for: `run` (the default), `succeed`, `fail` or `stuck`.
+#![allow(clippy::unwrap_used, dead_code, reason = "a test fails by panicking, and no test uses everything")]
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use keelson_apiserver::user::UserInfo;
+use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig};
+use keelson_client::{Change, Informer, InformerOptions, client_from_service};
+use keelson_controller_manager::{Config, LeaderElection, run};
+use keelson_pki::{ClusterNames, Identity, Pki};
+use keelson_store::embedded::{EmbeddedStore, Options};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::wait::{Condition, await_condition};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The cluster under test.
+pub(crate) struct Cluster {
+    server: ApiServer,
+    store: Arc<EmbeddedStore>,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+    pub(crate) client: Client,
+    _directory: TempDir,
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let names = ClusterNames::default();
+        let pki = Pki::ensure(&directory.path().join("pki"), &names, jiff::Timestamp::now()).unwrap();
+        let store = EmbeddedStore::open(directory.path().join("store"), Options::default()).unwrap();
+        let leaf = pki.leaf(Identity::Apiserver);
+        let serving = CertificateAndKey {
+            certificate_pem: leaf.certificate.to_pem().into_bytes(),
+            key_pem: leaf.key.to_pem().into_bytes(),
+        };
+        let ca = pki.ca.certificate().to_pem().into_bytes();
+        let mut config = ApiServerConfig::new(store.clone(), serving, ca);
+        config.bind_address = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.service_account = ServiceAccountConfig {
+            signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            ..ServiceAccountConfig::default()
+        };
+        let server = ApiServer::start(config).await.unwrap();
+        let authenticated = "system:authenticated";
+        let admin = UserInfo::new("kubernetes-admin", &["system:masters", authenticated]);
+        let client = client_from_service(server.local_service(admin));
+        let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
+
+        let manager = UserInfo::new("system:kube-controller-manager", &[authenticated]);
+        let mut config = Config::new(client_from_service(server.local_service(manager)));
+        let accounts = server.local_service(UserInfo::anonymous());
+        drop(accounts);
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", authenticated];
+        let services = [
+            "deployment-controller",
+            "replicaset-controller",
+            "replication-controller",
+            "daemon-set-controller",
+            "statefulset-controller",
+            "job-controller",
+            "cronjob-controller",
+        ];
+        let clients: std::collections::HashMap<String, Client> = services
+            .into_iter()
+            .map(|account| {
+                let user = UserInfo::new(format!("system:serviceaccount:kube-system:{account}"), &groups);
+                (account.to_owned(), client_from_service(server.local_service(user)))
+            })
+            .collect();
+        let fallback = client.clone();
+        config.client = Arc::new(move |account| clients.get(account).unwrap_or(&fallback).clone());
+        config.leader_election = Some(LeaderElection { identity: "test".into() });
+        let token = shutdown.clone();
+        tracker.spawn(async move { run(config, token).await.unwrap() });
+
+        let cluster = Self { server, store, tracker, shutdown, client, _directory: directory };
+        cluster.be_kubelet();
+        // Pods need it, and its own controller is another test's business.
+        let accounts: Api<ServiceAccount> = cluster.api();
+        let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        if let Err(error) = accounts.create(&PostParams::default(), &account).await {
+            assert!(error.to_string().contains("already exists"), "{error}");
+        }
+        cluster
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.tracker.close();
+        tokio::time::timeout(PATIENCE, self.tracker.wait()).await.expect("all tasks end");
+        self.server.shutdown().await;
+        self.store.close().await;
+    }
+
+    /// The objects of a kind in namespace `default`.
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    /// Creates an object in namespace `default`.
+    pub(crate) async fn create<K>(&self, object: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + serde::Serialize
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let object: K = serde_json::from_value(object).unwrap();
+        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
+    }
+
+    /// Waits until the object satisfies `holds`.
+    pub(crate) async fn until<K>(&self, name: &str, what: &str, holds: impl Fn(&K) -> bool + Send) -> K
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        struct Holds<F>(F);
+        impl<K, F: Fn(&K) -> bool> Condition<K> for Holds<F> {
+            fn matches_object(&self, object: Option<&K>) -> bool {
+                object.is_some_and(&self.0)
+            }
+        }
+        let api = self.api::<K>();
+        let wait = await_condition(api.clone(), name, Holds(holds));
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(found) => found.unwrap().unwrap(),
+            Err(_) => panic!("{name} never came to {what}; it is {:#?}", api.get_opt(name).await),
+        }
+    }
+
+    /// Waits until the objects of a kind satisfy `holds`.
+    pub(crate) async fn until_all<K>(&self, what: &str, holds: impl Fn(&[K]) -> bool) -> Vec<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let tracker = TaskTracker::new();
+        let done = CancellationToken::new();
+        let informer = Informer::spawn(self.api::<K>(), InformerOptions::default(), &tracker, &done);
+        let changed = Arc::new(tokio::sync::Notify::new());
+        let notify = changed.clone();
+        informer.on_change(move |_| notify.notify_one());
+        informer.synced().await;
+        let objects = || -> Vec<K> { informer.list().iter().map(|object| K::clone(object)).collect() };
+        let wait = async {
+            while !holds(&objects()) {
+                changed.notified().await;
+            }
+        };
+        let outcome = tokio::time::timeout(PATIENCE, wait).await;
+        done.cancel();
+        assert!(outcome.is_ok(), "never came to {what}: {:#?}", objects());
+        objects()
+    }
+
+    fn be_kubelet(&self) {
+        let api: Api<Pod> = Api::all(self.client.clone());
+        let informer = Informer::spawn(api, InformerOptions::default(), &self.tracker, &self.shutdown);
+        let (sender, mut receiver) = mpsc::unbounded_channel::<Arc<Pod>>();
+        informer.on_change(move |change| {
+            if let Change::Added(pod) | Change::Updated(_, pod) = change {
+                // The receiver is gone only when the test is over.
+                let _ = sender.send(pod.clone());
+            }
+        });
+        let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
+        self.tracker.spawn(async move {
+            loop {
+                let pod = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    pod = receiver.recv() => pod.unwrap(),
+                };
+                if let Some(status) = hollow_status(&pod) {
+                    let api: Api<Pod> =
+                        Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap());
+                    let name = pod.metadata.name.as_deref().unwrap();
+                    let patch = Patch::Merge(json!({"status": status}));
+                    // Pods may be gone meanwhile.
+                    let _ = api.patch_status(name, &PatchParams::default(), &patch).await;
+                }
+            }
+        });
+    }
+}
+
+fn hollow_status(pod: &Pod) -> Option<Value> {
+    let labels = pod.metadata.labels.as_ref();
+    let wish = labels.and_then(|labels| labels.get("hollow")).map_or("run", String::as_str);
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    if phase != "Pending" || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let ended = |code: i32| {
+        json!([{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": code, "finishedAt": jiff::Timestamp::now().to_string()}}}])
+    };
+    match wish {
+        "run" => Some(json!({"phase": "Running", "conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": jiff::Timestamp::now().to_string()}]})),
+        "succeed" => Some(json!({"phase": "Succeeded", "containerStatuses": ended(0)})),
+        "fail" => Some(json!({"phase": "Failed", "containerStatuses": ended(1)})),
+        _ => None,
+    }
+}
+
+/// A pod template with labels.
+pub(crate) fn template(labels: Value, image: &str) -> Value {
+    json!({"metadata": {"labels": labels},
+           "spec": {"containers": [{"name": "c", "image": image}], "restartPolicy": "Always"}})
+}
+
+/// A pod template for Jobs.
+pub(crate) fn job_template(wish: &str) -> Value {
+    json!({"metadata": {"labels": {"hollow": wish}},
+           "spec": {"containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"}})
+}

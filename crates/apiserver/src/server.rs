@@ -208,12 +208,15 @@ async fn prepare(config: &ApiServerConfig, registry: &Registry, port: u16) -> Re
 
 fn acceptor(config: &ApiServerConfig) -> Result<TlsAcceptor, StartError> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let leaf = Leaf {
-        certificate: Certificate::from_pem(&text(&config.serving.certificate_pem))?,
-        key: PrivateKey::from_pem(&text(&config.serving.key_pem))?,
+    let mut chain = Certificate::all_from_pem(&text(&config.serving.certificate_pem))?;
+    let issuers = chain.split_off(chain.len().min(1));
+    let certificate = match chain.pop() {
+        Some(certificate) => certificate,
+        None => Certificate::from_pem(&text(&config.serving.certificate_pem))?,
     };
+    let leaf = Leaf { certificate, key: PrivateKey::from_pem(&text(&config.serving.key_pem))? };
     let cas = Certificate::all_from_pem(&text(&config.client_ca_pem))?;
     let hints: Vec<&Certificate> = cas.iter().collect();
-    let tls = keelson_pki::tls::server_config(ServingCertificate::new(&leaf)?, &hints)?;
+    let tls = keelson_pki::tls::server_config(ServingCertificate::with_chain(&leaf, &issuers)?, &hints)?;
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }

@@ -34,7 +34,7 @@ pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str,
         let binding = ClusterRoleBinding {
             metadata: named(name, None),
             role_ref: RoleRef {
-                api_group: "rbac.authorization.k8s.io".into(),
+                api_group: Some("rbac.authorization.k8s.io".into()),
                 kind: "ClusterRole".into(),
                 name: role.into(),
             },

@@ -1,6 +1,7 @@
 //! Lifecycle of a cluster on this machine: where its files are, how its processes start, join, stop and leave nothing behind.
 
 pub mod addons;
+pub mod agent;
 pub mod control;
 mod control_plane;
 pub mod down;
@@ -16,6 +17,7 @@ pub mod progress;
 pub mod sandbox;
 pub mod server;
 pub mod settings;
+pub mod status;
 pub mod token;
 pub mod underlay;
 pub mod up;

@@ -12,7 +12,6 @@ use keelson_runtime::images::{ImageConfig, ImageStore};
 use keelson_runtime::{Config as RuntimeConfig, NetworkError, PodIps, PodNetworkRequest, PortMapping, Runtime};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::paths::Paths;
 
@@ -160,7 +159,12 @@ pub async fn image_store(paths: &Paths, registries: Option<&PathBuf>) -> Result<
     if let Some(file) = registries {
         config.registries = keelson_runtime::images::RegistriesConfig::load(file).map_err(|e| Error::Images(Box::new(e)))?;
     }
-    ImageStore::open(config).await.map_err(|e| Error::Images(Box::new(e)))
+    // Reads the index and clears what a crash left: blocking.
+    let opened = tokio::task::spawn_blocking(move || ImageStore::open(config)).await;
+    match opened {
+        Ok(result) => result.map_err(|e| Error::Images(Box::new(e))),
+        Err(panic) => Err(Error::Images(Box::new(panic))),
+    }
 }
 
 /// Runs the node until `shutdown`. Containers go on running afterwards.
@@ -171,18 +175,19 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     network.load_balancer_cidrs = vec![IpNet::V4(options.load_balancer_cidr)];
     let network = Arc::new(PodNetwork::new(network)?);
     let stop = shutdown.child_token();
-    let tracker = TaskTracker::new();
-    let (cri, runtime) = match &options.container_runtime_endpoint {
+    let (cri, built_in) = match &options.container_runtime_endpoint {
         Some(endpoint) => (Cri::connect(endpoint)?, None),
         None => {
-            let runtime = built_in_runtime(&options, &network).await?;
-            (Cri::in_process(runtime.clone(), runtime.clone()), Some(runtime))
+            let (runtime, images) = built_in_runtime(&options, &network).await?;
+            (Cri::in_process(runtime.clone(), runtime.clone()), Some((runtime, images)))
         }
     };
     let mut parts = tokio::task::JoinSet::new();
-    if let Some(runtime) = runtime.clone() {
-        let (path, stop) = (options.paths.cri_socket(), stop.clone());
-        parts.spawn(async move { part("CRI socket", keelson_runtime::serve(runtime, &path, stop).await) });
+    if let Some((runtime, images)) = &built_in {
+        let (runtime, path, token) = (runtime.clone(), options.paths.cri_socket(), stop.clone());
+        parts.spawn(async move { part("CRI socket", keelson_runtime::serve(runtime, &path, token).await) });
+        let (images, path, token) = (images.clone(), options.paths.control_socket(), stop.clone());
+        parts.spawn(async move { part("control socket", crate::control::serve(images, &path, token).await) });
     }
     let (pods, client, token) = (network.clone(), options.clients.network, stop.clone());
     parts.spawn(async move { part("pod network", keelson_network::run(pods, client, token).await) });
@@ -215,12 +220,13 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
         Some(ended) = parts.join_next() => ended.unwrap_or_else(|panic| part("node", Err(panic))),
     };
     stop.cancel();
-    while parts.join_next().await.is_some() {}
-    tracker.close();
-    tracker.wait().await;
-    if let Some(runtime) = runtime {
-        runtime.close().await;
-    }
+    // Event streams end with the runtime, and the kubelet with them.
+    let close = async {
+        if let Some((runtime, _)) = &built_in {
+            runtime.close().await;
+        }
+    };
+    tokio::join!(close, async { while parts.join_next().await.is_some() {} });
     result
 }
 
@@ -231,7 +237,10 @@ where
     result.map_err(|source| Error::Component { component, source: source.into() })
 }
 
-async fn built_in_runtime(options: &NodeOptions, network: &Arc<PodNetwork>) -> Result<Runtime, Error> {
+async fn built_in_runtime(
+    options: &NodeOptions,
+    network: &Arc<PodNetwork>,
+) -> Result<(Runtime, ImageStore), Error> {
     let images = image_store(&options.paths, options.registries.as_ref()).await?;
     let mut config = RuntimeConfig::new(
         options.paths.node().join("runtime"),
@@ -240,5 +249,6 @@ async fn built_in_runtime(options: &NodeOptions, network: &Arc<PodNetwork>) -> R
     );
     config.shim_command = vec!["/proc/self/exe".into(), "internal".into(), "shim".into()];
     config.seccomp_root = options.paths.node().join("kubelet/seccomp");
-    Runtime::open(config, images).await.map_err(|e| Error::Runtime(Box::new(e)))
+    let runtime = Runtime::open(config, images.clone()).await.map_err(|e| Error::Runtime(Box::new(e)))?;
+    Ok((runtime, images))
 }

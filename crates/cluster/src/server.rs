@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
 use keelson_kubelet::ServerConfig;
 use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
-use keelson_store::{EmbeddedStore, Options};
+use keelson_store::embedded::{EmbeddedStore, Options};
 use tokio_util::sync::CancellationToken;
 
 use crate::addons;
@@ -113,7 +113,7 @@ pub fn ensure_pki(paths: &Paths, settings: &ClusterSettings) -> Result<Pki, keel
     ];
     extra.extend(settings.tls_sans.iter().cloned());
     let first: IpAddr = Ipv4Addr::from(u32::from(settings.service_cidr.network()).saturating_add(1)).into();
-    let names = ClusterNames { extra, service_address: first, ..ClusterNames::default() };
+    let names = ClusterNames { hosts: extra, service_ip: first, ..ClusterNames::default() };
     Pki::ensure(&paths.pki(), &names, Timestamp::now())
 }
 

@@ -15,6 +15,7 @@ pub(crate) fn dispatch(arguments: &[OsString]) -> Option<ExitCode> {
     match (name, rest.as_slice()) {
         ("node-holder", [dir]) => Some(keelson_cluster::sandbox::hold(Path::new(dir))),
         ("node-init", [dir]) => Some(keelson_cluster::sandbox::init(Path::new(dir))),
+        ("shim", _) => Some(keelson_runtime::shim::main(rest.into_iter().cloned())),
         _ => {
             eprintln!("error: `keelson internal` is for processes that keelson starts itself");
             Some(ExitCode::from(2))

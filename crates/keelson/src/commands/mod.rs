@@ -2,16 +2,21 @@
 
 pub(crate) mod internal;
 
+mod agent;
 mod completion;
 mod down;
+mod image;
 mod kubeconfig;
 mod logs;
+mod server;
+mod status;
 mod token;
 mod up;
 
 use anyhow::{Context, Result};
 use keelson_cluster::paths::Paths;
 use kube::Client;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command, Global};
 
@@ -37,6 +42,10 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Logs { component, follow } => logs::run(global, component.as_deref(), follow),
         Command::Kubeconfig { merge } => kubeconfig::run(global, merge),
         Command::Token { command } => token::run(global, command).await,
+        Command::Status => status::run(global).await,
+        Command::Image { command } => image::run(global, command).await,
+        Command::Server(args) => server::run(global, &args).await,
+        Command::Agent(args) => agent::run(global, args).await,
         other => anyhow::bail!("{other:?} is not there yet"),
     }
 }
@@ -47,6 +56,23 @@ fn start_logging(cli: &Cli) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).context("--log is not a filter")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     Ok(())
+}
+
+/// Cancelled at SIGINT or SIGTERM.
+fn stop_signal() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(token)
 }
 
 /// A client with the administrator's rights on this machine's cluster.

@@ -1,0 +1,69 @@
+//! `keelson status`.
+
+use anyhow::Result;
+use keelson_cluster::status::{self, Status};
+
+use crate::cli::{Global, Output};
+use crate::output::{print_json, print_table};
+
+/// Prints the status; an error when there is no cluster.
+pub(crate) async fn run(global: &Global) -> Result<()> {
+    let status = status::gather(&global.paths()).await?;
+    match global.output {
+        Output::Json => print_json(&status),
+        Output::Text => {
+            print(&status);
+            Ok(())
+        }
+    }
+}
+
+fn print(status: &Status) {
+    let state = if status.running { "running" } else { "stopped; `keelson up` starts it" };
+    println!("keelson {}, {state}", status.version);
+    if let Some(version) = &status.kubernetes_version {
+        println!("Kubernetes {version} at {}", status.server);
+    }
+    println!("data in {}, store {}, memory {}", status.data_dir, size(status.store_bytes), size(status.memory_bytes));
+    if !status.nodes.is_empty() {
+        println!();
+        let rows: Vec<Vec<String>> = status
+            .nodes
+            .iter()
+            .map(|node| {
+                let ready = if node.ready { "Ready" } else { "NotReady" };
+                vec![node.name.clone(), ready.into(), node.version.clone(), node.address.clone(), node.kind.into()]
+            })
+            .collect();
+        print_table(&["NODE", "STATUS", "VERSION", "ADDRESS", "KIND"], &rows);
+    }
+    if !status.components.is_empty() {
+        println!();
+        let rows: Vec<Vec<String>> =
+            status.components.iter().map(|c| vec![c.name.clone(), c.status.clone()]).collect();
+        print_table(&["CHECK", "STATUS"], &rows);
+    }
+    if !status.certificates.is_empty() {
+        println!();
+        let rows: Vec<Vec<String>> = status
+            .certificates
+            .iter()
+            .map(|c| vec![c.name.clone(), c.expires.clone(), format!("{} days", c.days)])
+            .collect();
+        print_table(&["CERTIFICATE", "EXPIRES", "LEFT"], &rows);
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    let mut value = bytes;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 10 * 1024 {
+            break;
+        }
+        value /= 1024;
+        unit = next;
+    }
+    format!("{value} {unit}")
+}

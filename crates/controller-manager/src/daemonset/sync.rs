@@ -18,7 +18,7 @@ use super::node::{self, Fit};
 use super::rolling;
 use super::status;
 use super::template::pod_for;
-use crate::shared::expectations::Expectations;
+use crate::shared::expectations::{Expectations, TIMEOUT};
 use crate::shared::history::{self, NewRevision, REVISION_HASH, live_hashes};
 use crate::shared::owner::{OwnerKey, claim_owned, is_deleting, name, namespace, uid};
 use crate::shared::pod::{label, next_availability, node_name, phase};
@@ -113,6 +113,11 @@ impl Syncer {
         let new = status::compute(set, &fits, &by_node, &rules, current.collision_count, generation);
         self.write_status(set, new).await?;
         outcome?;
+        let wait = if quiet {
+            wait
+        } else {
+            Some(wait.map_or(TIMEOUT, |wait| wait.min(TIMEOUT)))
+        };
         Ok(wait.map_or(Reconciled::Done, Reconciled::After))
     }
 

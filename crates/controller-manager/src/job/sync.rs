@@ -20,7 +20,7 @@ use super::scale::{Scale, scale};
 use super::status::{self, is_finished, set_condition};
 use super::template::pod_of;
 use super::{FINALIZER, has_finalizer};
-use crate::shared::expectations::Expectations;
+use crate::shared::expectations::{Expectations, TIMEOUT};
 use crate::shared::owner::{
     OwnerKey, claim_owned_where, is_controlled_by, is_deleting, name, namespace, uid,
 };
@@ -128,7 +128,11 @@ impl Syncer {
         }
         self.track(seen, &found, noted).await?;
         outcome?;
-        let wait = [plan.wait, found.deadline_in].into_iter().flatten().min();
+        let lagging = (!quiet).then_some(TIMEOUT);
+        let wait = [plan.wait, found.deadline_in, lagging]
+            .into_iter()
+            .flatten()
+            .min();
         Ok(wait.map_or(Reconciled::Done, Reconciled::After))
     }
 

@@ -11,7 +11,7 @@ use kube::api::PostParams;
 
 use super::kind::Replicated;
 use super::status::{self, Failure, Observation};
-use crate::shared::expectations::Expectations;
+use crate::shared::expectations::{Expectations, TIMEOUT};
 use crate::shared::owner::{OwnerKey, claim_owned, controller_of, is_deleting, name, namespace, uid};
 use crate::shared::pod::{from_template, is_active, next_availability};
 use crate::shared::pod_control::{PodControl, slow_start};
@@ -88,6 +88,11 @@ impl<O: Replicated> Syncer<O> {
         result?;
         let pods = owned.iter().map(Arc::as_ref).filter(|pod| is_active(pod));
         let wait = next_availability(pods, set.min_ready_seconds(), now);
+        let wait = if quiet {
+            wait
+        } else {
+            Some(wait.map_or(TIMEOUT, |wait| wait.min(TIMEOUT)))
+        };
         Ok(wait.map_or(Reconciled::Done, Reconciled::After))
     }
 
@@ -163,16 +168,13 @@ impl<O: Replicated> Syncer<O> {
         &self,
         set: &O,
         old: &ReplicaSetStatus,
-        mut new: ReplicaSetStatus,
+        new: ReplicaSetStatus,
     ) -> Result<(), kube::Error> {
-        if old.terminating_replicas.is_none() && new.terminating_replicas == Some(0) {
-            new.terminating_replicas = None;
-        }
-        if *old == new {
-            return Ok(());
-        }
         let mut set = set.clone();
         set.set_status(new);
+        if set.status() == *old {
+            return Ok(());
+        }
         let api = Api::<O>::namespaced(self.pods.client().clone(), namespace(&set));
         match api.replace_status(name(&set), &PostParams::default(), &set).await {
             // A newer state is on its way to the cache, and brings the key back.

@@ -10,8 +10,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Upstream's `ExpectationsTimeout`.
-const TIMEOUT: Duration = Duration::from_secs(300);
+/// Upstream's `ExpectationsTimeout`. An owner whose expectations are not satisfied must be looked at again after it: what
+/// came and went while the watch was interrupted is never seen.
+pub const TIMEOUT: Duration = Duration::from_secs(300);
 
 struct Entry {
     creations: usize,

@@ -1,7 +1,12 @@
 //! A real API server in this process, the controller manager with its real identities, and a hollow kubelet that says
 //! of pods what their label `hollow` asks for: `run` (the default), `succeed`, `fail` or `stuck`.
-#![allow(clippy::unwrap_used, dead_code, reason = "a test fails by panicking, and no test uses everything")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a test fails by panicking, and no test uses everything"
+)]
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +16,7 @@ use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use keelson_apiserver::user::UserInfo;
 use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig};
 use keelson_client::{Change, Informer, InformerOptions, client_from_service};
-use keelson_controller_manager::{Config, LeaderElection, run};
+use keelson_controller_manager::{CONTROLLERS, Config, LeaderElection, run};
 use keelson_pki::{ClusterNames, Identity, Pki};
 use keelson_store::embedded::{EmbeddedStore, Options};
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -33,6 +38,7 @@ pub(crate) struct Cluster {
     store: Arc<EmbeddedStore>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
+    manager: CancellationToken,
     pub(crate) client: Client,
     _directory: TempDir,
 }
@@ -57,53 +63,68 @@ impl Cluster {
             ..ServiceAccountConfig::default()
         };
         let server = ApiServer::start(config).await.unwrap();
-        let authenticated = "system:authenticated";
-        let admin = UserInfo::new("kubernetes-admin", &["system:masters", authenticated]);
+        let admin = UserInfo::new("kubernetes-admin", &["system:masters", "system:authenticated"]);
         let client = client_from_service(server.local_service(admin));
         let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
 
-        let manager = UserInfo::new("system:kube-controller-manager", &[authenticated]);
-        let mut config = Config::new(client_from_service(server.local_service(manager)));
-        let accounts = server.local_service(UserInfo::anonymous());
-        drop(accounts);
-        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", authenticated];
-        let services = [
-            "deployment-controller",
-            "replicaset-controller",
-            "replication-controller",
-            "daemon-set-controller",
-            "statefulset-controller",
-            "job-controller",
-            "cronjob-controller",
-        ];
-        let clients: std::collections::HashMap<String, Client> = services
-            .into_iter()
-            .map(|account| {
-                let user = UserInfo::new(format!("system:serviceaccount:kube-system:{account}"), &groups);
-                (account.to_owned(), client_from_service(server.local_service(user)))
-            })
-            .collect();
-        let fallback = client.clone();
-        config.client = Arc::new(move |account| clients.get(account).unwrap_or(&fallback).clone());
-        config.leader_election = Some(LeaderElection { identity: "test".into() });
-        let token = shutdown.clone();
-        tracker.spawn(async move { run(config, token).await.unwrap() });
-
-        let cluster = Self { server, store, tracker, shutdown, client, _directory: directory };
+        let mut cluster = Self {
+            server,
+            store,
+            tracker,
+            shutdown,
+            manager: CancellationToken::new(),
+            client,
+            _directory: directory,
+        };
+        cluster.start_manager("first");
         cluster.be_kubelet();
         // Pods need it, and its own controller is another test's business.
         let accounts: Api<ServiceAccount> = cluster.api();
-        let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        let account: ServiceAccount =
+            serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
         if let Err(error) = accounts.create(&PostParams::default(), &account).await {
             assert!(error.to_string().contains("already exists"), "{error}");
         }
         cluster
     }
 
+    /// Starts a controller manager, in which every controller has the identity that upstream gives it.
+    pub(crate) fn start_manager(&mut self, identity: &str) {
+        let authenticated = "system:authenticated";
+        let groups = [
+            "system:serviceaccounts",
+            "system:serviceaccounts:kube-system",
+            authenticated,
+        ];
+        let services = CONTROLLERS.iter().map(|controller| controller.account);
+        let clients: HashMap<String, Client> = services
+            .into_iter()
+            .map(|account| (account.to_owned(), client(account)))
+            .collect();
+        let fallback = self.client.clone();
+        let manager = UserInfo::new("system:kube-controller-manager", &[authenticated]);
+        let mut config = Config::new(client_from_service(self.server.local_service(manager)));
+        config.client = Arc::new(move |account| clients.get(account).unwrap_or(&fallback).clone());
+        config.leader_election = Some(LeaderElection {
+            identity: identity.into(),
+        });
+        self.manager = self.shutdown.child_token();
+        let token = self.manager.clone();
+        self.tracker
+            .spawn(async move { run(config, token).await.unwrap() });
+    }
+
+    /// Tells the controller manager that was started last to stop, and does not wait for it.
+    pub(crate) fn stop_manager(&self) {
+        self.manager.cancel();
+    }
+
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.tracker.close();
-        tokio::time::timeout(PATIENCE, self.tracker.wait()).await.expect("all tasks end");
+        tokio::time::timeout(PATIENCE, self.tracker.wait())
+            .await
+            .expect("all tasks end");
         self.server.shutdown().await;
         self.store.close().await;
     }
@@ -126,7 +147,10 @@ impl Cluster {
             + Debug,
     {
         let object: K = serde_json::from_value(object).unwrap();
-        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
+        self.api::<K>()
+            .create(&PostParams::default(), &object)
+            .await
+            .unwrap()
     }
 
     /// Waits until the object satisfies `holds`.
@@ -150,7 +174,10 @@ impl Cluster {
         let wait = await_condition(api.clone(), name, Holds(holds));
         match tokio::time::timeout(PATIENCE, wait).await {
             Ok(found) => found.unwrap().unwrap(),
-            Err(_) => panic!("{name} never came to {what}; it is {:#?}", api.get_opt(name).await),
+            Err(_) => panic!(
+                "{name} never came to {what}; it is {:#?}",
+                api.get_opt(name).await
+            ),
         }
     }
 
@@ -216,8 +243,14 @@ impl Cluster {
 
 fn hollow_status(pod: &Pod) -> Option<Value> {
     let labels = pod.metadata.labels.as_ref();
-    let wish = labels.and_then(|labels| labels.get("hollow")).map_or("run", String::as_str);
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    let wish = labels
+        .and_then(|labels| labels.get("hollow"))
+        .map_or("run", String::as_str);
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending");
     if phase != "Pending" || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }

@@ -10,8 +10,8 @@ use keelson_cri::v1::runtime_service_client::RuntimeServiceClient;
 use keelson_cri::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tower::util::BoxCloneSyncService;
 use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 /// Longest message from a runtime, as upstream's client has it.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -28,7 +28,9 @@ pub enum Error {
 
 /// A broken connection is an answer like any other: the runtime is unavailable.
 fn unreachable(error: tonic::transport::Error) -> tonic::Status {
-    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let cause = std::error::Error::source(&error)
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
     tonic::Status::unavailable(format!("connection error: {error}{cause}"))
 }
 
@@ -42,7 +44,9 @@ pub struct Cri {
 
 impl std::fmt::Debug for Cri {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cri").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("Cri")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
     }
 }
 
@@ -53,7 +57,11 @@ impl Cri {
         let image = ImageServiceServer::new(image).max_decoding_message_size(MAX_MESSAGE);
         let runtime = ServiceExt::<http::Request<Body>>::map_err(runtime, |never| match never {});
         let image = ServiceExt::<http::Request<Body>>::map_err(image, |never| match never {});
-        Self::over(BoxCloneSyncService::new(runtime), BoxCloneSyncService::new(image), "in-process".into())
+        Self::over(
+            BoxCloneSyncService::new(runtime),
+            BoxCloneSyncService::new(image),
+            "in-process".into(),
+        )
     }
 
     /// A runtime behind a unix socket, given as `unix:///path` or `/path`. Connects at the first call and again when the
@@ -68,7 +76,8 @@ impl Cri {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        let channel: Channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+        let channel: Channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
         let transport = BoxCloneSyncService::new(channel.map_err(unreachable));
         Ok(Self::over(transport.clone(), transport, endpoint.to_owned()))
     }
@@ -101,8 +110,15 @@ impl Cri {
 
     /// The first condition of the runtime that is not met, as `(type, reason, message)`; `None` when all are.
     pub async fn not_ready(&self) -> Result<Option<(String, String, String)>, tonic::Status> {
-        let response = self.runtime().status(cri::StatusRequest { verbose: false }).await?.into_inner();
-        let conditions = response.status.map(|status| status.conditions).unwrap_or_default();
+        let response = self
+            .runtime()
+            .status(cri::StatusRequest { verbose: false })
+            .await?
+            .into_inner();
+        let conditions = response
+            .status
+            .map(|status| status.conditions)
+            .unwrap_or_default();
         let unmet = conditions.into_iter().find(|condition| !condition.status);
         Ok(unmet.map(|condition| (condition.r#type, condition.reason, condition.message)))
     }

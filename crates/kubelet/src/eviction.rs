@@ -77,8 +77,14 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>) {
         }
         last.retain(|_, seen| seen.elapsed() < TRANSITION);
         let disk = last.contains_key("ephemeral-storage") || last.contains_key("inodes");
-        kubelet.pressure.set(PressureState { memory: last.contains_key("memory"), disk, pid: false });
-        let Some(shortage) = shortages.first() else { continue };
+        kubelet.pressure.set(PressureState {
+            memory: last.contains_key("memory"),
+            disk,
+            pid: false,
+        });
+        let Some(shortage) = shortages.first() else {
+            continue;
+        };
         tracing::warn!(?shortage, "the node is short of a resource");
         if shortage.resource != "memory" {
             match gc::collect_images(&kubelet, &mut images, true).await {
@@ -96,14 +102,26 @@ fn measure(kubelet: &Kubelet) -> Vec<Shortage> {
     let mut found = Vec::new();
     let mut check = |resource, threshold, available| {
         if available < threshold {
-            found.push(Shortage { resource, threshold, available });
+            found.push(Shortage {
+                resource,
+                threshold,
+                available,
+            });
         }
     };
     if let Some(available) = stats::memory_available(kubelet) {
-        check("memory", hard.memory_available.of(kubelet.machine.memory), available);
+        check(
+            "memory",
+            hard.memory_available.of(kubelet.machine.memory),
+            available,
+        );
     }
     if let Ok(fs) = machine::file_system(&kubelet.config.root_dir) {
-        check("ephemeral-storage", hard.nodefs_available.of(fs.capacity), fs.available);
+        check(
+            "ephemeral-storage",
+            hard.nodefs_available.of(fs.capacity),
+            fs.available,
+        );
         // Some file systems do not count inodes.
         if fs.inodes > 0 {
             check("inodes", hard.nodefs_inodes_free.of(fs.inodes), fs.inodes_free);
@@ -133,7 +151,11 @@ pub(crate) fn rank(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
 
 async fn evict(kubelet: &Arc<Kubelet>, shortage: Shortage) {
     let usages = stats::pod_usages(kubelet).await;
-    let resource = if shortage.resource == "memory" { "memory" } else { "ephemeral-storage" };
+    let resource = if shortage.resource == "memory" {
+        "memory"
+    } else {
+        "ephemeral-storage"
+    };
     let handles: Vec<Arc<PodHandle>> = kubelet
         .pods
         .list()
@@ -142,7 +164,13 @@ async fn evict(kubelet: &Arc<Kubelet>, shortage: Shortage) {
         .collect();
     let candidate = |handle: &Arc<PodHandle>| {
         let pod = handle.pod();
-        let usage = usages.get(&handle.uid).map(|usage| if resource == "memory" { usage.memory } else { usage.storage });
+        let usage = usages.get(&handle.uid).map(|usage| {
+            if resource == "memory" {
+                usage.memory
+            } else {
+                usage.storage
+            }
+        });
         Candidate {
             uid: handle.uid.clone(),
             priority: spec::spec(&pod).priority.unwrap_or_default(),
@@ -155,7 +183,9 @@ async fn evict(kubelet: &Arc<Kubelet>, shortage: Shortage) {
         tracing::warn!("no pod to evict");
         return;
     };
-    let Some(handle) = handles.iter().find(|handle| handle.uid == first.uid) else { return };
+    let Some(handle) = handles.iter().find(|handle| handle.uid == first.uid) else {
+        return;
+    };
     let pod = handle.pod();
     let message = message(&pod, shortage, resource, first);
     tracing::warn!(pod = %spec::format(&pod), message, "evicting pod");
@@ -187,7 +217,12 @@ mod tests {
 
     #[test]
     fn pods_above_their_request_go_first_then_the_least_important() {
-        let candidate = |uid: &str, priority, usage, request| Candidate { uid: uid.into(), priority, usage, request };
+        let candidate = |uid: &str, priority, usage, request| Candidate {
+            uid: uid.into(),
+            priority,
+            usage,
+            request,
+        };
         let ranked = rank(vec![
             candidate("within-low", 0, 10, 20),
             candidate("over-high", 100, 90, 20),
@@ -196,6 +231,15 @@ mod tests {
             candidate("within-high", 100, 10, 20),
         ]);
         let order: Vec<&str> = ranked.iter().map(|c| c.uid.as_str()).collect();
-        assert_eq!(order, ["over-low-much", "over-low-little", "over-high", "within-low", "within-high"]);
+        assert_eq!(
+            order,
+            [
+                "over-low-much",
+                "over-low-little",
+                "over-high",
+                "within-low",
+                "within-high"
+            ]
+        );
     }
 }

@@ -128,7 +128,8 @@ impl Kubelet {
 
     /// An event about a pod.
     pub(crate) fn pod_event(&self, pod: &Pod, kind: EventType, reason: &str, message: impl Into<String>) {
-        self.recorder.event(&keelson_client::object_reference(pod), kind, reason, message);
+        self.recorder
+            .event(&keelson_client::object_reference(pod), kind, reason, message);
     }
 
     /// An event about a container of a pod.
@@ -164,11 +165,15 @@ impl Kubelet {
 /// answer is waited for.
 pub async fn run(config: KubeletConfig, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     for dir in [config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
-        std::fs::create_dir_all(&dir)
-            .map_err(|source| Error::Directory { path: dir.display().to_string(), source })?;
+        std::fs::create_dir_all(&dir).map_err(|source| Error::Directory {
+            path: dir.display().to_string(),
+            source,
+        })?;
     }
     let machine = Machine::read(&config)?;
-    let Some(version) = runtime_version(&config, &shutdown).await else { return Ok(()) };
+    let Some(version) = runtime_version(&config, &shutdown).await else {
+        return Ok(());
+    };
     let tracker = TaskTracker::new();
     // Everything below ends with this token, also when the start fails half-way.
     let stop = shutdown.child_token();
@@ -180,10 +185,20 @@ pub async fn run(config: KubeletConfig, client: Client, shutdown: CancellationTo
     result
 }
 
-async fn runtime_version(config: &KubeletConfig, shutdown: &CancellationToken) -> Option<cri::VersionResponse> {
+async fn runtime_version(
+    config: &KubeletConfig,
+    shutdown: &CancellationToken,
+) -> Option<cri::VersionResponse> {
     let mut warned = false;
     loop {
-        match config.cri.runtime().version(cri::VersionRequest { version: "0.1.0".into() }).await {
+        match config
+            .cri
+            .runtime()
+            .version(cri::VersionRequest {
+                version: "0.1.0".into(),
+            })
+            .await
+        {
             Ok(response) => return Some(response.into_inner()),
             Err(status) if !warned => {
                 warned = true;
@@ -210,12 +225,22 @@ fn assemble(
         fields: Some(format!("spec.nodeName={}", config.node_name)),
         ..InformerOptions::default()
     };
-    let this_node =
-        InformerOptions { fields: Some(format!("metadata.name={}", config.node_name)), ..InformerOptions::default() };
+    let this_node = InformerOptions {
+        fields: Some(format!("metadata.name={}", config.node_name)),
+        ..InformerOptions::default()
+    };
     let api_pods = Informer::spawn(Api::all(client.clone()), on_this_node, &tracker, &shutdown);
     let nodes = Informer::spawn(Api::all(client.clone()), this_node, &tracker, &shutdown);
-    let services = Informer::spawn(Api::all(client.clone()), InformerOptions::default(), &tracker, &shutdown);
-    let source = EventSource { component: "kubelet".into(), host: Some(config.node_name.clone()) };
+    let services = Informer::spawn(
+        Api::all(client.clone()),
+        InformerOptions::default(),
+        &tracker,
+        &shutdown,
+    );
+    let source = EventSource {
+        component: "kubelet".into(),
+        host: Some(config.node_name.clone()),
+    };
     let recorder = EventRecorder::start(client.clone(), source, &tracker, shutdown.clone());
     Arc::new_cyclic(|weak| Kubelet {
         status: Arc::new(StatusManager::new(client.clone(), api_pods.clone())),

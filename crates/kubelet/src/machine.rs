@@ -50,17 +50,29 @@ pub(crate) fn architecture() -> &'static str {
 }
 
 fn read(path: &str) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|source| Error::Read { path: PathBuf::from(path), source })
+    std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: PathBuf::from(path),
+        source,
+    })
 }
 
 fn optional(path: &str) -> String {
-    std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string(path)
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// A value of /proc/meminfo in bytes.
 pub(crate) fn meminfo(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    line.trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }
 
 /// Size, free bytes, inodes and free inodes of the file system at `path`.
@@ -87,17 +99,26 @@ impl Machine {
     /// Reads all facts.
     pub(crate) fn read(config: &KubeletConfig) -> Result<Self, Error> {
         let cpuinfo = read("/proc/cpuinfo")?;
-        let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count().max(1);
+        let cpus = cpuinfo
+            .lines()
+            .filter(|line| line.starts_with("processor"))
+            .count()
+            .max(1);
         let memory = read("/proc/meminfo")?;
         let machine_id = optional("/etc/machine-id");
         let uuid = optional("/sys/class/dmi/id/product_uuid");
         let release = optional("/etc/os-release");
-        let os_image = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
+        let os_image = release
+            .lines()
+            .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+            .unwrap_or("Linux");
         Ok(Self {
             cpus: i64::try_from(cpus).unwrap_or(i64::MAX),
             memory: meminfo(&memory, "MemTotal").ok_or(Error::Memory)?,
             swap: meminfo(&memory, "SwapTotal").unwrap_or_default(),
-            storage: file_system(&config.root_dir).map(|fs| fs.capacity).unwrap_or_default(),
+            storage: file_system(&config.root_dir)
+                .map(|fs| fs.capacity)
+                .unwrap_or_default(),
             boot_id: optional("/proc/sys/kernel/random/boot_id"),
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,

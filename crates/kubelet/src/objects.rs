@@ -60,19 +60,35 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    pub(crate) fn new(client: Client, kubelet: Weak<Kubelet>, tracker: TaskTracker, shutdown: CancellationToken) -> Arc<Self> {
+    pub(crate) fn new(
+        client: Client,
+        kubelet: Weak<Kubelet>,
+        tracker: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             client,
             kubelet,
             tracker,
             shutdown,
-            config_maps: Cache { kind: "configmap", entries: Mutex::default() },
-            secrets: Cache { kind: "secret", entries: Mutex::default() },
+            config_maps: Cache {
+                kind: "configmap",
+                entries: Mutex::default(),
+            },
+            secrets: Cache {
+                kind: "secret",
+                entries: Mutex::default(),
+            },
         })
     }
 
     /// The ConfigMap, for the pod of that UID, which is woken when it changes.
-    pub(crate) async fn config_map(&self, uid: &str, namespace: &str, name: &str) -> Result<Arc<ConfigMap>, Error> {
+    pub(crate) async fn config_map(
+        &self,
+        uid: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<ConfigMap>, Error> {
         self.get(&self.config_maps, uid, namespace, name).await
     }
 
@@ -89,19 +105,31 @@ impl Objects {
 
     async fn get<K>(&self, cache: &Cache<K>, uid: &str, namespace: &str, name: &str) -> Result<Arc<K>, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
     {
         let key = NamespacedName::new(namespace, name);
         let informer = self.watch(cache, uid, &key);
         if informer.has_synced() {
-            let missing = || Error::NotFound { kind: cache.kind, name: name.to_owned() };
+            let missing = || Error::NotFound {
+                kind: cache.kind,
+                name: name.to_owned(),
+            };
             return informer.get(&key).ok_or_else(missing);
         }
         // The first use does not wait for the watch to be up.
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
         match api.get_opt(name).await {
             Ok(Some(object)) => Ok(Arc::new(object)),
-            Ok(None) => Err(Error::NotFound { kind: cache.kind, name: name.to_owned() }),
+            Ok(None) => Err(Error::NotFound {
+                kind: cache.kind,
+                name: name.to_owned(),
+            }),
             Err(source) => Err(Error::Get {
                 kind: cache.kind,
                 namespace: namespace.to_owned(),
@@ -113,7 +141,13 @@ impl Objects {
 
     fn watch<K>(&self, cache: &Cache<K>, uid: &str, key: &NamespacedName) -> Informer<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
     {
         let mut entries = cache.entries.lock();
         if let Some(entry) = entries.get_mut(key) {
@@ -121,22 +155,35 @@ impl Objects {
             return entry.informer.clone();
         }
         let stop = self.shutdown.child_token();
-        let options =
-            InformerOptions { fields: Some(format!("metadata.name={}", key.name)), ..InformerOptions::default() };
+        let options = InformerOptions {
+            fields: Some(format!("metadata.name={}", key.name)),
+            ..InformerOptions::default()
+        };
         let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
         let informer = Informer::spawn(api, options, &self.tracker, &stop);
         let (kubelet, key_, secrets) = (self.kubelet.clone(), key.clone(), cache.kind == "secret");
         informer.on_change(move |_| {
             if let Some(kubelet) = kubelet.upgrade() {
                 let objects = kubelet.objects.clone();
-                let pods = if secrets { objects.secrets.pods(&key_) } else { objects.config_maps.pods(&key_) };
+                let pods = if secrets {
+                    objects.secrets.pods(&key_)
+                } else {
+                    objects.config_maps.pods(&key_)
+                };
                 pods.iter().for_each(|uid| {
                     kubelet.pods.wake(uid);
                 });
             }
         });
         let pods = HashSet::from([uid.to_owned()]);
-        entries.insert(key.clone(), Entry { informer: informer.clone(), pods, stop });
+        entries.insert(
+            key.clone(),
+            Entry {
+                informer: informer.clone(),
+                pods,
+                stop,
+            },
+        );
         informer
     }
 }
@@ -153,6 +200,10 @@ impl<K> Cache<K> {
     }
 
     fn pods(&self, key: &NamespacedName) -> Vec<String> {
-        self.entries.lock().get(key).map(|entry| entry.pods.iter().cloned().collect()).unwrap_or_default()
+        self.entries
+            .lock()
+            .get(key)
+            .map(|entry| entry.pods.iter().cloned().collect())
+            .unwrap_or_default()
     }
 }

@@ -10,7 +10,9 @@ pub(crate) type ResourceList = BTreeMap<String, Quantity>;
 /// The value in thousandths, rounded up; `None` when the text is no quantity.
 pub(crate) fn milli(text: &str) -> Option<i128> {
     let text = text.trim();
-    let end = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (numerator, denominator): (i128, i128) = match suffix {
         "" => (1, 1),
@@ -54,23 +56,37 @@ pub(crate) fn value(text: &str) -> Option<i64> {
 
 /// The named quantity of `list` in thousandths; 0 when it is absent.
 pub(crate) fn milli_of(list: Option<&ResourceList>, name: &str) -> i64 {
-    let found = list.and_then(|list| list.get(name)).and_then(|quantity| milli(&quantity.0));
-    found.and_then(|milli| i64::try_from(milli).ok()).unwrap_or_default()
+    let found = list
+        .and_then(|list| list.get(name))
+        .and_then(|quantity| milli(&quantity.0));
+    found
+        .and_then(|milli| i64::try_from(milli).ok())
+        .unwrap_or_default()
 }
 
 /// The named quantity of `list`; 0 when it is absent.
 pub(crate) fn value_of(list: Option<&ResourceList>, name: &str) -> i64 {
-    list.and_then(|list| list.get(name)).and_then(|quantity| value(&quantity.0)).unwrap_or_default()
+    list.and_then(|list| list.get(name))
+        .and_then(|quantity| value(&quantity.0))
+        .unwrap_or_default()
 }
 
 /// Thousandths as a canonical quantity.
 pub(crate) fn from_milli(milli: i64) -> Quantity {
-    Quantity(if milli % 1000 == 0 { format!("{}", milli / 1000) } else { format!("{milli}m") })
+    Quantity(if milli % 1000 == 0 {
+        format!("{}", milli / 1000)
+    } else {
+        format!("{milli}m")
+    })
 }
 
 /// Bytes as upstream prints a node's memory and storage: in `Ki` where that is exact.
 pub(crate) fn from_bytes(bytes: u64) -> Quantity {
-    Quantity(if bytes != 0 && bytes % 1024 == 0 { format!("{}Ki", bytes / 1024) } else { bytes.to_string() })
+    Quantity(if bytes != 0 && bytes.is_multiple_of(1024) {
+        format!("{}Ki", bytes / 1024)
+    } else {
+        bytes.to_string()
+    })
 }
 
 #[cfg(test)]

@@ -58,10 +58,13 @@ pub(crate) struct PodTotals {
     pub(crate) storage: u64,
 }
 
+/// Time, CPU nanoseconds and the rate that was found.
+type Reading = (i64, u64, Option<u64>);
+
 /// The last readings, from which rates are made.
 #[derive(Default)]
 pub(crate) struct UsageCache {
-    last: Mutex<HashMap<String, (i64, u64, Option<u64>)>>,
+    last: Mutex<HashMap<String, Reading>>,
 }
 
 impl UsageCache {
@@ -108,14 +111,25 @@ fn usage(cpu: Option<cri::CpuUsage>, memory: Option<cri::MemoryUsage>) -> Usage 
 /// Every pod that has a running container.
 pub(crate) async fn gather(kubelet: &Kubelet) -> Result<Vec<PodUsage>, tonic::Status> {
     let runtime = &kubelet.config.cri;
-    let response = runtime.runtime().list_container_stats(cri::ListContainerStatsRequest { filter: None }).await?;
+    let response = runtime
+        .runtime()
+        .list_container_stats(cri::ListContainerStatsRequest { filter: None })
+        .await?;
     let stats = response.into_inner().stats;
     // Not all runtimes know a pod's network.
-    let sandboxes = runtime.runtime().list_pod_sandbox_stats(cri::ListPodSandboxStatsRequest { filter: None }).await;
-    let sandboxes = sandboxes.map(|response| response.into_inner().stats).unwrap_or_default();
+    let sandboxes = runtime
+        .runtime()
+        .list_pod_sandbox_stats(cri::ListPodSandboxStatsRequest { filter: None })
+        .await;
+    let sandboxes = sandboxes
+        .map(|response| response.into_inner().stats)
+        .unwrap_or_default();
     let mut network: HashMap<String, cri::NetworkUsage> = HashMap::new();
     for stats in sandboxes {
-        let uid = stats.attributes.and_then(|attributes| attributes.metadata).map(|metadata| metadata.uid);
+        let uid = stats
+            .attributes
+            .and_then(|attributes| attributes.metadata)
+            .map(|metadata| metadata.uid);
         if let (Some(uid), Some(usage)) = (uid, stats.linux.and_then(|linux| linux.network)) {
             network.insert(uid, usage);
         }
@@ -123,16 +137,27 @@ pub(crate) async fn gather(kubelet: &Kubelet) -> Result<Vec<PodUsage>, tonic::St
     let mut pods: HashMap<String, PodUsage> = HashMap::new();
     let mut ids = std::collections::HashSet::new();
     for stats in stats {
-        let Some(attributes) = stats.attributes else { continue };
+        let Some(attributes) = stats.attributes else {
+            continue;
+        };
         let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
         let uid = label(labels::POD_UID);
-        let Some(handle) = kubelet.pods.get(&uid) else { continue };
+        let Some(handle) = kubelet.pods.get(&uid) else {
+            continue;
+        };
         let records = handle.runtime();
-        let record = records.containers.iter().find(|record| record.id == attributes.id);
-        let Some(record) = record.filter(|record| record.state == State::Running) else { continue };
+        let record = records
+            .containers
+            .iter()
+            .find(|record| record.id == attributes.id);
+        let Some(record) = record.filter(|record| record.state == State::Running) else {
+            continue;
+        };
         let mut usage = usage(stats.cpu, stats.memory);
         if usage.cpu_nanocores.is_none() {
-            usage.cpu_nanocores = kubelet.usage.rate(&attributes.id, usage.time, usage.cpu_nanoseconds);
+            usage.cpu_nanocores = kubelet
+                .usage
+                .rate(&attributes.id, usage.time, usage.cpu_nanoseconds);
         }
         ids.insert(attributes.id.clone());
         let layer = stats.writable_layer.unwrap_or_default();
@@ -150,7 +175,9 @@ pub(crate) async fn gather(kubelet: &Kubelet) -> Result<Vec<PodUsage>, tonic::St
             usage,
             rootfs_bytes: number(layer.used_bytes),
             rootfs_inodes: number(layer.inodes_used),
-            log_bytes: std::fs::metadata(&record.log_path).map(|metadata| metadata.len()).unwrap_or_default(),
+            log_bytes: std::fs::metadata(&record.log_path)
+                .map(|metadata| metadata.len())
+                .unwrap_or_default(),
         });
     }
     kubelet.usage.retain(|key| key == "node" || ids.contains(key));
@@ -184,10 +211,25 @@ pub(crate) async fn pod_usages(kubelet: &Kubelet) -> HashMap<String, PodTotals> 
     };
     let mut totals = HashMap::new();
     for pod in pods {
-        let dir = kubelet.config.pod_dir(&pod.uid).join("volumes/kubernetes.io~empty-dir");
-        let volumes = tokio::task::spawn_blocking(move || directory_size(&dir)).await.unwrap_or_default();
-        let own: u64 = pod.containers.iter().map(|container| container.rootfs_bytes + container.log_bytes).sum();
-        totals.insert(pod.uid, PodTotals { memory: pod.total.working_set, storage: own + volumes });
+        let dir = kubelet
+            .config
+            .pod_dir(&pod.uid)
+            .join("volumes/kubernetes.io~empty-dir");
+        let volumes = tokio::task::spawn_blocking(move || directory_size(&dir))
+            .await
+            .unwrap_or_default();
+        let own: u64 = pod
+            .containers
+            .iter()
+            .map(|container| container.rootfs_bytes + container.log_bytes)
+            .sum();
+        totals.insert(
+            pod.uid,
+            PodTotals {
+                memory: pod.total.working_set,
+                storage: own + volumes,
+            },
+        );
     }
     totals
 }
@@ -195,11 +237,15 @@ pub(crate) async fn pod_usages(kubelet: &Kubelet) -> HashMap<String, PodTotals> 
 /// Bytes of all files below `dir` on its own file system.
 fn directory_size(dir: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(root) = std::fs::metadata(dir) else { return 0 };
+    let Ok(root) = std::fs::metadata(dir) else {
+        return 0;
+    };
     let mut total = 0;
     let mut dirs = vec![dir.to_path_buf()];
     while let Some(dir) = dirs.pop() {
-        let Ok(entries) = std::fs::read_dir(dir) else { continue };
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            continue;
+        };
         for entry in entries.filter_map(Result::ok) {
             let Ok(metadata) = entry.metadata() else { continue };
             if metadata.dev() != root.dev() {
@@ -221,7 +267,14 @@ pub(crate) fn memory_available(_kubelet: &Kubelet) -> Option<u64> {
 
 /// The file system that images are on.
 pub(crate) async fn image_fs(kubelet: &Kubelet) -> Option<FileSystem> {
-    let response = kubelet.config.cri.image().image_fs_info(cri::ImageFsInfoRequest {}).await.ok()?.into_inner();
+    let response = kubelet
+        .config
+        .cri
+        .image()
+        .image_fs_info(cri::ImageFsInfoRequest {})
+        .await
+        .ok()?
+        .into_inner();
     let mountpoint = response.image_filesystems.into_iter().next()?.fs_id?.mountpoint;
     machine::file_system(&PathBuf::from(mountpoint)).ok()
 }
@@ -258,15 +311,28 @@ fn node_cpu(kubelet: &Kubelet) -> Option<u64> {
         return usec.trim().parse::<u64>().ok().map(|usec| usec * 1000);
     }
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let ticks: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()?
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|word| word.parse().ok())
+        .collect();
     // All but idle and iowait; a tick is 10 ms.
-    let busy: u64 = ticks.iter().enumerate().take(8).filter(|(index, _)| !matches!(index, 3 | 4)).map(|(_, t)| t).sum();
+    let busy: u64 = ticks
+        .iter()
+        .enumerate()
+        .take(8)
+        .filter(|(index, _)| !matches!(index, 3 | 4))
+        .map(|(_, t)| t)
+        .sum();
     Some(busy * 10_000_000)
 }
 
 fn time(nanoseconds: i64) -> Value {
-    crate::pod::runtime_status::timestamp(nanoseconds)
-        .map_or(Value::Null, |time| json!(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()))
+    crate::pod::runtime_status::timestamp(nanoseconds).map_or(Value::Null, |time| {
+        json!(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    })
 }
 
 fn cpu_json(usage: &Usage) -> Value {
@@ -300,10 +366,18 @@ fn network_json(usage: &cri::NetworkUsage) -> Value {
             "txBytes": number(interface.tx_bytes), "txErrors": number(interface.tx_errors),
         })
     };
-    let mut network = usage.default_interface.as_ref().map_or_else(|| json!({}), interface);
+    let mut network = usage
+        .default_interface
+        .as_ref()
+        .map_or_else(|| json!({}), interface);
     network["time"] = time(usage.timestamp);
-    network["interfaces"] =
-        usage.default_interface.iter().chain(&usage.interfaces).map(interface).collect::<Vec<_>>().into();
+    network["interfaces"] = usage
+        .default_interface
+        .iter()
+        .chain(&usage.interfaces)
+        .map(interface)
+        .collect::<Vec<_>>()
+        .into();
     network
 }
 
@@ -319,13 +393,18 @@ pub(crate) async fn summary(kubelet: &Kubelet) -> Result<Value, tonic::Status> {
     let pods: Vec<Value> = pods
         .iter()
         .map(|pod| {
-            let started = kubelet.pods.get(&pod.uid).and_then(|handle| handle.status()?.start_time.clone());
+            let started = kubelet
+                .pods
+                .get(&pod.uid)
+                .and_then(|handle| handle.status()?.start_time.clone());
             let containers: Vec<Value> = pod
                 .containers
                 .iter()
                 .map(|container| {
-                    let fs = |used: u64| json!({"time": time(container.usage.time), "usedBytes": used,
-                        "availableBytes": root.available, "capacityBytes": root.capacity});
+                    let fs = |used: u64| {
+                        json!({"time": time(container.usage.time), "usedBytes": used,
+                        "availableBytes": root.available, "capacityBytes": root.capacity})
+                    };
                     let mut rootfs = fs(container.rootfs_bytes);
                     rootfs["inodesUsed"] = json!(container.rootfs_inodes);
                     json!({
@@ -360,7 +439,11 @@ pub(crate) async fn summary(kubelet: &Kubelet) -> Result<Value, tonic::Status> {
 
 /// Seconds with nanoseconds, exactly.
 fn seconds(nanoseconds: u64) -> String {
-    format!("{}.{:09}", nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000)
+    format!(
+        "{}.{:09}",
+        nanoseconds / 1_000_000_000,
+        nanoseconds % 1_000_000_000
+    )
 }
 
 /// The answer of `/metrics/resource`.
@@ -380,8 +463,16 @@ pub(crate) async fn resource_metrics(kubelet: &Kubelet) -> String {
         }
         text.push_str(&format!("# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}\n"));
         for (labels, value, at) in samples {
-            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
-            let at = if at == 0 { String::new() } else { format!(" {}", at / 1_000_000) };
+            let labels = if labels.is_empty() {
+                labels
+            } else {
+                format!("{{{labels}}}")
+            };
+            let at = if at == 0 {
+                String::new()
+            } else {
+                format!(" {}", at / 1_000_000)
+            };
             text.push_str(&format!("{name}{labels} {value}{at}\n"));
         }
     };
@@ -396,24 +487,58 @@ pub(crate) async fn resource_metrics(kubelet: &Kubelet) -> String {
             .collect()
     };
     let of_pods = |value: fn(&PodUsage) -> String| -> Vec<(String, String, i64)> {
-        pods.iter().map(|pod| (pod_labels(pod), value(pod), pod.total.time)).collect()
+        pods.iter()
+            .map(|pod| (pod_labels(pod), value(pod), pod.total.time))
+            .collect()
     };
-    family("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds",
-        of_containers(|container| seconds(container.usage.cpu_nanoseconds)));
-    family("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes",
-        of_containers(|container| container.usage.working_set.to_string()));
-    family("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds",
-        of_containers(|container| seconds(u64::try_from(container.started_at).unwrap_or_default())));
-    family("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds",
-        vec![(String::new(), seconds(node.cpu_nanoseconds), node.time)]);
-    family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes",
-        vec![(String::new(), node.working_set.to_string(), node.time)]);
-    family("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds",
-        of_pods(|pod| seconds(pod.total.cpu_nanoseconds)));
-    family("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes",
-        of_pods(|pod| pod.total.working_set.to_string()));
-    family("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise",
-        vec![(String::new(), failed.to_string(), 0)]);
+    family(
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the container in core-seconds",
+        of_containers(|container| seconds(container.usage.cpu_nanoseconds)),
+    );
+    family(
+        "container_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the container in bytes",
+        of_containers(|container| container.usage.working_set.to_string()),
+    );
+    family(
+        "container_start_time_seconds",
+        "gauge",
+        "Start time of the container since unix epoch in seconds",
+        of_containers(|container| seconds(u64::try_from(container.started_at).unwrap_or_default())),
+    );
+    family(
+        "node_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the node in core-seconds",
+        vec![(String::new(), seconds(node.cpu_nanoseconds), node.time)],
+    );
+    family(
+        "node_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the node in bytes",
+        vec![(String::new(), node.working_set.to_string(), node.time)],
+    );
+    family(
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the pod in core-seconds",
+        of_pods(|pod| seconds(pod.total.cpu_nanoseconds)),
+    );
+    family(
+        "pod_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the pod in bytes",
+        of_pods(|pod| pod.total.working_set.to_string()),
+    );
+    family(
+        "resource_scrape_error",
+        "gauge",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+        vec![(String::new(), failed.to_string(), 0)],
+    );
     text
 }
 
@@ -423,11 +548,33 @@ pub(crate) async fn cadvisor_metrics(kubelet: &Kubelet) -> Result<String, tonic:
     let mut text = String::new();
     type Value = fn(&ContainerUsage) -> String;
     let families: [(&str, &str, &str, Value); 5] = [
-        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| seconds(c.usage.cpu_nanoseconds)),
-        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |c| c.usage.working_set.to_string()),
-        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory regardless of when it was accessed", |c| c.usage.memory.to_string()),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |c| c.usage.rss.to_string()),
-        ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", |c| c.rootfs_bytes.to_string()),
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed in seconds.",
+            |c| seconds(c.usage.cpu_nanoseconds),
+        ),
+        (
+            "container_memory_working_set_bytes",
+            "gauge",
+            "Current working set in bytes.",
+            |c| c.usage.working_set.to_string(),
+        ),
+        (
+            "container_memory_usage_bytes",
+            "gauge",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            |c| c.usage.memory.to_string(),
+        ),
+        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |c| {
+            c.usage.rss.to_string()
+        }),
+        (
+            "container_fs_usage_bytes",
+            "gauge",
+            "Number of bytes that are consumed by the container on this filesystem.",
+            |c| c.rootfs_bytes.to_string(),
+        ),
     ];
     for (name, kind, help, value) in families {
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
@@ -435,7 +582,11 @@ pub(crate) async fn cadvisor_metrics(kubelet: &Kubelet) -> Result<String, tonic:
             for container in &pod.containers {
                 text.push_str(&format!(
                     "{name}{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}} {} {}\n",
-                    container.name, pod.namespace, pod.name, value(container), container.usage.time / 1_000_000
+                    container.name,
+                    pod.namespace,
+                    pod.name,
+                    value(container),
+                    container.usage.time / 1_000_000
                 ));
             }
         }
@@ -451,7 +602,10 @@ pub(crate) async fn cadvisor_metrics(kubelet: &Kubelet) -> Result<String, tonic:
 /// The answer of `/metrics`: the kubelet itself.
 pub(crate) fn kubelet_metrics(kubelet: &Kubelet) -> String {
     let handles = kubelet.pods.list();
-    let running_pods = handles.iter().filter(|handle| handle.runtime().is_running()).count();
+    let running_pods = handles
+        .iter()
+        .filter(|handle| handle.runtime().is_running())
+        .count();
     let mut states: HashMap<&str, usize> = HashMap::new();
     for handle in &handles {
         for container in &handle.runtime().containers {
@@ -473,9 +627,14 @@ pub(crate) fn kubelet_metrics(kubelet: &Kubelet) -> String {
         kubelet.config.node_name
     );
     for (state, count) in states {
-        text.push_str(&format!("kubelet_running_containers{{container_state=\"{state}\"}} {count}\n"));
+        text.push_str(&format!(
+            "kubelet_running_containers{{container_state=\"{state}\"}} {count}\n"
+        ));
     }
-    let desired = handles.iter().filter(|handle| !spec::is_static(&handle.pod())).count();
+    let desired = handles
+        .iter()
+        .filter(|handle| !spec::is_static(&handle.pod()))
+        .count();
     text.push_str(&format!(
         "# HELP kubelet_desired_pods [ALPHA] The number of pods the kubelet is being instructed to run.\n# TYPE kubelet_desired_pods gauge\n\
          kubelet_desired_pods{{static=\"\"}} {desired}\nkubelet_desired_pods{{static=\"true\"}} {}\n",

@@ -40,22 +40,48 @@ pub(crate) struct ContainerInput<'a> {
 }
 
 /// The configuration.
-pub(crate) async fn generate(kubelet: &Kubelet, input: &ContainerInput<'_>) -> Result<cri::ContainerConfig, Error> {
+pub(crate) async fn generate(
+    kubelet: &Kubelet,
+    input: &ContainerInput<'_>,
+) -> Result<cri::ContainerConfig, Error> {
     let (pod, container) = (input.pod, input.container);
     security::verify_run_as_non_root(pod, container, &input.image_user).map_err(Error::Security)?;
     let allocatable = node::capacity::allocatable(&kubelet.config, &kubelet.machine);
     let host_ips = kubelet.host_ips();
-    let fields =
-        env::FieldContext { pod, pod_ips: input.pod_ips, host_ips: &host_ips, allocatable: &allocatable };
+    let fields = env::FieldContext {
+        pod,
+        pod_ips: input.pod_ips,
+        host_ips: &host_ips,
+        allocatable: &allocatable,
+    };
     let environment = env::environment(kubelet, container, &fields).await?;
-    let mounts = mounts::mounts(kubelet, pod, container, input.volumes, &environment, input.pod_ips).await?;
-    let lookup = |name: &str| environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+    let mounts = mounts::mounts(
+        kubelet,
+        pod,
+        container,
+        input.volumes,
+        &environment,
+        input.pod_ips,
+    )
+    .await?;
+    let lookup = |name: &str| {
+        environment
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| value.clone())
+    };
     let expand = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|text| expansion::expand(text, lookup)).collect()
+        list.iter()
+            .flatten()
+            .map(|text| expansion::expand(text, lookup))
+            .collect()
     };
     let image = container.image.clone().unwrap_or_default();
     Ok(cri::ContainerConfig {
-        metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
+        metadata: Some(cri::ContainerMetadata {
+            name: container.name.clone(),
+            attempt: input.restart_count,
+        }),
         image: Some(cri::ImageSpec {
             image: input.image_ref.clone(),
             user_specified_image: image,
@@ -64,7 +90,13 @@ pub(crate) async fn generate(kubelet: &Kubelet, input: &ContainerInput<'_>) -> R
         command: expand(&container.command),
         args: expand(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        envs: environment.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() }).collect(),
+        envs: environment
+            .iter()
+            .map(|(key, value)| cri::KeyValue {
+                key: key.clone(),
+                value: value.clone(),
+            })
+            .collect(),
         mounts,
         labels: container_labels(pod, container),
         annotations: container_annotations(pod, container, input.restart_count),
@@ -88,16 +120,28 @@ pub(crate) async fn generate(kubelet: &Kubelet, input: &ContainerInput<'_>) -> R
 }
 
 fn stop_signal(container: &Container) -> cri::Signal {
-    let name = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
-    name.and_then(cri::Signal::from_str_name).unwrap_or(cri::Signal::RuntimeDefault)
+    let name = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    name.and_then(cri::Signal::from_str_name)
+        .unwrap_or(cri::Signal::RuntimeDefault)
 }
 
 /// ID of the container whose processes an ephemeral container is to see.
 fn target(pod: &Pod, container: &Container, runtime: &PodRuntimeStatus) -> Result<Option<String>, Error> {
-    let ephemeral = spec::spec(pod).ephemeral_containers.iter().flatten().find(|other| other.name == container.name);
-    let Some(target) = ephemeral.and_then(|ephemeral| ephemeral.target_container_name.as_deref()) else { return Ok(None) };
+    let ephemeral = spec::spec(pod)
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .find(|other| other.name == container.name);
+    let Some(target) = ephemeral.and_then(|ephemeral| ephemeral.target_container_name.as_deref()) else {
+        return Ok(None);
+    };
     let record = runtime.running().find(|record| record.name == target);
-    record.map(|record| Some(record.id.clone())).ok_or_else(|| Error::Target(target.to_owned()))
+    record
+        .map(|record| Some(record.id.clone()))
+        .ok_or_else(|| Error::Target(target.to_owned()))
 }
 
 /// Labels by which the container is found again.
@@ -111,23 +155,39 @@ fn container_labels(pod: &Pod, container: &Container) -> HashMap<String, String>
 }
 
 fn container_annotations(pod: &Pod, container: &Container, restart_count: u32) -> HashMap<String, String> {
-    let path = container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".into());
-    let policy = container.termination_message_policy.clone().unwrap_or_else(|| "File".into());
+    let path = container
+        .termination_message_path
+        .clone()
+        .unwrap_or_else(|| "/dev/termination-log".into());
+    let policy = container
+        .termination_message_policy
+        .clone()
+        .unwrap_or_else(|| "File".into());
     let mut annotations = HashMap::from([
         (labels::CONTAINER_HASH.to_owned(), spec::container_hash(container)),
         (labels::RESTART_COUNT.to_owned(), restart_count.to_string()),
         (labels::TERMINATION_MESSAGE_PATH.to_owned(), path),
         (labels::TERMINATION_MESSAGE_POLICY.to_owned(), policy),
-        (labels::TERMINATION_GRACE_PERIOD.to_owned(), spec::grace_period(pod).to_string()),
+        (
+            labels::TERMINATION_GRACE_PERIOD.to_owned(),
+            spec::grace_period(pod).to_string(),
+        ),
     ]);
     if let Some(seconds) = pod.metadata.deletion_grace_period_seconds {
         annotations.insert(labels::DELETION_GRACE_PERIOD.to_owned(), seconds.to_string());
     }
-    let pre_stop = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+    let pre_stop = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.pre_stop.as_ref());
     if let Some(text) = pre_stop.and_then(|hook| serde_json::to_string(hook).ok()) {
         annotations.insert(labels::PRE_STOP.to_owned(), text);
     }
-    if let Some(text) = container.ports.as_ref().and_then(|ports| serde_json::to_string(ports).ok()) {
+    if let Some(text) = container
+        .ports
+        .as_ref()
+        .and_then(|ports| serde_json::to_string(ports).ok())
+    {
         annotations.insert(labels::CONTAINER_PORTS.to_owned(), text);
     }
     annotations

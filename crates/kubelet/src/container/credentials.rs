@@ -22,7 +22,10 @@ struct DockerConfigJson {
 }
 
 /// The credentials of `secrets` that fit `image`, the most specific ones first.
-pub(crate) fn for_image<'a>(image: &str, secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<cri::AuthConfig> {
+pub(crate) fn for_image<'a>(
+    image: &str,
+    secrets: impl IntoIterator<Item = &'a Secret>,
+) -> Vec<cri::AuthConfig> {
     let target = normalize(image);
     let mut found: Vec<(usize, cri::AuthConfig)> = Vec::new();
     for secret in secrets {
@@ -38,11 +41,21 @@ pub(crate) fn for_image<'a>(image: &str, secrets: impl IntoIterator<Item = &'a S
 }
 
 fn entries(secret: &Secret) -> BTreeMap<String, Entry> {
-    let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let data = |key: &str| {
+        secret
+            .data
+            .as_ref()
+            .and_then(|data| data.get(key))
+            .map(|bytes| bytes.0.as_slice())
+    };
     if let Some(bytes) = data(".dockerconfigjson") {
-        return serde_json::from_slice::<DockerConfigJson>(bytes).map(|config| config.auths).unwrap_or_default();
+        return serde_json::from_slice::<DockerConfigJson>(bytes)
+            .map(|config| config.auths)
+            .unwrap_or_default();
     }
-    data(".dockercfg").and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default()
+    data(".dockercfg")
+        .and_then(|bytes| serde_json::from_slice(bytes).ok())
+        .unwrap_or_default()
 }
 
 fn auth_config(entry: Entry, registry: &str) -> cri::AuthConfig {
@@ -54,10 +67,13 @@ fn auth_config(entry: Entry, registry: &str) -> cri::AuthConfig {
         server_address: registry.to_owned(),
         ..cri::AuthConfig::default()
     };
-    let decoded = entry.auth.and_then(|text| base64::engine::general_purpose::STANDARD.decode(text.trim()).ok());
+    let decoded = entry
+        .auth
+        .and_then(|text| base64::engine::general_purpose::STANDARD.decode(text.trim()).ok());
     if let Some((user, password)) = decoded.and_then(|bytes| {
         let text = String::from_utf8(bytes).ok()?;
-        text.split_once(':').map(|(user, password)| (user.to_owned(), password.trim_end_matches('\0').to_owned()))
+        text.split_once(':')
+            .map(|(user, password)| (user.to_owned(), password.trim_end_matches('\0').to_owned()))
     }) {
         auth.username = user;
         auth.password = password;
@@ -76,8 +92,14 @@ fn normalize(image: &str) -> String {
 }
 
 fn registry_pattern(registry: &str) -> String {
-    let bare = registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
-    let bare = bare.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
+    let bare = registry
+        .strip_prefix("https://")
+        .or_else(|| registry.strip_prefix("http://"))
+        .unwrap_or(registry);
+    let bare = bare
+        .trim_end_matches('/')
+        .trim_end_matches("/v1")
+        .trim_end_matches("/v2");
     match bare.strip_prefix("index.docker.io") {
         Some(path) => format!("docker.io{path}"),
         None => bare.to_owned(),
@@ -91,7 +113,10 @@ fn matches(pattern: &str, target: &str) -> bool {
     let labels: Vec<&str> = host.split('.').collect();
     let target_labels: Vec<&str> = target_host.split('.').collect();
     let same_host = labels.len() == target_labels.len()
-        && labels.iter().zip(&target_labels).all(|(label, target)| glob(label, target));
+        && labels
+            .iter()
+            .zip(&target_labels)
+            .all(|(label, target)| glob(label, target));
     same_host && target_path.starts_with(path)
 }
 
@@ -118,7 +143,8 @@ mod tests {
             "*.example.org": {"username": "wild", "password": "p"},
         }});
         let data = base64::engine::general_purpose::STANDARD.encode(config.to_string());
-        let secret: Secret = serde_json::from_value(serde_json::json!({"data": {".dockerconfigjson": data}})).unwrap();
+        let secret: Secret =
+            serde_json::from_value(serde_json::json!({"data": {".dockerconfigjson": data}})).unwrap();
         for (image, users) in [
             ("nginx", vec!["hub"]),
             ("library/nginx:1", vec!["hub"]),
@@ -128,7 +154,10 @@ mod tests {
             ("a.b.example.org/x", vec![]),
             ("other.local/x", vec![]),
         ] {
-            let found: Vec<String> = for_image(image, [&secret]).into_iter().map(|auth| auth.username).collect();
+            let found: Vec<String> = for_image(image, [&secret])
+                .into_iter()
+                .map(|auth| auth.username)
+                .collect();
             assert_eq!(found, users, "{image}");
         }
         assert_eq!(for_image("registry.local:5000/x", [&secret])[0].password, "s:ec");

@@ -41,7 +41,11 @@ pub(crate) fn dns_config(pod: &Pod, config: &KubeletConfig, host: &cri::DnsConfi
         "ClusterFirst" | "ClusterFirstWithHostNet" if !config.cluster_dns.is_empty() => {
             let domain = &config.cluster_domain;
             let namespace = spec::namespace(pod);
-            let own = [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+            let own = [
+                format!("{namespace}.svc.{domain}"),
+                format!("svc.{domain}"),
+                domain.clone(),
+            ];
             cri::DnsConfig {
                 servers: config.cluster_dns.iter().map(ToString::to_string).collect(),
                 searches: own.into_iter().chain(host.searches.iter().cloned()).collect(),
@@ -56,10 +60,11 @@ pub(crate) fn dns_config(pod: &Pod, config: &KubeletConfig, host: &cri::DnsConfi
         for option in extra.options.iter().flatten() {
             let Some(name) = &option.name else { continue };
             dns.options.retain(|other| other.split(':').next() != Some(name));
-            dns.options.push(match option.value.as_deref().filter(|value| !value.is_empty()) {
-                Some(value) => format!("{name}:{value}"),
-                None => name.clone(),
-            });
+            dns.options
+                .push(match option.value.as_deref().filter(|value| !value.is_empty()) {
+                    Some(value) => format!("{name}:{value}"),
+                    None => name.clone(),
+                });
         }
     }
     dedup(&mut dns.servers);
@@ -96,7 +101,10 @@ pub(crate) fn kernel_hostname(pod: &Pod, cluster_domain: &str) -> Result<String,
     }
     let full = format!("{name}.{domain}");
     if full.len() > 64 {
-        return Err(format!("failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long (64 characters is the max, {} characters requested)", full.len()));
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long (64 characters is the max, {} characters requested)",
+            full.len()
+        ));
     }
     Ok(full)
 }
@@ -114,35 +122,79 @@ mod tests {
 
     #[tokio::test]
     async fn policies() {
-        let config = KubeletConfig::new("n1", std::path::Path::new("/nowhere"), crate::cri::Cri::connect("/nowhere").unwrap());
-        let host = parse_resolv_conf("# c\nnameserver 9.9.9.9\nsearch example.org corp\noptions edns0 timeout:1\n");
+        let config = KubeletConfig::new(
+            "n1",
+            std::path::Path::new("/nowhere"),
+            crate::cri::Cri::connect("/nowhere").unwrap(),
+        );
+        let host =
+            parse_resolv_conf("# c\nnameserver 9.9.9.9\nsearch example.org corp\noptions edns0 timeout:1\n");
         for (spec, servers, searches, options) in [
-            (json!({}), "10.96.0.10", "ns.svc.cluster.local svc.cluster.local cluster.local example.org corp", "ndots:5"),
-            (json!({"hostNetwork": true}), "9.9.9.9", "example.org corp", "edns0 timeout:1"),
-            (json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), "10.96.0.10",
-                "ns.svc.cluster.local svc.cluster.local cluster.local example.org corp", "ndots:5"),
-            (json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a", "a"], "options": [{"name": "ndots", "value": "2"}]}}),
-                "1.1.1.1", "a", "ndots:2"),
-            (json!({"dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "1"}, {"name": "debug"}]}}),
-                "10.96.0.10 1.1.1.1", "ns.svc.cluster.local svc.cluster.local cluster.local example.org corp", "ndots:1 debug"),
+            (
+                json!({}),
+                "10.96.0.10",
+                "ns.svc.cluster.local svc.cluster.local cluster.local example.org corp",
+                "ndots:5",
+            ),
+            (
+                json!({"hostNetwork": true}),
+                "9.9.9.9",
+                "example.org corp",
+                "edns0 timeout:1",
+            ),
+            (
+                json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+                "10.96.0.10",
+                "ns.svc.cluster.local svc.cluster.local cluster.local example.org corp",
+                "ndots:5",
+            ),
+            (
+                json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a", "a"], "options": [{"name": "ndots", "value": "2"}]}}),
+                "1.1.1.1",
+                "a",
+                "ndots:2",
+            ),
+            (
+                json!({"dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "1"}, {"name": "debug"}]}}),
+                "10.96.0.10 1.1.1.1",
+                "ns.svc.cluster.local svc.cluster.local cluster.local example.org corp",
+                "ndots:1 debug",
+            ),
         ] {
             let pod = serde_json::from_value(json!({"metadata": {"namespace": "ns"}, "spec": spec})).unwrap();
             let dns = dns_config(&pod, &config, &host);
-            assert_eq!((dns.servers.join(" "), dns.searches.join(" "), dns.options.join(" ")),
-                (servers.to_owned(), searches.to_owned(), options.to_owned()), "{spec}");
+            assert_eq!(
+                (
+                    dns.servers.join(" "),
+                    dns.searches.join(" "),
+                    dns.options.join(" ")
+                ),
+                (servers.to_owned(), searches.to_owned(), options.to_owned()),
+                "{spec}"
+            );
         }
     }
 
     #[test]
     fn names() {
-        let pod = |spec: serde_json::Value| serde_json::from_value(json!({"metadata": {"name": "web-0", "namespace": "ns"}, "spec": spec})).unwrap();
+        let pod = |spec: serde_json::Value| {
+            serde_json::from_value(json!({"metadata": {"name": "web-0", "namespace": "ns"}, "spec": spec}))
+                .unwrap()
+        };
         for (spec, expected) in [
             (json!({}), "web-0"),
             (json!({"hostname": "h"}), "h"),
-            (json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}), "h.s.ns.svc.cluster.local"),
+            (
+                json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}),
+                "h.s.ns.svc.cluster.local",
+            ),
             (json!({"subdomain": "s"}), "web-0"),
         ] {
-            assert_eq!(kernel_hostname(&pod(spec.clone()), "cluster.local").as_deref(), Ok(expected), "{spec}");
+            assert_eq!(
+                kernel_hostname(&pod(spec.clone()), "cluster.local").as_deref(),
+                Ok(expected),
+                "{spec}"
+            );
         }
         let long = pod(json!({"hostname": "h".repeat(60), "subdomain": "s", "setHostnameAsFQDN": true}));
         assert!(kernel_hostname(&long, "cluster.local").is_err());

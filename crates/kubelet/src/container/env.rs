@@ -16,7 +16,12 @@ pub(crate) enum Error {
     #[error(transparent)]
     Object(#[from] objects::Error),
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
-    Key { key: String, kind: &'static str, namespace: String, name: String },
+    Key {
+        key: String,
+        kind: &'static str,
+        namespace: String,
+        name: String,
+    },
     #[error("unsupported fieldPath: {0}")]
     Field(String),
     #[error("unsupported resource: {0}")]
@@ -53,8 +58,16 @@ pub(crate) async fn environment(
     let sources = fetch(kubelet, pod, container).await?;
     let (environment, invalid) = make(container, context, &services(kubelet, pod), &sources)?;
     for (source, keys) in invalid {
-        let message = format!("Keys [{}] from the EnvFrom {source} were skipped since they are considered invalid environment variable names.", keys.join(", "));
-        kubelet.pod_event(pod, EventType::Warning, "InvalidEnvironmentVariableNames", message);
+        let message = format!(
+            "Keys [{}] from the EnvFrom {source} were skipped since they are considered invalid environment variable names.",
+            keys.join(", ")
+        );
+        kubelet.pod_event(
+            pod,
+            EventType::Warning,
+            "InvalidEnvironmentVariableNames",
+            message,
+        );
     }
     Ok(environment)
 }
@@ -63,13 +76,19 @@ fn services(kubelet: &Kubelet, pod: &Pod) -> BTreeMap<String, String> {
     let namespace = spec::namespace(pod);
     let links = spec::spec(pod).enable_service_links.unwrap_or(true);
     let services = kubelet.services.list_where(|service| {
-        let (own, name) = (service.metadata.namespace.as_deref(), service.metadata.name.as_deref());
+        let (own, name) = (
+            service.metadata.namespace.as_deref(),
+            service.metadata.name.as_deref(),
+        );
         (links && own == Some(namespace)) || (own == Some("default") && name == Some("kubernetes"))
     });
     // The pod's own namespace wins over the API server's service of the same name.
     let mut sorted: Vec<_> = services.iter().map(AsRef::as_ref).collect();
     sorted.sort_by_key(|service| {
-        (service.metadata.namespace.as_deref() == Some(namespace), service.metadata.name.clone())
+        (
+            service.metadata.namespace.as_deref() == Some(namespace),
+            service.metadata.name.clone(),
+        )
     });
     service_env::variables(sorted)
 }
@@ -87,7 +106,12 @@ async fn fetch(kubelet: &Kubelet, pod: &Pod, container: &Container) -> Result<So
             secrets.push((reference.name.clone(), reference.optional.unwrap_or_default()));
         }
     }
-    for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+    for from in container
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|variable| variable.value_from.as_ref())
+    {
         if let Some(reference) = &from.config_map_key_ref {
             config_maps.push((reference.name.clone(), reference.optional.unwrap_or_default()));
         }
@@ -132,12 +156,23 @@ pub(crate) fn make(
     for from in container.env_from.as_deref().unwrap_or_default() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         let (source, pairs) = if let Some(reference) = &from.config_map_ref {
-            let pairs = sources.config_maps.get(&reference.name).and_then(|object| object.data.clone()).unwrap_or_default();
+            let pairs = sources
+                .config_maps
+                .get(&reference.name)
+                .and_then(|object| object.data.clone())
+                .unwrap_or_default();
             (format!("configMap {namespace}/{}", reference.name), pairs)
         } else if let Some(reference) = &from.secret_ref {
-            let data = sources.secrets.get(&reference.name).and_then(|object| object.data.clone()).unwrap_or_default();
+            let data = sources
+                .secrets
+                .get(&reference.name)
+                .and_then(|object| object.data.clone())
+                .unwrap_or_default();
             let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
-            let pairs = data.into_iter().map(|(key, value)| (key, text(value.0))).collect();
+            let pairs = data
+                .into_iter()
+                .map(|(key, value)| (key, text(value.0)))
+                .collect();
             (format!("secret {namespace}/{}", reference.name), pairs)
         } else {
             continue;
@@ -145,7 +180,11 @@ pub(crate) fn make(
         let mut skipped = Vec::new();
         for (key, value) in pairs {
             let name = format!("{prefix}{key}");
-            if is_variable_name(&name) { set(&mut result, name, value) } else { skipped.push(name) }
+            if is_variable_name(&name) {
+                set(&mut result, name, value)
+            } else {
+                skipped.push(name)
+            }
         }
         if !skipped.is_empty() {
             invalid.push((source, skipped));
@@ -172,7 +211,10 @@ pub(crate) fn make(
 }
 
 fn get<'a>(environment: &'a Environment, name: &str) -> Option<&'a String> {
-    environment.iter().find(|(other, _)| other == name).map(|(_, value)| value)
+    environment
+        .iter()
+        .find(|(other, _)| other == name)
+        .map(|(_, value)| value)
 }
 
 fn set(environment: &mut Environment, name: String, value: String) {
@@ -184,7 +226,10 @@ fn set(environment: &mut Environment, name: String, value: String) {
 
 /// Printable ASCII without `=`.
 fn is_variable_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'=')
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| (0x20..0x7f).contains(&byte) && byte != b'=')
 }
 
 fn value_from(
@@ -197,27 +242,46 @@ fn value_from(
     let namespace = spec::namespace(context.pod);
     let missing = |optional: Option<bool>, key: &str, kind, name: &str| match optional {
         Some(true) => Ok(None),
-        _ => Err(Error::Key { key: key.into(), kind, namespace: namespace.into(), name: name.into() }),
+        _ => Err(Error::Key {
+            key: key.into(),
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        }),
     };
     if let Some(field) = &from.field_ref {
         let value = fields::pod_field(context.pod, &field.field_path, context.pod_ips, context.host_ips);
-        return value.map(Some).ok_or_else(|| Error::Field(field.field_path.clone()));
+        return value
+            .map(Some)
+            .ok_or_else(|| Error::Field(field.field_path.clone()));
     }
     if let Some(selector) = &from.resource_field_ref {
-        let other = selector.container_name.as_deref().and_then(|name| spec::container(context.pod, name));
-        let value = fields::resource_field(other.as_ref().unwrap_or(container), selector, context.allocatable);
-        return value.map(Some).ok_or_else(|| Error::Resource(selector.resource.clone()));
+        let other = selector
+            .container_name
+            .as_deref()
+            .and_then(|name| spec::container(context.pod, name));
+        let value =
+            fields::resource_field(other.as_ref().unwrap_or(container), selector, context.allocatable);
+        return value
+            .map(Some)
+            .ok_or_else(|| Error::Resource(selector.resource.clone()));
     }
     if let Some(selector) = &from.config_map_key_ref {
         let object = sources.config_maps.get(&selector.name);
         let value = object.and_then(|object| object.data.as_ref()?.get(&selector.key).cloned());
-        return value.map_or_else(|| missing(selector.optional, &selector.key, "ConfigMap", &selector.name), |v| Ok(Some(v)));
+        return value.map_or_else(
+            || missing(selector.optional, &selector.key, "ConfigMap", &selector.name),
+            |v| Ok(Some(v)),
+        );
     }
     if let Some(selector) = &from.secret_key_ref {
         let object = sources.secrets.get(&selector.name);
         let value = object.and_then(|object| object.data.as_ref()?.get(&selector.key));
         let text = value.map(|value| String::from_utf8_lossy(&value.0).into_owned());
-        return text.map_or_else(|| missing(selector.optional, &selector.key, "Secret", &selector.name), |v| Ok(Some(v)));
+        return text.map_or_else(
+            || missing(selector.optional, &selector.key, "Secret", &selector.name),
+            |v| Ok(Some(v)),
+        );
     }
     if from.file_key_ref.is_some() {
         return Err(Error::FileKey(variable.to_owned()));

@@ -19,7 +19,8 @@ fn check(container: Value) -> Result<(Environment, Invalid), Error> {
         allocatable: &allocatable,
     };
     let services = BTreeMap::from([("DB_SERVICE_HOST".to_owned(), "10.96.0.7".to_owned())]);
-    let config_map: ConfigMap = serde_json::from_value(json!({"data": {"A": "from-map", "k=y": "bad"}})).unwrap();
+    let config_map: ConfigMap =
+        serde_json::from_value(json!({"data": {"A": "from-map", "k=y": "bad"}})).unwrap();
     let secret: Secret = serde_json::from_value(json!({"data": {"PASS": "c2VjcmV0"}})).unwrap();
     let sources = Sources {
         config_maps: HashMap::from([("cm".to_owned(), Arc::new(config_map))]),
@@ -30,7 +31,10 @@ fn check(container: Value) -> Result<(Environment, Invalid), Error> {
 
 fn lines(container: Value) -> Vec<String> {
     let (environment, _) = check(container).unwrap();
-    environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    environment
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 #[test]
@@ -70,10 +74,22 @@ fn later_sources_win_and_references_see_what_came_before() {
 fn what_cannot_be_found_is_an_error_with_upstreams_text() {
     let with = |from: Value| json!({"name": "c", "env": [{"name": "V", "valueFrom": from}]});
     for (from, expected) in [
-        (json!({"configMapKeyRef": {"name": "cm", "key": "k"}}), "couldn't find key k in ConfigMap ns/cm"),
-        (json!({"secretKeyRef": {"name": "s", "key": "k"}}), "couldn't find key k in Secret ns/s"),
-        (json!({"fieldRef": {"fieldPath": "spec.x"}}), "unsupported fieldPath: spec.x"),
-        (json!({"fileKeyRef": {"volumeName": "v", "path": "p", "key": "k"}}), "fileKeyRef is not supported by this kubelet (environment variable V)"),
+        (
+            json!({"configMapKeyRef": {"name": "cm", "key": "k"}}),
+            "couldn't find key k in ConfigMap ns/cm",
+        ),
+        (
+            json!({"secretKeyRef": {"name": "s", "key": "k"}}),
+            "couldn't find key k in Secret ns/s",
+        ),
+        (
+            json!({"fieldRef": {"fieldPath": "spec.x"}}),
+            "unsupported fieldPath: spec.x",
+        ),
+        (
+            json!({"fileKeyRef": {"volumeName": "v", "path": "p", "key": "k"}}),
+            "fileKeyRef is not supported by this kubelet (environment variable V)",
+        ),
     ] {
         assert_eq!(check(with(from)).unwrap_err().to_string(), expected);
     }

@@ -42,7 +42,10 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
 
 /// One `key="value"` per line, sorted, with Go's quoting.
 fn format_map(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}={}", quote(value)));
+    let lines = map
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", quote(value)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -71,7 +74,8 @@ pub(crate) fn resource_field(
     allocatable: &ResourceList,
 ) -> Option<String> {
     let (kind, resource) = selector.resource.split_once('.')?;
-    let known = matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
+    let known =
+        matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
     let amount = match kind {
         "requests" => qos::request(container, resource),
         "limits" => match qos::limit(container, resource) {
@@ -84,8 +88,17 @@ pub(crate) fn resource_field(
     if !known {
         return None;
     }
-    let milli = if resource == "cpu" { i128::from(amount) } else { i128::from(amount) * 1000 };
-    let divisor = selector.divisor.as_ref().and_then(|divisor| quantity::milli(&divisor.0)).filter(|d| *d > 0).unwrap_or(1000);
+    let milli = if resource == "cpu" {
+        i128::from(amount)
+    } else {
+        i128::from(amount) * 1000
+    };
+    let divisor = selector
+        .divisor
+        .as_ref()
+        .and_then(|divisor| quantity::milli(&divisor.0))
+        .filter(|d| *d > 0)
+        .unwrap_or(1000);
     Some(((milli + divisor - 1) / divisor).to_string())
 }
 
@@ -101,7 +114,10 @@ mod tests {
             "spec": {"nodeName": "node", "containers": []},
         }))
         .unwrap();
-        let (pod_ips, host_ips) = (["10.0.0.1".to_owned(), "fd00::1".to_owned()], ["192.168.0.1".to_owned()]);
+        let (pod_ips, host_ips) = (
+            ["10.0.0.1".to_owned(), "fd00::1".to_owned()],
+            ["192.168.0.1".to_owned()],
+        );
         for (path, expected) in [
             ("metadata.name", Some("p")),
             ("metadata.labels['b']", Some("x\"y\n")),
@@ -112,7 +128,11 @@ mod tests {
             ("spec.nodeName", Some("node")),
             ("spec.containers", None),
         ] {
-            assert_eq!(pod_field(&pod, path, &pod_ips, &host_ips).as_deref(), expected, "{path}");
+            assert_eq!(
+                pod_field(&pod, path, &pod_ips, &host_ips).as_deref(),
+                expected,
+                "{path}"
+            );
         }
         let container: Container = serde_json::from_value(
             json!({"name": "c", "resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "100Mi"}}}),
@@ -129,7 +149,11 @@ mod tests {
             ("limits.gpu", "1", None),
         ] {
             let selector = serde_json::from_value(json!({"resource": resource, "divisor": divisor})).unwrap();
-            assert_eq!(resource_field(&container, &selector, &allocatable).as_deref(), expected, "{resource} {divisor}");
+            assert_eq!(
+                resource_field(&container, &selector, &allocatable).as_deref(),
+                expected,
+                "{resource} {divisor}"
+            );
         }
     }
 }

@@ -23,7 +23,9 @@ const IMAGE_GC_PERIOD: Duration = Duration::from_secs(300);
 const IMAGE_MINIMUM_AGE: Duration = Duration::from_secs(120);
 
 async fn remove_container(cri: &Cri, id: &str) -> Result<(), tonic::Status> {
-    let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
+    let request = cri::RemoveContainerRequest {
+        container_id: id.to_owned(),
+    };
     match cri.runtime().remove_container(request).await {
         Err(status) if status.code() != tonic::Code::NotFound => Err(status),
         _ => Ok(()),
@@ -31,12 +33,16 @@ async fn remove_container(cri: &Cri, id: &str) -> Result<(), tonic::Status> {
 }
 
 async fn remove_sandbox(cri: &Cri, id: &str) -> Result<(), tonic::Status> {
-    let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+    let request = cri::StopPodSandboxRequest {
+        pod_sandbox_id: id.to_owned(),
+    };
     match cri.runtime().stop_pod_sandbox(request).await {
         Err(status) if status.code() == tonic::Code::NotFound => return Ok(()),
         result => result?,
     };
-    let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+    let request = cri::RemovePodSandboxRequest {
+        pod_sandbox_id: id.to_owned(),
+    };
     match cri.runtime().remove_pod_sandbox(request).await {
         Err(status) if status.code() != tonic::Code::NotFound => Err(status),
         _ => Ok(()),
@@ -89,12 +95,19 @@ pub(crate) async fn remove_pod(kubelet: &Kubelet, handle: &PodHandle) -> Result<
     let runtime = crate::pod::sync::refresh(kubelet, handle).await?;
     remove_all(&kubelet.config.cri, &runtime).await?;
     let pod = handle.pod();
-    let logs = kubelet.config.pod_log_dir(spec::namespace(&pod), spec::name(&pod), &handle.uid);
+    let logs = kubelet
+        .config
+        .pod_log_dir(spec::namespace(&pod), spec::name(&pod), &handle.uid);
     for dir in [logs, kubelet.config.pod_dir(&handle.uid)] {
         match tokio::fs::remove_dir_all(&dir).await {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(SyncError::Io { what: "the removal of the directory", source }),
+            Err(source) => {
+                return Err(SyncError::Io {
+                    what: "the removal of the directory",
+                    source,
+                });
+            }
         }
     }
     Ok(())
@@ -121,16 +134,24 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>) {
 
 /// Directories of pods that nobody knows and whose volumes are all unmounted.
 async fn remove_orphaned_dirs(kubelet: &Kubelet) {
-    let Ok(mut entries) = tokio::fs::read_dir(kubelet.config.root_dir.join("pods")).await else { return };
+    let Ok(mut entries) = tokio::fs::read_dir(kubelet.config.root_dir.join("pods")).await else {
+        return;
+    };
     while let Ok(Some(entry)) = entries.next_entry().await {
         let name = entry.file_name();
         let Some(uid) = name.to_str() else { continue };
         if kubelet.pods.get(uid).is_some() || kubelet.was_running(uid) {
             continue;
         }
-        let removed = kubelet.volumes.unmount(kubelet, uid).await.map_err(|error| error.to_string());
+        let removed = kubelet
+            .volumes
+            .unmount(kubelet, uid)
+            .await
+            .map_err(|error| error.to_string());
         let removed = match removed {
-            Ok(()) => tokio::fs::remove_dir_all(entry.path()).await.map_err(|error| error.to_string()),
+            Ok(()) => tokio::fs::remove_dir_all(entry.path())
+                .await
+                .map_err(|error| error.to_string()),
             error => error,
         };
         if let Err(error) = removed {
@@ -146,25 +167,54 @@ pub(crate) async fn collect_images(
     seen: &mut HashMap<String, Instant>,
     force: bool,
 ) -> Result<u64, String> {
-    let fs = crate::stats::image_fs(kubelet).await.ok_or("the image file system is not known")?;
+    let fs = crate::stats::image_fs(kubelet)
+        .await
+        .ok_or("the image file system is not known")?;
     let used = fs.capacity.saturating_sub(fs.available);
     let percent = |percent: u8| fs.capacity / 100 * u64::from(percent);
     if !force && used < percent(kubelet.config.image_gc_high_threshold_percent) {
         return Ok(0);
     }
     let wanted = used.saturating_sub(percent(kubelet.config.image_gc_low_threshold_percent));
-    let images = kubelet.config.cri.image().list_images(cri::ListImagesRequest { filter: None }).await;
-    let images = images.map_err(|status| super::rpc_error(&status))?.into_inner().images;
-    let containers = kubelet.config.cri.runtime().list_containers(cri::ListContainersRequest { filter: None }).await;
-    let containers = containers.map_err(|status| super::rpc_error(&status))?.into_inner().containers;
+    let images = kubelet
+        .config
+        .cri
+        .image()
+        .list_images(cri::ListImagesRequest { filter: None })
+        .await;
+    let images = images
+        .map_err(|status| super::rpc_error(&status))?
+        .into_inner()
+        .images;
+    let containers = kubelet
+        .config
+        .cri
+        .runtime()
+        .list_containers(cri::ListContainersRequest { filter: None })
+        .await;
+    let containers = containers
+        .map_err(|status| super::rpc_error(&status))?
+        .into_inner()
+        .containers;
     let in_use: HashSet<String> = containers
         .into_iter()
-        .flat_map(|container| [container.image_ref, container.image_id, container.image.unwrap_or_default().image])
+        .flat_map(|container| {
+            [
+                container.image_ref,
+                container.image_id,
+                container.image.unwrap_or_default().image,
+            ]
+        })
         .collect();
     let now = Instant::now();
     let mut used_ids: HashSet<&str> = HashSet::new();
     for image in &images {
-        let used = in_use.contains(&image.id) || image.repo_digests.iter().chain(&image.repo_tags).any(|name| in_use.contains(name));
+        let used = in_use.contains(&image.id)
+            || image
+                .repo_digests
+                .iter()
+                .chain(&image.repo_tags)
+                .any(|name| in_use.contains(name));
         let entry = seen.entry(image.id.clone()).or_insert(now);
         if used {
             *entry = now;
@@ -176,7 +226,9 @@ pub(crate) async fn collect_images(
         .iter()
         .filter(|image| !image.pinned)
         .filter_map(|image| seen.get(&image.id).map(|since| (*since, image)))
-        .filter(|(since, image)| !used_ids.contains(image.id.as_str()) && (force || now - *since >= IMAGE_MINIMUM_AGE))
+        .filter(|(since, image)| {
+            !used_ids.contains(image.id.as_str()) && (force || now - *since >= IMAGE_MINIMUM_AGE)
+        })
         .collect();
     unused.sort_by_key(|(since, _)| *since);
     let mut freed = 0;
@@ -184,14 +236,25 @@ pub(crate) async fn collect_images(
         if !force && freed >= wanted {
             break;
         }
-        let spec = cri::ImageSpec { image: image.id.clone(), ..cri::ImageSpec::default() };
-        match kubelet.config.cri.image().remove_image(cri::RemoveImageRequest { image: Some(spec) }).await {
+        let spec = cri::ImageSpec {
+            image: image.id.clone(),
+            ..cri::ImageSpec::default()
+        };
+        match kubelet
+            .config
+            .cri
+            .image()
+            .remove_image(cri::RemoveImageRequest { image: Some(spec) })
+            .await
+        {
             Ok(_) => freed += image.size,
             Err(status) => tracing::warn!(image = image.id, %status, "unused image not removed"),
         }
     }
     if !force && freed < wanted {
-        let text = format!("Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free.");
+        let text = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
+        );
         kubelet.node_event(EventType::Warning, "FreeDiskSpaceFailed", text.clone());
         return Err(text);
     }

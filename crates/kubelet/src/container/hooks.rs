@@ -23,14 +23,26 @@ pub(crate) async fn run(
 ) -> Result<(), String> {
     if let Some(exec) = &hook.exec {
         let cmd = exec.command.clone().unwrap_or_default();
-        let request = cri::ExecSyncRequest { container_id: container_id.to_owned(), cmd: cmd.clone(), timeout: 0 };
-        let response = kubelet.config.cri.runtime().exec_sync(request).await.map_err(|status| rpc_error(&status))?;
+        let request = cri::ExecSyncRequest {
+            container_id: container_id.to_owned(),
+            cmd: cmd.clone(),
+            timeout: 0,
+        };
+        let response = kubelet
+            .config
+            .cri
+            .runtime()
+            .exec_sync(request)
+            .await
+            .map_err(|status| rpc_error(&status))?;
         let response = response.into_inner();
         if response.exit_code != 0 {
             let output = [response.stdout, response.stderr].concat();
             return Err(format!(
                 "command '{}' exited with {}: {}",
-                cmd.join(" "), response.exit_code, String::from_utf8_lossy(&output)
+                cmd.join(" "),
+                response.exit_code,
+                String::from_utf8_lossy(&output)
             ));
         }
         return Ok(());
@@ -45,7 +57,10 @@ pub(crate) async fn run(
         };
     }
     if let Some(sleep) = &hook.sleep {
-        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or_default())).await;
+        tokio::time::sleep(Duration::from_secs(
+            u64::try_from(sleep.seconds).unwrap_or_default(),
+        ))
+        .await;
         return Ok(());
     }
     Err("invalid handler: only exec, httpGet and sleep are supported".into())

@@ -17,7 +17,11 @@ fn managed(ips: &[String], hostname: &str, domain: &str, aliases: &[HostAlias]) 
          fe00::2\tip6-allrouters\n",
     );
     for ip in ips {
-        let names = if domain.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domain}\t{hostname}") };
+        let names = if domain.is_empty() {
+            hostname.to_owned()
+        } else {
+            format!("{hostname}.{domain}\t{hostname}")
+        };
         text.push_str(&format!("{ip}\t{names}\n"));
     }
     text.push_str(&alias_lines(aliases));
@@ -30,7 +34,11 @@ fn alias_lines(aliases: &[HostAlias]) -> String {
     }
     let mut text = String::from("\n# Entries added by HostAliases.\n");
     for alias in aliases {
-        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t")));
+        text.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.as_deref().unwrap_or_default().join("\t")
+        ));
     }
     text
 }
@@ -39,7 +47,10 @@ fn alias_lines(aliases: &[HostAlias]) -> String {
 pub(crate) fn content(pod: &Pod, ips: &[String], cluster_domain: &str, node_hosts: &str) -> String {
     let aliases = spec::spec(pod).host_aliases.as_deref().unwrap_or_default();
     if spec::host_network(pod) {
-        return format!("# Kubernetes-managed hosts file (host network).\n{node_hosts}{}", alias_lines(aliases));
+        return format!(
+            "# Kubernetes-managed hosts file (host network).\n{node_hosts}{}",
+            alias_lines(aliases)
+        );
     }
     let (hostname, domain) = dns::hostname_and_domain(pod, cluster_domain);
     managed(ips, &hostname, &domain, aliases)

@@ -26,7 +26,9 @@ pub(crate) fn grace_after_probe(pod: &Pod, record: &ContainerRecord, reason: Kil
         KillReason::StartupProbe => container.startup_probe.as_ref(),
         KillReason::Unknown | KillReason::DefinitionChanged => None,
     });
-    probe.and_then(|probe| probe.termination_grace_period_seconds).unwrap_or_else(|| spec::grace_period(pod))
+    probe
+        .and_then(|probe| probe.termination_grace_period_seconds)
+        .unwrap_or_else(|| spec::grace_period(pod))
 }
 
 /// Ends one container within `grace` seconds; `message` is the event's text.
@@ -38,15 +40,26 @@ pub(crate) async fn kill_container(
     message: &str,
 ) -> Result<(), tonic::Status> {
     let pod = handle.pod();
-    let text = if message.is_empty() { format!("Stopping container {}", record.name) } else { message.to_owned() };
+    let text = if message.is_empty() {
+        format!("Stopping container {}", record.name)
+    } else {
+        message.to_owned()
+    };
     let began = Instant::now();
     if handle.claim_hook(&record.id) {
         kubelet.container_event(&pod, &record.name, EventType::Normal, "Killing", text);
         pre_stop(kubelet, handle, &pod, record, grace).await;
     }
     let used = i64::try_from(began.elapsed().as_secs()).unwrap_or(grace);
-    let timeout = if grace <= 0 { 0 } else { (grace - used).max(MINIMUM_GRACE.min(grace)) };
-    let request = cri::StopContainerRequest { container_id: record.id.clone(), timeout };
+    let timeout = if grace <= 0 {
+        0
+    } else {
+        (grace - used).max(MINIMUM_GRACE.min(grace))
+    };
+    let request = cri::StopContainerRequest {
+        container_id: record.id.clone(),
+        timeout,
+    };
     match kubelet.config.cri.runtime().stop_container(request).await {
         Ok(_) => Ok(()),
         Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
@@ -55,8 +68,16 @@ pub(crate) async fn kill_container(
 }
 
 async fn pre_stop(kubelet: &Kubelet, handle: &PodHandle, pod: &Pod, record: &ContainerRecord, grace: i64) {
-    let Some(container) = spec::container(pod, &record.name) else { return };
-    let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else { return };
+    let Some(container) = spec::container(pod, &record.name) else {
+        return;
+    };
+    let Some(hook) = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.pre_stop.as_ref())
+    else {
+        return;
+    };
     if grace <= 0 {
         return;
     }
@@ -72,7 +93,11 @@ async fn pre_stop(kubelet: &Kubelet, handle: &PodHandle, pod: &Pod, record: &Con
             let text = format!("PreStopHook failed: {message}");
             kubelet.container_event(pod, &record.name, EventType::Warning, "FailedPreStopHook", text);
         }
-        Err(_) => tracing::info!(container = record.name, grace, "preStop hook did not end within the grace period"),
+        Err(_) => tracing::info!(
+            container = record.name,
+            grace,
+            "preStop hook did not end within the grace period"
+        ),
     }
 }
 
@@ -85,11 +110,16 @@ pub(crate) async fn kill_pod(
 ) -> Result<(), tonic::Status> {
     let pod = handle.pod();
     let order = |record: &ContainerRecord| {
-        spec::init_containers(&pod).iter().position(|c| c.name == record.name && spec::is_sidecar(c))
+        spec::init_containers(&pod)
+            .iter()
+            .position(|c| c.name == record.name && spec::is_sidecar(c))
     };
-    let (mut sidecars, others): (Vec<_>, Vec<_>) = runtime.running().partition(|record| order(record).is_some());
+    let (mut sidecars, others): (Vec<_>, Vec<_>) =
+        runtime.running().partition(|record| order(record).is_some());
     let deadline = Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or_default());
-    let kills = others.into_iter().map(|record| kill_container(kubelet, handle, record, grace, ""));
+    let kills = others
+        .into_iter()
+        .map(|record| kill_container(kubelet, handle, record, grace, ""));
     join_all(kills).await.into_iter().collect::<Result<(), _>>()?;
     sidecars.sort_by_key(|record| std::cmp::Reverse(order(record)));
     for record in sidecars {
@@ -98,7 +128,9 @@ pub(crate) async fn kill_pod(
         kill_container(kubelet, handle, record, left, "").await?;
     }
     for sandbox in runtime.sandboxes.iter().filter(|sandbox| sandbox.ready) {
-        let request = cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
+        let request = cri::StopPodSandboxRequest {
+            pod_sandbox_id: sandbox.id.clone(),
+        };
         kubelet.config.cri.runtime().stop_pod_sandbox(request).await?;
     }
     Ok(())

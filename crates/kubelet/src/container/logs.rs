@@ -42,7 +42,12 @@ pub(crate) fn parse(line: &[u8]) -> Option<Entry<'_>> {
     };
     let tags = parts.next()?;
     let partial = tags.split(|byte| *byte == b':').next() == Some(b"P");
-    Some(Entry { timestamp, stream, partial, content: parts.next().unwrap_or_default() })
+    Some(Entry {
+        timestamp,
+        stream,
+        partial,
+        content: parts.next().unwrap_or_default(),
+    })
 }
 
 /// What of a log is wanted.
@@ -118,7 +123,12 @@ pub(crate) async fn read(
         file.seek(SeekFrom::Start(start)).await?;
     }
     let left = options.limit.unwrap_or(u64::MAX);
-    let mut writer = Writer { options, sender, left, within_line: false };
+    let mut writer = Writer {
+        options,
+        sender,
+        left,
+        within_line: false,
+    };
     let mut line = Vec::new();
     // Once the container has ended, one more pass gets what was written before.
     let mut last_pass = false;
@@ -166,7 +176,10 @@ type Events = inotify::EventStream<Vec<u8>>;
 fn watch(path: &Path) -> std::io::Result<Events> {
     let inotify = Inotify::init()?;
     let dir = path.parent().unwrap_or(Path::new("/"));
-    inotify.watches().add(dir, WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE)?;
+    inotify.watches().add(
+        dir,
+        WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE,
+    )?;
     inotify.into_event_stream(vec![0; 4096])
 }
 
@@ -175,7 +188,10 @@ async fn next_change(events: &mut Events, path: &Path) -> bool {
     loop {
         match events.next().await {
             Some(Ok(event)) => {
-                let ours = event.name.as_deref().is_none_or(|name| Some(name) == path.file_name());
+                let ours = event
+                    .name
+                    .as_deref()
+                    .is_none_or(|name| Some(name) == path.file_name());
                 if ours || event.mask.contains(EventMask::Q_OVERFLOW) {
                     return true;
                 }
@@ -188,7 +204,9 @@ async fn next_change(events: &mut Events, path: &Path) -> bool {
 /// Whether `path` is another file than the one that is open.
 async fn rotated(file: &BufReader<File>, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let (Ok(open), Ok(named)) = (file.get_ref().metadata().await, tokio::fs::metadata(path).await) else { return false };
+    let (Ok(open), Ok(named)) = (file.get_ref().metadata().await, tokio::fs::metadata(path).await) else {
+        return false;
+    };
     (open.dev(), open.ino()) != (named.dev(), named.ino())
 }
 
@@ -206,7 +224,12 @@ async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
         let length = usize::try_from(end - start).unwrap_or(usize::MAX);
         file.seek(SeekFrom::Start(start)).await?;
         file.read_exact(&mut block[..length]).await?;
-        for (index, _) in block[..length].iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+        for (index, _) in block[..length]
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, byte)| **byte == b'\n')
+        {
             wanted -= 1;
             if wanted == 0 {
                 return Ok(start + index as u64 + 1);
@@ -220,8 +243,17 @@ async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
 /// The last `lines` lines of a log as text of at most `bytes`; `None` when there is nothing.
 pub(crate) async fn tail_text(path: &Path, lines: usize, bytes: usize) -> Option<String> {
     let (sender, mut receiver) = mpsc::channel(64);
-    let options = LogOptions { tail: Some(lines as u64), ..LogOptions::default() };
-    let reader = read(path.to_path_buf(), options, sender, || false, CancellationToken::new());
+    let options = LogOptions {
+        tail: Some(lines as u64),
+        ..LogOptions::default()
+    };
+    let reader = read(
+        path.to_path_buf(),
+        options,
+        sender,
+        || false,
+        CancellationToken::new(),
+    );
     let collect = async {
         let mut text = Vec::new();
         while let Some(chunk) = receiver.recv().await {
@@ -242,7 +274,13 @@ mod tests {
 
     async fn collect(path: &Path, options: LogOptions) -> String {
         let (sender, mut receiver) = mpsc::channel(64);
-        let reader = tokio::spawn(read(path.to_path_buf(), options, sender, || false, CancellationToken::new()));
+        let reader = tokio::spawn(read(
+            path.to_path_buf(),
+            options,
+            sender,
+            || false,
+            CancellationToken::new(),
+        ));
         let mut text = Vec::new();
         while let Some(chunk) = receiver.recv().await {
             text.extend_from_slice(&chunk);
@@ -264,16 +302,58 @@ mod tests {
         let default = LogOptions::default;
         for (options, expected) in [
             (default(), "one\ntwo\nthree\n\n"),
-            (LogOptions { tail: Some(1), ..default() }, "\n"),
-            (LogOptions { tail: Some(4), stream: Some(Stream::Stderr), ..default() }, "two\n"),
-            (LogOptions { tail: Some(100), limit: Some(6), ..default() }, "one\ntw"),
-            (LogOptions { tail: Some(0), ..default() }, ""),
-            (LogOptions { since: Some("2026-01-01T00:00:02Z".parse().unwrap()), ..default() }, "two\nthree\n\n"),
-            (LogOptions { timestamps: true, tail: Some(3), ..default() }, "2026-01-01T00:00:03Z three\n2026-01-01T00:00:04Z \n"),
+            (
+                LogOptions {
+                    tail: Some(1),
+                    ..default()
+                },
+                "\n",
+            ),
+            (
+                LogOptions {
+                    tail: Some(4),
+                    stream: Some(Stream::Stderr),
+                    ..default()
+                },
+                "two\n",
+            ),
+            (
+                LogOptions {
+                    tail: Some(100),
+                    limit: Some(6),
+                    ..default()
+                },
+                "one\ntw",
+            ),
+            (
+                LogOptions {
+                    tail: Some(0),
+                    ..default()
+                },
+                "",
+            ),
+            (
+                LogOptions {
+                    since: Some("2026-01-01T00:00:02Z".parse().unwrap()),
+                    ..default()
+                },
+                "two\nthree\n\n",
+            ),
+            (
+                LogOptions {
+                    timestamps: true,
+                    tail: Some(3),
+                    ..default()
+                },
+                "2026-01-01T00:00:03Z three\n2026-01-01T00:00:04Z \n",
+            ),
         ] {
             assert_eq!(collect(&path, options.clone()).await, expected, "{options:?}");
         }
-        assert_eq!(tail_text(&path, 80, 7).await.as_deref(), Some("hree\n\n").map(|_| "three\n\n"));
+        assert_eq!(
+            tail_text(&path, 80, 7).await.as_deref(),
+            Some("hree\n\n").map(|_| "three\n\n")
+        );
     }
 
     #[tokio::test]
@@ -283,8 +363,17 @@ mod tests {
         std::fs::write(&path, "2026-01-01T00:00:01Z stdout F a\n").unwrap();
         let (sender, mut receiver) = mpsc::channel(8);
         let (alive, is_alive) = tokio::sync::watch::channel(true);
-        let options = LogOptions { follow: true, ..LogOptions::default() };
-        let reading = tokio::spawn(read(path.clone(), options, sender, move || *is_alive.borrow(), CancellationToken::new()));
+        let options = LogOptions {
+            follow: true,
+            ..LogOptions::default()
+        };
+        let reading = tokio::spawn(read(
+            path.clone(),
+            options,
+            sender,
+            move || *is_alive.borrow(),
+            CancellationToken::new(),
+        ));
         assert_eq!(receiver.recv().await.unwrap(), "a\n");
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"2026-01-01T00:00:02Z stdout F b\n").unwrap();

@@ -42,16 +42,41 @@ pub(crate) async fn mounts(
     environment: &Environment,
     pod_ips: &[String],
 ) -> Result<Vec<cri::Mount>, Error> {
-    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+    if container
+        .volume_devices
+        .as_ref()
+        .is_some_and(|devices| !devices.is_empty())
+    {
         return Err(Error::Devices(container.name.clone()));
     }
     let mut result = Vec::new();
-    for (index, mount) in container.volume_mounts.as_deref().unwrap_or_default().iter().enumerate() {
-        result.push(volume_mount(kubelet, pod, container, index, mount, volumes, environment)?);
+    for (index, mount) in container
+        .volume_mounts
+        .as_deref()
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
+        result.push(volume_mount(
+            kubelet,
+            pod,
+            container,
+            index,
+            mount,
+            volumes,
+            environment,
+        )?);
     }
-    let taken = |path: &str| result.iter().any(|mount: &cri::Mount| mount.container_path == path);
+    let taken = |path: &str| {
+        result
+            .iter()
+            .any(|mount: &cri::Mount| mount.container_path == path)
+    };
     let hosts = !taken("/etc/hosts") && !pod_ips.is_empty();
-    let termination = container.termination_message_path.clone().unwrap_or_else(|| TERMINATION_LOG.into());
+    let termination = container
+        .termination_message_path
+        .clone()
+        .unwrap_or_else(|| TERMINATION_LOG.into());
     let termination = Some(termination).filter(|path| !path.is_empty() && !taken(path));
     let dir = kubelet.config.pod_dir(spec::uid(pod));
     if hosts {
@@ -66,25 +91,46 @@ pub(crate) async fn mounts(
         result.push(cri::Mount {
             container_path: "/etc/hosts".into(),
             host_path: path.display().to_string(),
-            readonly: container.security_context.as_ref().and_then(|c| c.read_only_root_filesystem).unwrap_or_default(),
+            readonly: container
+                .security_context
+                .as_ref()
+                .and_then(|c| c.read_only_root_filesystem)
+                .unwrap_or_default(),
             ..cri::Mount::default()
         });
     }
     if let Some(container_path) = termination {
         let dir = dir.join("containers").join(&container.name);
-        tokio::fs::create_dir_all(&dir).await.map_err(|source| Error::Io { path: dir.clone(), source })?;
+        tokio::fs::create_dir_all(&dir)
+            .await
+            .map_err(|source| Error::Io {
+                path: dir.clone(),
+                source,
+            })?;
         let path = dir.join(format!("{:08x}", rand::random::<u32>()));
         write(&path, "").await?;
         // Whoever the container runs as may write it.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        tokio::fs::set_permissions(&path, mode).await.map_err(|source| Error::Io { path: path.clone(), source })?;
-        result.push(cri::Mount { container_path, host_path: path.display().to_string(), ..cri::Mount::default() });
+        tokio::fs::set_permissions(&path, mode)
+            .await
+            .map_err(|source| Error::Io {
+                path: path.clone(),
+                source,
+            })?;
+        result.push(cri::Mount {
+            container_path,
+            host_path: path.display().to_string(),
+            ..cri::Mount::default()
+        });
     }
     Ok(result)
 }
 
 async fn write(path: &Path, text: &str) -> Result<(), Error> {
-    tokio::fs::write(path, text).await.map_err(|source| Error::Io { path: path.to_path_buf(), source })
+    tokio::fs::write(path, text).await.map_err(|source| Error::Io {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 fn volume_mount(
@@ -119,7 +165,11 @@ fn volume_mount(
         ..cri::Mount::default()
     };
     if let Some(image) = &volume.image {
-        result.image = Some(cri::ImageSpec { image: image.clone(), user_specified_image: image.clone(), ..Default::default() });
+        result.image = Some(cri::ImageSpec {
+            image: image.clone(),
+            user_specified_image: image.clone(),
+            ..Default::default()
+        });
         result.image_sub_path = sub_path.unwrap_or_default();
         result.readonly = true;
         return Ok(result);
@@ -144,13 +194,26 @@ fn volume_mount(
 fn expand(template: &str, environment: &Environment) -> Result<String, Error> {
     let missing = std::cell::Cell::new(false);
     let expanded = expansion::expand(template, |name| {
-        let found = environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+        let found = environment
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| value.clone());
         missing.set(missing.get() || found.is_none());
         found
     });
-    if missing.get() { Err(Error::Expansion { path: template.to_owned() }) } else { Ok(expanded) }
+    if missing.get() {
+        Err(Error::Expansion {
+            path: template.to_owned(),
+        })
+    } else {
+        Ok(expanded)
+    }
 }
 
 fn absolute(path: &str) -> String {
-    if Path::new(path).components().next() == Some(Component::RootDir) { path.to_owned() } else { format!("/{path}") }
+    if Path::new(path).components().next() == Some(Component::RootDir) {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
 }

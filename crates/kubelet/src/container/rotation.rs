@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_cri::v1 as cri;
 use k8s_openapi::jiff::Timestamp;
+use keelson_cri::v1 as cri;
 use tokio::time::sleep;
 
 use crate::kubelet::Kubelet;
@@ -33,9 +33,16 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>) {
         }
         for handle in kubelet.pods.list() {
             let runtime = handle.runtime();
-            for container in runtime.containers.iter().filter(|container| container.state == State::Running) {
+            for container in runtime
+                .containers
+                .iter()
+                .filter(|container| container.state == State::Running)
+            {
                 let path = PathBuf::from(&container.log_path);
-                let size = tokio::fs::metadata(&path).await.map(|metadata| metadata.len()).unwrap_or_default();
+                let size = tokio::fs::metadata(&path)
+                    .await
+                    .map(|metadata| metadata.len())
+                    .unwrap_or_default();
                 if size < kubelet.config.container_log_max_size {
                     continue;
                 }
@@ -54,13 +61,18 @@ async fn rotate(kubelet: &Kubelet, container_id: &str, path: &Path) -> Result<()
     rotated.push(format!(".{stamp}"));
     let rotated = PathBuf::from(rotated);
     tokio::fs::rename(path, &rotated).await.map_err(io)?;
-    let request = cri::ReopenContainerLogRequest { container_id: container_id.to_owned() };
+    let request = cri::ReopenContainerLogRequest {
+        container_id: container_id.to_owned(),
+    };
     if let Err(status) = kubelet.config.cri.runtime().reopen_container_log(request).await {
         // The runtime goes on writing to the old file: give it its name back.
         tokio::fs::rename(&rotated, path).await.map_err(io)?;
         return Err(status.into());
     }
-    let (path, keep) = (path.to_path_buf(), kubelet.config.container_log_max_files.max(2) - 1);
+    let (path, keep) = (
+        path.to_path_buf(),
+        kubelet.config.container_log_max_files.max(2) - 1,
+    );
     let path_ = path.clone();
     let tidied = tokio::task::spawn_blocking(move || tidy(&path_, &rotated, keep)).await;
     tidied.unwrap_or(Ok(())).map_err(|source| Error::Io(path, source))
@@ -90,7 +102,8 @@ fn compress(file: &Path) -> std::io::Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(".gz");
     let target = PathBuf::from(name);
-    let mut encoder = flate2::write::GzEncoder::new(std::fs::File::create(&target)?, flate2::Compression::default());
+    let mut encoder =
+        flate2::write::GzEncoder::new(std::fs::File::create(&target)?, flate2::Compression::default());
     std::io::copy(&mut std::fs::File::open(file)?, &mut encoder)?;
     encoder.finish()?.flush()?;
     std::fs::remove_file(file)
@@ -104,13 +117,29 @@ mod tests {
     fn old_logs_are_compressed_and_the_oldest_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        for name in ["0.log", "0.log.20260101-000001.gz", "0.log.20260101-000002", "0.log.20260101-000003", "1.log"] {
+        for name in [
+            "0.log",
+            "0.log.20260101-000001.gz",
+            "0.log.20260101-000002",
+            "0.log.20260101-000003",
+            "1.log",
+        ] {
             std::fs::write(dir.path().join(name), name).unwrap();
         }
         tidy(&path, &dir.path().join("0.log.20260101-000003"), 2).unwrap();
-        let mut names: Vec<String> =
-            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
-        assert_eq!(names, ["0.log", "0.log.20260101-000002.gz", "0.log.20260101-000003", "1.log"]);
+        assert_eq!(
+            names,
+            [
+                "0.log",
+                "0.log.20260101-000002.gz",
+                "0.log.20260101-000003",
+                "1.log"
+            ]
+        );
     }
 }

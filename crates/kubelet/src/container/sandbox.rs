@@ -15,20 +15,44 @@ use crate::pod::spec;
 use crate::pod::sync::SyncError;
 
 /// The configuration of the pod's sandbox.
-pub(crate) async fn config(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result<cri::PodSandboxConfig, String> {
+pub(crate) async fn config(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    attempt: u32,
+) -> Result<cri::PodSandboxConfig, String> {
     let own = &kubelet.config;
     let (name, namespace, uid) = (spec::name(pod), spec::namespace(pod), spec::uid(pod));
     if spec::spec(pod).host_users == Some(false) {
         return Err("user namespaces (hostUsers: false) are not supported by this kubelet".into());
     }
-    let host = dns::parse_resolv_conf(&tokio::fs::read_to_string(&own.resolv_conf).await.unwrap_or_default());
-    let hostname =
-        if spec::host_network(pod) { String::new() } else { dns::kernel_hostname(pod, &own.cluster_domain)? };
-    let mut pod_labels: HashMap<String, String> = pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
-    for (key, value) in [(labels::POD_NAME, name), (labels::POD_NAMESPACE, namespace), (labels::POD_UID, uid)] {
+    let host = dns::parse_resolv_conf(
+        &tokio::fs::read_to_string(&own.resolv_conf)
+            .await
+            .unwrap_or_default(),
+    );
+    let hostname = if spec::host_network(pod) {
+        String::new()
+    } else {
+        dns::kernel_hostname(pod, &own.cluster_domain)?
+    };
+    let mut pod_labels: HashMap<String, String> = pod
+        .metadata
+        .labels
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    for (key, value) in [
+        (labels::POD_NAME, name),
+        (labels::POD_NAMESPACE, namespace),
+        (labels::POD_UID, uid),
+    ] {
         pod_labels.insert(key.to_owned(), value.to_owned());
     }
-    let sysctls = spec::spec(pod).security_context.as_ref().and_then(|context| context.sysctls.clone());
+    let sysctls = spec::spec(pod)
+        .security_context
+        .as_ref()
+        .and_then(|context| context.sysctls.clone());
     Ok(cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: name.to_owned(),
@@ -41,11 +65,21 @@ pub(crate) async fn config(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result
         dns_config: Some(dns::dns_config(pod, own, &host)),
         port_mappings: port_mappings(pod),
         labels: pod_labels,
-        annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
+        annotations: pod
+            .metadata
+            .annotations
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: kubelet.cgroups.parent_for_runtime(pod),
             security_context: Some(security::sandbox_context(pod, own)),
-            sysctls: sysctls.unwrap_or_default().into_iter().map(|s| (s.name.replace('/', "."), s.value)).collect(),
+            sysctls: sysctls
+                .unwrap_or_default()
+                .into_iter()
+                .map(|s| (s.name.replace('/', "."), s.value))
+                .collect(),
             ..cri::LinuxPodSandboxConfig::default()
         }),
         ..cri::PodSandboxConfig::default()
@@ -56,7 +90,10 @@ fn port_mappings(pod: &Pod) -> Vec<cri::PortMapping> {
     if spec::host_network(pod) {
         return Vec::new();
     }
-    let containers = spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)).chain(spec::containers(pod));
+    let containers = spec::init_containers(pod)
+        .iter()
+        .filter(|c| spec::is_sidecar(c))
+        .chain(spec::containers(pod));
     containers
         .flat_map(|container| container.ports.as_deref().unwrap_or_default())
         .map(|port| cri::PortMapping {
@@ -74,11 +111,18 @@ fn port_mappings(pod: &Pod) -> Vec<cri::PortMapping> {
 
 /// Name of the runtime handler that the pod's RuntimeClass asks for.
 async fn runtime_handler(kubelet: &Kubelet, pod: &Pod) -> Result<String, String> {
-    let Some(class) = spec::spec(pod).runtime_class_name.as_deref().filter(|class| !class.is_empty()) else {
+    let Some(class) = spec::spec(pod)
+        .runtime_class_name
+        .as_deref()
+        .filter(|class| !class.is_empty())
+    else {
         return Ok(String::new());
     };
     let api = Api::<RuntimeClass>::all(kubelet.client.clone());
-    let found = api.get(class).await.map_err(|error| format!("failed to get RuntimeClass {class:?}: {error}"))?;
+    let found = api
+        .get(class)
+        .await
+        .map_err(|error| format!("failed to get RuntimeClass {class:?}: {error}"))?;
     Ok(found.handler)
 }
 
@@ -95,7 +139,16 @@ pub(crate) async fn create(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result
 async fn try_create(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result<String, String> {
     let config = config(kubelet, pod, attempt).await?;
     let runtime_handler = runtime_handler(kubelet, pod).await?;
-    let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler };
-    let response = kubelet.config.cri.runtime().run_pod_sandbox(request).await.map_err(|status| rpc_error(&status))?;
+    let request = cri::RunPodSandboxRequest {
+        config: Some(config),
+        runtime_handler,
+    };
+    let response = kubelet
+        .config
+        .cri
+        .runtime()
+        .run_pod_sandbox(request)
+        .await
+        .map_err(|status| rpc_error(&status))?;
     Ok(response.into_inner().pod_sandbox_id)
 }

@@ -17,15 +17,26 @@ fn cluster_ip(service: &Service) -> Option<&str> {
 pub(crate) fn variables<'a>(services: impl IntoIterator<Item = &'a Service>) -> BTreeMap<String, String> {
     let mut result = BTreeMap::new();
     for service in services {
-        let (Some(ip), Some(spec)) = (cluster_ip(service), &service.spec) else { continue };
-        let Some(ports) = spec.ports.as_ref().filter(|ports| !ports.is_empty()) else { continue };
+        let (Some(ip), Some(spec)) = (cluster_ip(service), &service.spec) else {
+            continue;
+        };
+        let Some(ports) = spec.ports.as_ref().filter(|ports| !ports.is_empty()) else {
+            continue;
+        };
         let name = variable(service.metadata.name.as_deref().unwrap_or_default());
-        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        let host = if ip.contains(':') {
+            format!("[{ip}]")
+        } else {
+            ip.to_owned()
+        };
         result.insert(format!("{name}_SERVICE_HOST"), ip.to_owned());
         result.insert(format!("{name}_SERVICE_PORT"), ports[0].port.to_string());
         for (index, port) in ports.iter().enumerate() {
             if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-                result.insert(format!("{name}_SERVICE_PORT_{}", variable(port_name)), port.port.to_string());
+                result.insert(
+                    format!("{name}_SERVICE_PORT_{}", variable(port_name)),
+                    port.port.to_string(),
+                );
             }
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             let lower = protocol.to_lowercase();
@@ -58,7 +69,10 @@ mod tests {
         let normal = service(json!({"clusterIP": "10.96.0.7", "ports": [
             {"name": "sql", "port": 5432, "protocol": "TCP"}, {"name": "dns-u", "port": 53, "protocol": "UDP"}]}));
         let found = variables([&headless, &normal]);
-        let lines: Vec<String> = found.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let lines: Vec<String> = found
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         assert_eq!(
             lines,
             [

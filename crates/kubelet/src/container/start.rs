@@ -26,7 +26,13 @@ pub(crate) struct StartFailure {
 
 impl StartFailure {
     pub(crate) fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { error: StartError { reason: reason.to_owned(), message: message.into() }, retry: None }
+        Self {
+            error: StartError {
+                reason: reason.to_owned(),
+                message: message.into(),
+            },
+            retry: None,
+        }
     }
 }
 
@@ -41,8 +47,14 @@ pub(crate) async fn start_container(
     volumes: &PodVolumes,
 ) -> Result<(), StartFailure> {
     let name = container.name.as_str();
-    let failed = |text: &str| kubelet.container_event(pod, name, EventType::Warning, "Failed", format!("Error: {text}"));
-    let attempt = runtime.sandboxes.iter().find(|sandbox| sandbox.id == sandbox_id).map_or(0, |sandbox| sandbox.attempt);
+    let failed = |text: &str| {
+        kubelet.container_event(pod, name, EventType::Warning, "Failed", format!("Error: {text}"))
+    };
+    let attempt = runtime
+        .sandboxes
+        .iter()
+        .find(|sandbox| sandbox.id == sandbox_id)
+        .map_or(0, |sandbox| sandbox.attempt);
     let sandbox_config = sandbox::config(kubelet, pod, attempt).await.map_err(|message| {
         failed(&message);
         StartFailure::new("CreateContainerConfigError", message)
@@ -75,7 +87,10 @@ pub(crate) async fn start_container(
         failed(&error.to_string());
         StartFailure::new("CreateContainerConfigError", error.to_string())
     })?;
-    let log_dir = kubelet.config.pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod)).join(name);
+    let log_dir = kubelet
+        .config
+        .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod))
+        .join(name);
     if let Err(error) = tokio::fs::create_dir_all(&log_dir).await {
         let message = format!("create log directory {}: {error}", log_dir.display());
         failed(&message);
@@ -86,14 +101,22 @@ pub(crate) async fn start_container(
         config: Some(config),
         sandbox_config: Some(sandbox_config),
     };
-    let created = kubelet.config.cri.runtime().create_container(request).await.map_err(|status| {
-        let message = rpc_error(&status);
-        failed(&message);
-        StartFailure::new("CreateContainerError", message)
-    })?;
+    let created = kubelet
+        .config
+        .cri
+        .runtime()
+        .create_container(request)
+        .await
+        .map_err(|status| {
+            let message = rpc_error(&status);
+            failed(&message);
+            StartFailure::new("CreateContainerError", message)
+        })?;
     let container_id = created.into_inner().container_id;
     kubelet.container_event(pod, name, EventType::Normal, "Created", "Container created");
-    let request = cri::StartContainerRequest { container_id: container_id.clone() };
+    let request = cri::StartContainerRequest {
+        container_id: container_id.clone(),
+    };
     if let Err(status) = kubelet.config.cri.runtime().start_container(request).await {
         let message = rpc_error(&status);
         failed(&message);
@@ -110,10 +133,16 @@ async fn post_start(
     container: &Container,
     container_id: &str,
 ) -> Result<(), StartFailure> {
-    let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+    let Some(hook) = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.post_start.as_ref())
+    else {
         return Ok(());
     };
-    let Ok(runtime) = sync::refresh(kubelet, handle).await else { return Ok(()) };
+    let Ok(runtime) = sync::refresh(kubelet, handle).await else {
+        return Ok(());
+    };
     let ip = runtime.ips().first().cloned().unwrap_or_default();
     let outcome = tokio::select! {
         outcome = hooks::run(kubelet, pod, container, container_id, &ip, hook) => outcome,
@@ -121,10 +150,17 @@ async fn post_start(
     };
     let Err(message) = outcome else { return Ok(()) };
     let text = format!("PostStartHook failed: {message}");
-    kubelet.container_event(pod, &container.name, EventType::Warning, "FailedPostStartHook", text.clone());
+    kubelet.container_event(
+        pod,
+        &container.name,
+        EventType::Warning,
+        "FailedPostStartHook",
+        text.clone(),
+    );
     if let Some(record) = runtime.containers.iter().find(|record| record.id == container_id) {
         let grace = spec::grace_period(pod);
-        if let Err(status) = kill::kill_container(kubelet, handle, record, grace, "FailedPostStartHook").await {
+        if let Err(status) = kill::kill_container(kubelet, handle, record, grace, "FailedPostStartHook").await
+        {
             tracing::warn!(container_id, %status, "container not killed after its postStart hook failed");
         }
     }
@@ -136,22 +172,39 @@ async fn pod_ips(kubelet: &Kubelet, pod: &Pod, sandbox_id: &str) -> Vec<String> 
     if spec::host_network(pod) {
         return kubelet.host_ips();
     }
-    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: sandbox_id.to_owned(), verbose: false };
+    let request = cri::PodSandboxStatusRequest {
+        pod_sandbox_id: sandbox_id.to_owned(),
+        verbose: false,
+    };
     let response = kubelet.config.cri.runtime().pod_sandbox_status(request).await;
-    let network = response.ok().and_then(|response| response.into_inner().status).and_then(|status| status.network);
+    let network = response
+        .ok()
+        .and_then(|response| response.into_inner().status)
+        .and_then(|status| status.network);
     let Some(network) = network else { return Vec::new() };
     let additional = network.additional_ips.into_iter().map(|ip| ip.ip);
-    std::iter::once(network.ip).chain(additional).filter(|ip| !ip.is_empty()).collect()
+    std::iter::once(network.ip)
+        .chain(additional)
+        .filter(|ip| !ip.is_empty())
+        .collect()
 }
 
 /// When the runtime has forgotten a container, its logs still tell how often it was started.
 async fn restarts_from_logs(kubelet: &Kubelet, pod: &Pod, container: &str) -> u32 {
-    let dir = kubelet.config.pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod)).join(container);
-    let Ok(mut entries) = tokio::fs::read_dir(dir).await else { return 0 };
+    let dir = kubelet
+        .config
+        .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod))
+        .join(container);
+    let Ok(mut entries) = tokio::fs::read_dir(dir).await else {
+        return 0;
+    };
     let mut next = 0;
     while let Ok(Some(entry)) = entries.next_entry().await {
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.split('.').next()).and_then(|number| number.parse::<u32>().ok());
+        let number = name
+            .to_str()
+            .and_then(|name| name.split('.').next())
+            .and_then(|number| number.parse::<u32>().ok());
         next = next.max(number.map_or(0, |number| number + 1));
     }
     next

@@ -62,7 +62,11 @@ async fn renew(kubelet: &Kubelet, api: &Api<Lease>, known: Option<Lease>) -> Res
 fn make(kubelet: &Kubelet, old: Option<&Lease>) -> Lease {
     let name = kubelet.config.node_name.clone();
     let mut lease = old.cloned().unwrap_or_else(|| Lease {
-        metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(NAMESPACE.into()),
+            ..ObjectMeta::default()
+        },
         spec: None,
     });
     lease.metadata.managed_fields = None;

@@ -20,13 +20,17 @@ fn labels(config: &KubeletConfig) -> BTreeMap<String, String> {
         ("kubernetes.io/hostname", config.hostname.as_str()),
         ("kubernetes.io/os", "linux"),
     ];
-    let own = own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let own = own
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
     own.chain(config.node_labels.clone()).collect()
 }
 
 fn annotations(config: &KubeletConfig) -> BTreeMap<String, String> {
-    let mut annotations =
-        BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]);
+    let mut annotations = BTreeMap::from([(
+        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+        "true".to_owned(),
+    )]);
     if config.external_cloud_provider && !config.node_ips.is_empty() {
         let ips: Vec<String> = config.node_ips.iter().map(ToString::to_string).collect();
         annotations.insert("alpha.kubernetes.io/provided-node-ip".to_owned(), ips.join(","));
@@ -35,7 +39,11 @@ fn annotations(config: &KubeletConfig) -> BTreeMap<String, String> {
 }
 
 /// Creates the Node with its first status; one that exists gets the labels of this kubelet.
-pub(super) async fn register(api: &Api<Node>, config: &KubeletConfig, status: NodeStatus) -> Result<(), kube::Error> {
+pub(super) async fn register(
+    api: &Api<Node>,
+    config: &KubeletConfig,
+    status: NodeStatus,
+) -> Result<(), kube::Error> {
     let mut taints = config.register_with_taints.clone();
     if config.external_cloud_provider {
         taints.push(Taint {
@@ -69,12 +77,21 @@ pub(super) async fn register(api: &Api<Node>, config: &KubeletConfig, status: No
     }
     let known = api.get(&config.node_name).await?;
     let missing = |wanted: &BTreeMap<String, String>, present: Option<&BTreeMap<String, String>>| {
-        wanted.iter().any(|(key, value)| present.and_then(|present| present.get(key)) != Some(value))
+        wanted
+            .iter()
+            .any(|(key, value)| present.and_then(|present| present.get(key)) != Some(value))
     };
     let (labels, annotations) = (labels(config), annotations(config));
-    if missing(&labels, known.metadata.labels.as_ref()) || missing(&annotations, known.metadata.annotations.as_ref()) {
+    if missing(&labels, known.metadata.labels.as_ref())
+        || missing(&annotations, known.metadata.annotations.as_ref())
+    {
         let patch = json!({"metadata": {"labels": labels, "annotations": annotations}});
-        api.patch(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        api.patch(
+            &config.node_name,
+            &PatchParams::default(),
+            &Patch::Strategic(patch),
+        )
+        .await?;
     }
     Ok(())
 }

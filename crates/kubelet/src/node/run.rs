@@ -30,33 +30,57 @@ pub(crate) struct RuntimeState {
 }
 
 async fn ask(kubelet: &Kubelet) -> RuntimeState {
-    let response = kubelet.config.cri.runtime().status(cri::StatusRequest { verbose: false }).await;
+    let response = kubelet
+        .config
+        .cri
+        .runtime()
+        .status(cri::StatusRequest { verbose: false })
+        .await;
     let response = match response {
         Ok(response) => response.into_inner(),
         Err(status) => {
             let before = kubelet.runtime_state();
-            return RuntimeState { runtime_error: Some(crate::container::rpc_error(&status)), ..before };
+            return RuntimeState {
+                runtime_error: Some(crate::container::rpc_error(&status)),
+                ..before
+            };
         }
     };
-    let conditions = response.status.map(|status| status.conditions).unwrap_or_default();
+    let conditions = response
+        .status
+        .map(|status| status.conditions)
+        .unwrap_or_default();
     let unmet = |kind: &str| {
         let found = conditions.iter().find(|condition| condition.r#type == kind);
         found.filter(|condition| !condition.status).map(|condition| {
-            format!("{kind}=false reason:{} message:{}", condition.reason, condition.message)
+            format!(
+                "{kind}=false reason:{} message:{}",
+                condition.reason, condition.message
+            )
         })
     };
     RuntimeState {
         runtime_error: unmet("RuntimeReady"),
         network_error: unmet("NetworkReady"),
         handlers: response.runtime_handlers,
-        supplemental_groups_policy: response.features.is_some_and(|features| features.supplemental_groups_policy),
+        supplemental_groups_policy: response
+            .features
+            .is_some_and(|features| features.supplemental_groups_policy),
     }
 }
 
 /// Runs until shutdown.
 pub(crate) async fn run(kubelet: Arc<Kubelet>) {
     let api = Api::<Node>::all(kubelet.client.clone());
-    let mut updater = Updater { kubelet: kubelet.clone(), api, sent: None, sent_at: None, conditions: Vec::new(), registered: false, pod_cidr: None };
+    let mut updater = Updater {
+        kubelet: kubelet.clone(),
+        api,
+        sent: None,
+        sent_at: None,
+        conditions: Vec::new(),
+        registered: false,
+        pod_cidr: None,
+    };
     let mut retry = RETRY.0;
     loop {
         let wait = tokio::select! {
@@ -117,14 +141,20 @@ impl Updater {
             self.registered = true;
         }
         let difference = status::difference(self.sent.as_ref(), &new);
-        let due = self.sent_at.is_none_or(|at| at.elapsed() >= kubelet.config.node_status_report_frequency);
+        let due = self
+            .sent_at
+            .is_none_or(|at| at.elapsed() >= kubelet.config.node_status_report_frequency);
         let patch = match difference {
             Some(patch) => patch,
             None if due => status::patch(&new, |_| false),
             None => return Ok(ready),
         };
         let patch = json!({"status": patch});
-        match self.api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        match self
+            .api
+            .patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch))
+            .await
+        {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 // Somebody deleted the node: it registers again.
@@ -168,14 +198,32 @@ impl Updater {
     async fn tell_pod_cidr(&mut self) {
         let cidr = self.kubelet.node().and_then(|node| {
             let spec = node.spec.clone()?;
-            spec.pod_cidrs.filter(|cidrs| !cidrs.is_empty()).map(|cidrs| cidrs.join(",")).or(spec.pod_cidr)
+            spec.pod_cidrs
+                .filter(|cidrs| !cidrs.is_empty())
+                .map(|cidrs| cidrs.join(","))
+                .or(spec.pod_cidr)
         });
-        let Some(cidr) = cidr.filter(|cidr| self.pod_cidr.as_ref() != Some(cidr)) else { return };
-        let network_config = Some(cri::NetworkConfig { pod_cidr: cidr.clone() });
-        let request = cri::UpdateRuntimeConfigRequest { runtime_config: Some(cri::RuntimeConfig { network_config }) };
-        match self.kubelet.config.cri.runtime().update_runtime_config(request).await {
+        let Some(cidr) = cidr.filter(|cidr| self.pod_cidr.as_ref() != Some(cidr)) else {
+            return;
+        };
+        let network_config = Some(cri::NetworkConfig {
+            pod_cidr: cidr.clone(),
+        });
+        let request = cri::UpdateRuntimeConfigRequest {
+            runtime_config: Some(cri::RuntimeConfig { network_config }),
+        };
+        match self
+            .kubelet
+            .config
+            .cri
+            .runtime()
+            .update_runtime_config(request)
+            .await
+        {
             Ok(_) => self.pod_cidr = Some(cidr),
-            Err(status) => tracing::warn!(cidr, %status, "the runtime did not take the range of pod addresses"),
+            Err(status) => {
+                tracing::warn!(cidr, %status, "the runtime did not take the range of pod addresses")
+            }
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The node's status, made of facts and the runtime's state. Pure but for the list of images.
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
-    NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keelson_cri::v1 as cri;
 use serde_json::{Map, Value, json};
 
-use super::run::RuntimeState;
 use super::capacity;
+use super::run::RuntimeState;
 use crate::eviction::PressureState;
 use crate::kubelet::Kubelet;
 use crate::machine;
@@ -31,8 +31,9 @@ pub(super) async fn make(kubelet: &Kubelet, runtime: &RuntimeState) -> NodeStatu
         capacity: Some(capacity::capacity(config, machine)),
         allocatable: Some(capacity::allocatable(config, machine)),
         conditions: Some(conditions(runtime, &kubelet.pressure.state())),
-        daemon_endpoints: port
-            .map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port }) }),
+        daemon_endpoints: port.map(|port| NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port }),
+        }),
         node_info: Some(NodeSystemInfo {
             architecture: machine::architecture().to_owned(),
             boot_id: machine.boot_id.clone(),
@@ -43,26 +44,38 @@ pub(super) async fn make(kubelet: &Kubelet, runtime: &RuntimeState) -> NodeStatu
             machine_id: machine.machine_id.clone(),
             operating_system: "linux".to_owned(),
             os_image: machine.os_image.clone(),
-            swap: (machine.swap > 0)
-                .then(|| NodeSwapStatus { capacity: i64::try_from(machine.swap).ok() }),
+            swap: (machine.swap > 0).then(|| NodeSwapStatus {
+                capacity: i64::try_from(machine.swap).ok(),
+            }),
             system_uuid: machine.system_uuid.clone(),
         }),
         images: images(kubelet).await,
         runtime_handlers: Some(handlers(runtime)).filter(|handlers| !handlers.is_empty()),
-        features: Some(NodeFeatures { supplemental_groups_policy: Some(runtime.supplemental_groups_policy) }),
+        features: Some(NodeFeatures {
+            supplemental_groups_policy: Some(runtime.supplemental_groups_policy),
+        }),
         ..NodeStatus::default()
     }
 }
 
 fn addresses(kubelet: &Kubelet) -> Vec<NodeAddress> {
-    let known = kubelet.node().and_then(|node| node.status.clone()?.addresses).unwrap_or_default();
+    let known = kubelet
+        .node()
+        .and_then(|node| node.status.clone()?.addresses)
+        .unwrap_or_default();
     if kubelet.config.external_cloud_provider && !known.is_empty() {
         // They belong to the cloud-controller-manager.
         return known;
     }
     let ips = kubelet.config.node_ips.iter();
-    let ips = ips.map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() });
-    let name = NodeAddress { type_: "Hostname".into(), address: kubelet.config.hostname.clone() };
+    let ips = ips.map(|ip| NodeAddress {
+        type_: "InternalIP".into(),
+        address: ip.to_string(),
+    });
+    let name = NodeAddress {
+        type_: "Hostname".into(),
+        address: kubelet.config.hostname.clone(),
+    };
     ips.chain([name]).collect()
 }
 
@@ -79,19 +92,49 @@ fn condition(kind: &str, status: bool, reason: &str, message: &str) -> NodeCondi
 /// The conditions in upstream's order and words.
 fn conditions(runtime: &RuntimeState, pressure: &PressureState) -> Vec<NodeCondition> {
     let memory = if pressure.memory {
-        condition("MemoryPressure", true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
+        condition(
+            "MemoryPressure",
+            true,
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+        )
     } else {
-        condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+        condition(
+            "MemoryPressure",
+            false,
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        )
     };
     let disk = if pressure.disk {
-        condition("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
+        condition(
+            "DiskPressure",
+            true,
+            "KubeletHasDiskPressure",
+            "kubelet has disk pressure",
+        )
     } else {
-        condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+        condition(
+            "DiskPressure",
+            false,
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        )
     };
     let pid = if pressure.pid {
-        condition("PIDPressure", true, "KubeletHasInsufficientPID", "kubelet has insufficient PID available")
+        condition(
+            "PIDPressure",
+            true,
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+        )
     } else {
-        condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available")
+        condition(
+            "PIDPressure",
+            false,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        )
     };
     let mut problems = Vec::new();
     if let Some(error) = &runtime.runtime_error {
@@ -105,18 +148,35 @@ fn conditions(runtime: &RuntimeState, pressure: &PressureState) -> Vec<NodeCondi
     } else if problems.len() == 1 {
         condition("Ready", false, "KubeletNotReady", &problems[0])
     } else {
-        condition("Ready", false, "KubeletNotReady", &format!("[{}]", problems.join(", ")))
+        condition(
+            "Ready",
+            false,
+            "KubeletNotReady",
+            &format!("[{}]", problems.join(", ")),
+        )
     };
     vec![memory, disk, pid, ready]
 }
 
 async fn images(kubelet: &Kubelet) -> Option<Vec<ContainerImage>> {
-    let response = kubelet.config.cri.image().list_images(cri::ListImagesRequest { filter: None }).await;
+    let response = kubelet
+        .config
+        .cri
+        .image()
+        .list_images(cri::ListImagesRequest { filter: None })
+        .await;
     let mut images = response.ok()?.into_inner().images;
     images.sort_by_key(|image| (std::cmp::Reverse(image.size), image.id.clone()));
     images.truncate(MAX_IMAGES);
     let image = |image: cri::Image| ContainerImage {
-        names: Some(image.repo_digests.into_iter().chain(image.repo_tags).take(MAX_NAMES).collect()),
+        names: Some(
+            image
+                .repo_digests
+                .into_iter()
+                .chain(image.repo_tags)
+                .take(MAX_NAMES)
+                .collect(),
+        ),
         size_bytes: i64::try_from(image.size).ok(),
     };
     Some(images.into_iter().map(image).collect())
@@ -125,10 +185,13 @@ async fn images(kubelet: &Kubelet) -> Option<Vec<ContainerImage>> {
 fn handlers(runtime: &RuntimeState) -> Vec<NodeRuntimeHandler> {
     let handler = |handler: &cri::RuntimeHandler| NodeRuntimeHandler {
         name: Some(handler.name.clone()),
-        features: handler.features.as_ref().map(|features| NodeRuntimeHandlerFeatures {
-            recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
-            user_namespaces: Some(features.user_namespaces),
-        }),
+        features: handler
+            .features
+            .as_ref()
+            .map(|features| NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
+                user_namespaces: Some(features.user_namespaces),
+            }),
     };
     runtime.handlers.iter().map(handler).collect()
 }
@@ -136,9 +199,13 @@ fn handlers(runtime: &RuntimeState) -> Vec<NodeRuntimeHandler> {
 /// Gives conditions their times: when they were seen, and since when they are what they are.
 pub(super) fn stamp(status: &mut NodeStatus, before: &[NodeCondition], now: Timestamp) {
     for condition in status.conditions.iter_mut().flatten() {
-        let old = before.iter().find(|old| old.type_ == condition.type_ && old.status == condition.status);
+        let old = before
+            .iter()
+            .find(|old| old.type_ == condition.type_ && old.status == condition.status);
         condition.last_heartbeat_time = Some(Time(now));
-        condition.last_transition_time = old.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now)));
+        condition.last_transition_time = old
+            .and_then(|old| old.last_transition_time.clone())
+            .or(Some(Time(now)));
     }
 }
 
@@ -150,19 +217,30 @@ pub(super) fn difference(old: Option<&NodeStatus>, new: &NodeStatus) -> Option<M
             condition.last_heartbeat_time = None;
             condition.last_transition_time = None;
         }
-        serde_json::to_value(status).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default()
+        serde_json::to_value(status)
+            .ok()
+            .and_then(|value| value.as_object().cloned())
+            .unwrap_or_default()
     };
     let old = old.map(bare).unwrap_or_default();
-    let changed: Vec<String> =
-        bare(new).into_iter().filter(|(field, value)| old.get(field) != Some(value)).map(|(field, _)| field).collect();
+    let changed: Vec<String> = bare(new)
+        .into_iter()
+        .filter(|(field, value)| old.get(field) != Some(value))
+        .map(|(field, _)| field)
+        .collect();
     (!changed.is_empty()).then(|| patch(new, |field| changed.iter().any(|changed| changed == field)))
 }
 
 /// The named fields of the status as a patch; conditions always, for their heartbeat.
 pub(super) fn patch(status: &NodeStatus, wanted: impl Fn(&str) -> bool) -> Map<String, Value> {
-    let value = serde_json::to_value(status).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default();
-    let mut patch: Map<String, Value> =
-        value.into_iter().filter(|(field, _)| field == "conditions" || wanted(field)).collect();
+    let value = serde_json::to_value(status)
+        .ok()
+        .and_then(|value| value.as_object().cloned())
+        .unwrap_or_default();
+    let mut patch: Map<String, Value> = value
+        .into_iter()
+        .filter(|(field, _)| field == "conditions" || wanted(field))
+        .collect();
     // Addresses merge by type, of which there may be two: the list is replaced as a whole.
     if let Some(Value::Array(addresses)) = patch.get_mut("addresses") {
         addresses.push(json!({"$patch": "replace"}));
@@ -176,21 +254,48 @@ mod tests {
 
     #[test]
     fn conditions_and_what_is_sent_of_them() {
-        let down = RuntimeState { network_error: Some("NetworkReady=false reason:X message:Y".into()), ..RuntimeState::default() };
+        let down = RuntimeState {
+            network_error: Some("NetworkReady=false reason:X message:Y".into()),
+            ..RuntimeState::default()
+        };
         let not_ready = conditions(&down, &PressureState::default());
-        assert_eq!(not_ready[3].message.as_deref(), Some("container runtime network not ready: NetworkReady=false reason:X message:Y"));
-        let mut first = NodeStatus { conditions: Some(not_ready.clone()), ..NodeStatus::default() };
-        let (t1, t2) = (Timestamp::from_second(1).unwrap(), Timestamp::from_second(2).unwrap());
+        assert_eq!(
+            not_ready[3].message.as_deref(),
+            Some("container runtime network not ready: NetworkReady=false reason:X message:Y")
+        );
+        let mut first = NodeStatus {
+            conditions: Some(not_ready.clone()),
+            ..NodeStatus::default()
+        };
+        let (t1, t2) = (
+            Timestamp::from_second(1).unwrap(),
+            Timestamp::from_second(2).unwrap(),
+        );
         stamp(&mut first, &[], t1);
-        let mut same = NodeStatus { conditions: Some(not_ready), ..NodeStatus::default() };
+        let mut same = NodeStatus {
+            conditions: Some(not_ready),
+            ..NodeStatus::default()
+        };
         stamp(&mut same, first.conditions.as_deref().unwrap(), t2);
         assert_eq!(difference(Some(&first), &same), None, "only a heartbeat");
-        assert_eq!(same.conditions.as_ref().unwrap()[3].last_transition_time, Some(Time(t1)));
-        let mut ready = NodeStatus { conditions: Some(conditions(&RuntimeState::default(), &PressureState::default())), ..NodeStatus::default() };
+        assert_eq!(
+            same.conditions.as_ref().unwrap()[3].last_transition_time,
+            Some(Time(t1))
+        );
+        let mut ready = NodeStatus {
+            conditions: Some(conditions(&RuntimeState::default(), &PressureState::default())),
+            ..NodeStatus::default()
+        };
         stamp(&mut ready, first.conditions.as_deref().unwrap(), t2);
         let patch = difference(Some(&first), &ready).unwrap();
         assert_eq!(patch["conditions"][3]["reason"], "KubeletReady");
-        assert_eq!(ready.conditions.as_ref().unwrap()[3].last_transition_time, Some(Time(t2)));
-        assert_eq!(ready.conditions.as_ref().unwrap()[0].last_transition_time, Some(Time(t1)));
+        assert_eq!(
+            ready.conditions.as_ref().unwrap()[3].last_transition_time,
+            Some(Time(t2))
+        );
+        assert_eq!(
+            ready.conditions.as_ref().unwrap()[0].last_transition_time,
+            Some(Time(t1))
+        );
     }
 }

@@ -72,21 +72,36 @@ impl PodActions {
 
 /// Whether the pod needs a new sandbox, with its number, and the present one's ID.
 pub(crate) fn sandbox_changed(pod: &Pod, runtime: &PodRuntimeStatus) -> (bool, u32, Option<String>) {
-    let Some(newest) = runtime.sandboxes.first() else { return (true, 0, None) };
+    let Some(newest) = runtime.sandboxes.first() else {
+        return (true, 0, None);
+    };
     let id = Some(newest.id.clone());
     let ready = runtime.sandboxes.iter().filter(|sandbox| sandbox.ready).count();
     let changed = ready > 1
         || !newest.ready
         || newest.host_network != spec::host_network(pod)
         || (!newest.host_network && newest.ips.is_empty());
-    if changed { (true, newest.attempt + 1, id) } else { (false, newest.attempt, id) }
+    if changed {
+        (true, newest.attempt + 1, id)
+    } else {
+        (false, newest.attempt, id)
+    }
 }
 
 /// The next steps for `pod`.
-pub(crate) fn compute_pod_actions(pod: &Pod, runtime: &PodRuntimeStatus, probes: &dyn ProbeResults) -> PodActions {
+pub(crate) fn compute_pod_actions(
+    pod: &Pod,
+    runtime: &PodRuntimeStatus,
+    probes: &dyn ProbeResults,
+) -> PodActions {
     let (create_sandbox, attempt, sandbox_id) = sandbox_changed(pod, runtime);
-    let mut actions =
-        PodActions { kill_pod: create_sandbox, create_sandbox, sandbox_id, attempt, ..PodActions::default() };
+    let mut actions = PodActions {
+        kill_pod: create_sandbox,
+        create_sandbox,
+        sandbox_id,
+        attempt,
+        ..PodActions::default()
+    };
     if create_sandbox {
         start_in_new_sandbox(pod, runtime, &mut actions);
         return actions;
@@ -106,7 +121,9 @@ pub(crate) fn compute_pod_actions(pod: &Pod, runtime: &PodRuntimeStatus, probes:
 
 fn start_in_new_sandbox(pod: &Pod, runtime: &PodRuntimeStatus, actions: &mut PodActions) {
     let never_again = spec::restart_policy(pod) == RestartPolicy::Never
-        && spec::containers(pod).iter().all(|c| c.restart_policy.is_none() && c.restart_policy_rules.is_none());
+        && spec::containers(pod)
+            .iter()
+            .all(|c| c.restart_policy.is_none() && c.restart_policy_rules.is_none());
     if never_again && actions.attempt != 0 && !runtime.containers.is_empty() {
         actions.create_sandbox = false;
         return;
@@ -118,7 +135,9 @@ fn start_in_new_sandbox(pod: &Pod, runtime: &PodRuntimeStatus, actions: &mut Pod
         _ => true,
     };
     let containers = spec::containers(pod);
-    let start: Vec<usize> = (0..containers.len()).filter(|&index| wanted(&containers[index])).collect();
+    let start: Vec<usize> = (0..containers.len())
+        .filter(|&index| wanted(&containers[index]))
+        .collect();
     if start.is_empty() {
         actions.create_sandbox = false;
     } else if spec::init_containers(pod).is_empty() {
@@ -138,18 +157,38 @@ fn verdict(
     let name = &container.name;
     let after_failure = spec::restarts_after(pod, container, None);
     let (reason, mut message, restart) = if record.hash != spec::container_hash(container) {
-        (KillReason::DefinitionChanged, format!("Container {name} definition changed"), true)
+        (
+            KillReason::DefinitionChanged,
+            format!("Container {name} definition changed"),
+            true,
+        )
     } else if probes.liveness(&record.id) == Verdict::Failure {
-        (KillReason::LivenessProbe, format!("Container {name} failed liveness probe"), after_failure)
+        (
+            KillReason::LivenessProbe,
+            format!("Container {name} failed liveness probe"),
+            after_failure,
+        )
     } else if probes.startup(&record.id) == Verdict::Failure {
-        (KillReason::StartupProbe, format!("Container {name} failed startup probe"), after_failure)
+        (
+            KillReason::StartupProbe,
+            format!("Container {name} failed startup probe"),
+            after_failure,
+        )
     } else {
         return None;
     };
     if restart {
         message.push_str(", will be restarted");
     }
-    Some((ContainerToKill { id: record.id.clone(), name: name.clone(), reason, message }, restart))
+    Some((
+        ContainerToKill {
+            id: record.id.clone(),
+            name: name.clone(),
+            reason,
+            message,
+        },
+        restart,
+    ))
 }
 
 fn unknown_state(container: &Container, record: &ContainerRecord) -> ContainerToKill {
@@ -157,7 +196,10 @@ fn unknown_state(container: &Container, record: &ContainerRecord) -> ContainerTo
         id: record.id.clone(),
         name: container.name.clone(),
         reason: KillReason::Unknown,
-        message: format!("Container {} is in unknown state, try killing it before restart", container.name),
+        message: format!(
+            "Container {} is in unknown state, try killing it before restart",
+            container.name
+        ),
     }
 }
 
@@ -174,14 +216,21 @@ fn init_actions(
     }
     let sandbox = actions.sandbox_id.clone().unwrap_or_default();
     let record = |container: &Container| {
-        runtime.container(&container.name).filter(|record| record.sandbox_id == sandbox)
+        runtime
+            .container(&container.name)
+            .filter(|record| record.sandbox_id == sandbox)
     };
     // Once a main container was made, initialization is over, whatever was garbage-collected since.
-    let initialized = spec::containers(pod).iter().any(|container| record(container).is_some());
+    let initialized = spec::containers(pod)
+        .iter()
+        .any(|container| record(container).is_some());
     let current = if initialized {
         init.len()
     } else {
-        match (0..init.len()).rev().find(|&index| record(&init[index]).is_some()) {
+        match (0..init.len())
+            .rev()
+            .find(|&index| record(&init[index]).is_some())
+        {
             Some(current) => current,
             None => {
                 actions.init_to_start.push(0);
@@ -194,8 +243,12 @@ fn init_actions(
             keep_sidecar(pod, index, container, record(container), probes, actions);
         }
     }
-    let Some(container) = init.get(current) else { return true };
-    let Some(found) = record(container) else { return false };
+    let Some(container) = init.get(current) else {
+        return true;
+    };
+    let Some(found) = record(container) else {
+        return false;
+    };
     let last = current + 1 == init.len();
     let done = if spec::is_sidecar(container) {
         keep_sidecar(pod, current, container, Some(found), probes, actions);
@@ -265,17 +318,15 @@ fn main_actions(pod: &Pod, runtime: &PodRuntimeStatus, probes: &dyn ProbeResults
     let mut kept = 0;
     for (index, container) in spec::containers(pod).iter().enumerate() {
         match runtime.container(&container.name) {
-            Some(record) if record.state == State::Running => {
-                match verdict(pod, container, record, probes) {
-                    None => kept += 1,
-                    Some((kill, restart)) => {
-                        actions.to_kill.push(kill);
-                        if restart {
-                            actions.containers_to_start.push(index);
-                        }
+            Some(record) if record.state == State::Running => match verdict(pod, container, record, probes) {
+                None => kept += 1,
+                Some((kill, restart)) => {
+                    actions.to_kill.push(kill);
+                    if restart {
+                        actions.containers_to_start.push(index);
                     }
                 }
-            }
+            },
             Some(record) if record.state == State::Exited => {
                 if spec::restarts_after(pod, container, Some(record.exit_code)) {
                     actions.containers_to_start.push(index);

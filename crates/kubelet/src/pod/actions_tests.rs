@@ -14,7 +14,11 @@ struct Probes {
 
 impl ProbeResults for Probes {
     fn liveness(&self, id: &str) -> Verdict {
-        if self.unhealthy.contains(&id) { Verdict::Failure } else { Verdict::Unknown }
+        if self.unhealthy.contains(&id) {
+            Verdict::Failure
+        } else {
+            Verdict::Unknown
+        }
     }
 
     fn startup(&self, id: &str) -> Verdict {
@@ -27,7 +31,8 @@ impl ProbeResults for Probes {
 }
 
 fn pod(spec: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}))
+        .unwrap()
 }
 
 fn sandbox(attempt: u32, ready: bool) -> Sandbox {
@@ -84,7 +89,11 @@ fn show(actions: &PodActions) -> String {
     if actions.create_sandbox {
         parts.push(format!("sandbox:{}", actions.attempt));
     }
-    for (name, indexes) in [("init", &actions.init_to_start), ("start", &actions.containers_to_start), ("eph", &actions.ephemeral_to_start)] {
+    for (name, indexes) in [
+        ("init", &actions.init_to_start),
+        ("start", &actions.containers_to_start),
+        ("eph", &actions.ephemeral_to_start),
+    ] {
         if !indexes.is_empty() {
             parts.push(format!("{name}:{}", list(indexes)));
         }
@@ -134,18 +143,44 @@ fn sandboxes() {
     let none = Probes::default();
     for (policy, sandboxes, records, expected) in [
         ("Always", vec![], vec![], "kill sandbox:0 start:0"),
-        ("Always", vec![sandbox(0, false)], vec!["a:exited:1"], "kill sandbox:1 start:0"),
+        (
+            "Always",
+            vec![sandbox(0, false)],
+            vec!["a:exited:1"],
+            "kill sandbox:1 start:0",
+        ),
         ("Never", vec![sandbox(0, false)], vec!["a:exited:1"], "kill"),
         ("OnFailure", vec![sandbox(0, false)], vec!["a:exited:0"], "kill"),
-        ("OnFailure", vec![sandbox(0, false)], vec!["a:exited:2"], "kill sandbox:1 start:0"),
-        ("Always", vec![sandbox(1, true), sandbox(0, true)], vec!["a:running"], "kill sandbox:2 start:0"),
-        ("Always", vec![sandbox(1, true), sandbox(0, false)], vec!["a:running"], ""),
+        (
+            "OnFailure",
+            vec![sandbox(0, false)],
+            vec!["a:exited:2"],
+            "kill sandbox:1 start:0",
+        ),
+        (
+            "Always",
+            vec![sandbox(1, true), sandbox(0, true)],
+            vec!["a:running"],
+            "kill sandbox:2 start:0",
+        ),
+        (
+            "Always",
+            vec![sandbox(1, true), sandbox(0, false)],
+            vec!["a:running"],
+            "",
+        ),
     ] {
         check(spec(policy), &sandboxes, &records, &none, expected);
     }
     let mut bare = sandbox(0, true);
     bare.ips.clear();
-    check(spec("Always"), &[bare], &["a:running"], &none, "kill sandbox:1 start:0");
+    check(
+        spec("Always"),
+        &[bare],
+        &["a:running"],
+        &none,
+        "kill sandbox:1 start:0",
+    );
 }
 
 #[test]
@@ -174,7 +209,11 @@ fn init_containers_run_one_after_the_other() {
     let pod = pod(spec("Always"));
     let runtime = PodRuntimeStatus {
         sandboxes: vec![sandbox(1, true), sandbox(0, false)],
-        containers: vec![record(&pod, "i0:exited:0"), record(&pod, "i1:exited:0"), record(&pod, "a:exited:1")],
+        containers: vec![
+            record(&pod, "i0:exited:0"),
+            record(&pod, "i1:exited:0"),
+            record(&pod, "a:exited:1"),
+        ],
         ..PodRuntimeStatus::default()
     };
     assert_eq!(show(&compute_pod_actions(&pod, &runtime, &none)), "init:0");
@@ -188,18 +227,44 @@ fn sidecars_are_kept_running_beside_what_comes_after_them() {
             "containers": [{"name": "a", "image": "i"}]})
     };
     let ready = [sandbox(0, true)];
-    let started = || Probes { started: vec!["s-id"], ..Probes::default() };
+    let started = || Probes {
+        started: vec!["s-id"],
+        ..Probes::default()
+    };
     for (policy, records, probes, expected) in [
         ("Always", vec!["s:running"], Probes::default(), ""),
         ("Always", vec!["s:running"], started(), "init:1"),
         ("Always", vec!["s:running", "i1:running"], started(), ""),
         ("Always", vec!["s:exited:0", "i1:running"], started(), "init:0"),
         ("Always", vec!["s:running", "i1:exited:0"], started(), "start:0"),
-        ("Never", vec!["s:exited:1", "i1:exited:0", "a:running"], started(), "init:0"),
+        (
+            "Never",
+            vec!["s:exited:1", "i1:exited:0", "a:running"],
+            started(),
+            "init:0",
+        ),
         // The pod is over when its main containers are.
-        ("Never", vec!["s:running", "i1:exited:0", "a:exited:0"], started(), "kill"),
-        ("Never", vec!["s:exited:1", "i1:exited:0", "a:exited:0"], started(), "kill"),
-        ("Always", vec!["s:running"], Probes { not_started: vec!["s-id"], ..Probes::default() }, "init:0 end:s"),
+        (
+            "Never",
+            vec!["s:running", "i1:exited:0", "a:exited:0"],
+            started(),
+            "kill",
+        ),
+        (
+            "Never",
+            vec!["s:exited:1", "i1:exited:0", "a:exited:0"],
+            started(),
+            "kill",
+        ),
+        (
+            "Always",
+            vec!["s:running"],
+            Probes {
+                not_started: vec!["s-id"],
+                ..Probes::default()
+            },
+            "init:0 end:s",
+        ),
     ] {
         check(spec(policy), &ready, &records, &probes, expected);
     }
@@ -209,10 +274,31 @@ fn sidecars_are_kept_running_beside_what_comes_after_them() {
 fn probes_and_changes_end_containers() {
     let spec = |policy: &str| json!({"restartPolicy": policy, "containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]});
     let ready = [sandbox(0, true)];
-    let sick = || Probes { unhealthy: vec!["a-id"], ..Probes::default() };
-    check(spec("Always"), &ready, &["a:running", "b:running"], &sick(), "start:0 end:a");
-    check(spec("OnFailure"), &ready, &["a:running", "b:running"], &sick(), "start:0 end:a");
-    check(spec("Never"), &ready, &["a:running", "b:running"], &sick(), "end:a");
+    let sick = || Probes {
+        unhealthy: vec!["a-id"],
+        ..Probes::default()
+    };
+    check(
+        spec("Always"),
+        &ready,
+        &["a:running", "b:running"],
+        &sick(),
+        "start:0 end:a",
+    );
+    check(
+        spec("OnFailure"),
+        &ready,
+        &["a:running", "b:running"],
+        &sick(),
+        "start:0 end:a",
+    );
+    check(
+        spec("Never"),
+        &ready,
+        &["a:running", "b:running"],
+        &sick(),
+        "end:a",
+    );
     let pod = pod(spec("Always"));
     let mut changed = record(&pod, "a:running");
     changed.hash = "other".into();
@@ -222,7 +308,10 @@ fn probes_and_changes_end_containers() {
         ..PodRuntimeStatus::default()
     };
     let actions = compute_pod_actions(&pod, &runtime, &Probes::default());
-    assert_eq!(actions.to_kill[0].message, "Container a definition changed, will be restarted");
+    assert_eq!(
+        actions.to_kill[0].message,
+        "Container a definition changed, will be restarted"
+    );
     assert_eq!(show(&actions), "start:0 end:a");
 }
 
@@ -239,6 +328,12 @@ fn restart_rules_come_before_the_policy() {
     let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "i", "restartPolicy": "Never",
         "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]});
     let ready = [sandbox(0, true)];
-    check(spec.clone(), &ready, &["a:exited:42"], &Probes::default(), "start:0");
+    check(
+        spec.clone(),
+        &ready,
+        &["a:exited:42"],
+        &Probes::default(),
+        "start:0",
+    );
     check(spec, &ready, &["a:exited:1"], &Probes::default(), "kill");
 }

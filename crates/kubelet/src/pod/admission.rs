@@ -65,7 +65,10 @@ fn operating_system(pod: &Pod) -> Result<(), Rejection> {
 }
 
 fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Rejection> {
-    let wanted = spec::spec(pod).security_context.as_ref().and_then(|context| context.sysctls.as_deref());
+    let wanted = spec::spec(pod)
+        .security_context
+        .as_ref()
+        .and_then(|context| context.sysctls.as_deref());
     for sysctl in wanted.unwrap_or_default() {
         let name = sysctl.name.replace('/', ".");
         let listed = allowed.iter().any(|pattern| match pattern.strip_suffix('*') {
@@ -73,7 +76,10 @@ fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Rejection> {
             None => *pattern == name,
         });
         if !listed && !SAFE_SYSCTLS.contains(&name.as_str()) {
-            return Err(Rejection { reason: "SysctlForbidden", message: format!("forbidden sysctl: {name:?} not allowlisted") });
+            return Err(Rejection {
+                reason: "SysctlForbidden",
+                message: format!("forbidden sysctl: {name:?} not allowlisted"),
+            });
         }
     }
     Ok(())
@@ -91,17 +97,22 @@ fn resources(pod: &Pod, others: &[Arc<Pod>], node: &AdmissionNode) -> Result<(),
     if count + 1 > i64::from(node.max_pods) {
         return Err(out_of("OutOfpods", "pods", 1, count, i64::from(node.max_pods)));
     }
-    for (resource, reason) in
-        [("cpu", "OutOfcpu"), ("memory", "OutOfmemory"), ("ephemeral-storage", "OutOfephemeral-storage")]
-    {
+    for (resource, reason) in [
+        ("cpu", "OutOfcpu"),
+        ("memory", "OutOfmemory"),
+        ("ephemeral-storage", "OutOfephemeral-storage"),
+    ] {
         let requested = qos::pod_request(pod, resource);
         if requested == 0 {
             continue;
         }
         let used: i64 = others.iter().map(|other| qos::pod_request(other, resource)).sum();
         let list = Some(&node.allocatable);
-        let capacity =
-            if resource == "cpu" { quantity::milli_of(list, resource) } else { quantity::value_of(list, resource) };
+        let capacity = if resource == "cpu" {
+            quantity::milli_of(list, resource)
+        } else {
+            quantity::value_of(list, resource)
+        };
         if used + requested > capacity {
             return Err(out_of(reason, resource, requested, used, capacity));
         }
@@ -117,10 +128,17 @@ fn affinity(pod: &Pod, node: &Node) -> Result<(), Rejection> {
         .affinity
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let matches = required.is_none_or(|required| {
-        required.node_selector_terms.iter().any(|term| term_matches(term, &labels, name))
+        required
+            .node_selector_terms
+            .iter()
+            .any(|term| term_matches(term, &labels, name))
     });
     if selected && matches {
         return Ok(());
@@ -136,8 +154,12 @@ fn term_matches(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name
     let fields = term.match_fields.as_deref().unwrap_or_default();
     // A term without requirements matches nothing.
     (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|requirement| matches(requirement, labels.get(&requirement.key).map(String::as_str)))
-        && fields.iter().all(|field| field.key == "metadata.name" && matches(field, Some(name)))
+        && expressions
+            .iter()
+            .all(|requirement| matches(requirement, labels.get(&requirement.key).map(String::as_str)))
+        && fields
+            .iter()
+            .all(|field| field.key == "metadata.name" && matches(field, Some(name)))
 }
 
 fn matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
@@ -145,7 +167,10 @@ fn matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     let listed = value.is_some_and(|value| values.iter().any(|other| other == value));
     let number = |text: &str| text.parse::<i64>().ok();
     let compare = |test: fn(&i64, &i64) -> bool| {
-        let (own, other) = (value.and_then(number), values.first().and_then(|text| number(text)));
+        let (own, other) = (
+            value.and_then(number),
+            values.first().and_then(|text| number(text)),
+        );
         own.zip(other).is_some_and(|(own, other)| test(&own, &other))
     };
     match requirement.operator.as_str() {
@@ -164,21 +189,31 @@ fn taints(pod: &Pod, node: &Node) -> Result<(), Rejection> {
         return Ok(());
     }
     let tolerations = spec::spec(pod).tolerations.as_deref().unwrap_or_default();
-    let taints = node.spec.as_ref().and_then(|node| node.taints.as_deref()).unwrap_or_default();
-    let untolerated = taints.iter().filter(|taint| taint.effect == "NoExecute").find(|taint| {
-        !tolerations.iter().any(|toleration| {
-            let effect = toleration.effect.as_deref().unwrap_or_default();
-            let key = toleration.key.as_deref().unwrap_or_default();
-            let exists = toleration.operator.as_deref() == Some("Exists");
-            (effect.is_empty() || effect == taint.effect)
-                && (key == taint.key || (key.is_empty() && exists))
-                && (exists || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default())
-        })
-    });
+    let taints = node
+        .spec
+        .as_ref()
+        .and_then(|node| node.taints.as_deref())
+        .unwrap_or_default();
+    let untolerated = taints
+        .iter()
+        .filter(|taint| taint.effect == "NoExecute")
+        .find(|taint| {
+            !tolerations.iter().any(|toleration| {
+                let effect = toleration.effect.as_deref().unwrap_or_default();
+                let key = toleration.key.as_deref().unwrap_or_default();
+                let exists = toleration.operator.as_deref() == Some("Exists");
+                (effect.is_empty() || effect == taint.effect)
+                    && (key == taint.key || (key.is_empty() && exists))
+                    && (exists
+                        || toleration.value.as_deref().unwrap_or_default()
+                            == taint.value.as_deref().unwrap_or_default())
+            })
+        });
     match untolerated {
         Some(_) => Err(Rejection {
             reason: "TaintToleration",
-            message: "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate".into(),
+            message: "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
+                .into(),
         }),
         None => Ok(()),
     }
@@ -186,13 +221,20 @@ fn taints(pod: &Pod, node: &Node) -> Result<(), Rejection> {
 
 /// `(protocol, ip, port)` of every port that the pod takes on the node.
 fn ports(pod: &Pod) -> Vec<(String, String, i32)> {
-    let containers = spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)).chain(spec::containers(pod));
+    let containers = spec::init_containers(pod)
+        .iter()
+        .filter(|c| spec::is_sidecar(c))
+        .chain(spec::containers(pod));
     containers
         .flat_map(|container| container.ports.as_deref().unwrap_or_default())
         .filter_map(|port| {
             let host = port.host_port.filter(|host| *host > 0)?;
             let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
-            let ip = port.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".into());
+            let ip = port
+                .host_ip
+                .clone()
+                .filter(|ip| !ip.is_empty())
+                .unwrap_or_else(|| "0.0.0.0".into());
             Some((protocol, ip, host))
         })
         .collect()
@@ -206,13 +248,17 @@ fn host_ports(pod: &Pod, others: &[Arc<Pod>]) -> Result<(), Rejection> {
     let clashes = |a: &(String, String, i32), b: &(String, String, i32)| {
         a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || a.1 == "0.0.0.0" || b.1 == "0.0.0.0")
     };
-    let taken = others.iter().flat_map(|other| ports(other)).any(|used| wanted.iter().any(|own| clashes(own, &used)));
+    let taken = others
+        .iter()
+        .flat_map(|other| ports(other))
+        .any(|used| wanted.iter().any(|own| clashes(own, &used)));
     if !taken {
         return Ok(());
     }
     Err(Rejection {
         reason: "NodePorts",
-        message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
+        message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+            .into(),
     })
 }
 
@@ -249,26 +295,53 @@ mod tests {
             }
             spec
         };
-        let cpu = |text: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": text}}}]});
+        let cpu =
+            |text: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": text}}}]});
         let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]});
         let none = json!({"containers": [{"name": "c"}]});
         let require = |operator: &str, values: Value| {
             json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
                 {"nodeSelectorTerms": [{"matchExpressions": [{"key": "cores", "operator": operator, "values": values}]}]}}}})
         };
-        let running = [pod(with(cpu("500m"), json!({}))), pod(with(port.clone(), json!({})))];
+        let running = [
+            pod(with(cpu("500m"), json!({}))),
+            pod(with(port.clone(), json!({}))),
+        ];
         for (spec, expected) in [
             (with(cpu("1500m"), json!({})), None),
-            (with(cpu("1600m"), json!({})), Some(("OutOfcpu", "requested: 1600, used: 500, capacity: 2000"))),
+            (
+                with(cpu("1600m"), json!({})),
+                Some(("OutOfcpu", "requested: 1600, used: 500, capacity: 2000")),
+            ),
             (with(port, json!({})), Some(("NodePorts", "free ports"))),
-            (with(none.clone(), json!({"nodeSelector": {"disk": "hdd"}})), Some(("NodeAffinity", "didn't match"))),
+            (
+                with(none.clone(), json!({"nodeSelector": {"disk": "hdd"}})),
+                Some(("NodeAffinity", "didn't match")),
+            ),
             (with(none.clone(), require("Gt", json!(["3"]))), None),
-            (with(none.clone(), require("Lt", json!(["3"]))), Some(("NodeAffinity", "didn't match"))),
+            (
+                with(none.clone(), require("Lt", json!(["3"]))),
+                Some(("NodeAffinity", "didn't match")),
+            ),
             (none.clone(), Some(("TaintToleration", "taints"))),
-            (with(none.clone(), json!({"os": {"name": "windows"}})), Some(("PodOSNotSupported", "OS field"))),
-            (with(none.clone(), json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}})),
-                Some(("SysctlForbidden", "\"kernel.msgmax\" not allowlisted"))),
-            (with(none.clone(), json!({"securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}]}})), None),
+            (
+                with(none.clone(), json!({"os": {"name": "windows"}})),
+                Some(("PodOSNotSupported", "OS field")),
+            ),
+            (
+                with(
+                    none.clone(),
+                    json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}),
+                ),
+                Some(("SysctlForbidden", "\"kernel.msgmax\" not allowlisted")),
+            ),
+            (
+                with(
+                    none.clone(),
+                    json!({"securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}]}}),
+                ),
+                None,
+            ),
         ] {
             let result = admit(&pod(spec.clone()), &running, &node());
             match (result, expected) {
@@ -281,6 +354,9 @@ mod tests {
             }
         }
         let three = [running[0].clone(), running[0].clone(), running[0].clone()];
-        assert_eq!(admit(&pod(none), &three, &node()).unwrap_err().reason, "OutOfpods");
+        assert_eq!(
+            admit(&pod(none), &three, &node()).unwrap_err().reason,
+            "OutOfpods"
+        );
     }
 }

@@ -22,19 +22,31 @@ pub(crate) struct Backoff {
 impl Default for Backoff {
     /// Crash loops and image pulls: 10 s to 5 min.
     fn default() -> Self {
-        Self { initial: Duration::from_secs(10), max: Duration::from_secs(300), entries: HashMap::new() }
+        Self {
+            initial: Duration::from_secs(10),
+            max: Duration::from_secs(300),
+            entries: HashMap::new(),
+        }
     }
 }
 
 impl Backoff {
     /// The current delay of `key`, and how much of it remains when it counts from `event`; `None` when it is over.
-    pub(crate) fn remaining(&self, key: &str, event: Timestamp, now: Timestamp) -> Option<(Duration, Duration)> {
+    pub(crate) fn remaining(
+        &self,
+        key: &str,
+        event: Timestamp,
+        now: Timestamp,
+    ) -> Option<(Duration, Duration)> {
         let entry = self.entries.get(key)?;
         if self.expired(entry, event) {
             return None;
         }
         let elapsed = Duration::try_from(now.duration_since(event)).unwrap_or_default();
-        let left = entry.backoff.checked_sub(elapsed).filter(|left| !left.is_zero())?;
+        let left = entry
+            .backoff
+            .checked_sub(elapsed)
+            .filter(|left| !left.is_zero())?;
         Some((entry.backoff, left))
     }
 
@@ -48,7 +60,13 @@ impl Backoff {
     pub(crate) fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
         let known = self.entries.get(key).filter(|entry| !self.expired(entry, event));
         let backoff = known.map_or(self.initial, |entry| (entry.backoff * 2).min(self.max));
-        self.entries.insert(key.to_owned(), Entry { backoff, updated: now });
+        self.entries.insert(
+            key.to_owned(),
+            Entry {
+                backoff,
+                updated: now,
+            },
+        );
     }
 
     /// Forgets `key`.
@@ -73,17 +91,32 @@ mod tests {
     #[test]
     fn delays_double_to_the_limit_and_are_forgotten_after_a_long_good_run() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.remaining("a", at(0), at(0)), None, "the first restart is immediate");
+        assert_eq!(
+            backoff.remaining("a", at(0), at(0)),
+            None,
+            "the first restart is immediate"
+        );
         let mut now = 0;
         for expected in [10, 20, 40, 80, 160, 300, 300] {
             backoff.next("a", at(now), at(now));
             let (delay, left) = backoff.remaining("a", at(now + 1), at(now + 3)).unwrap();
             assert_eq!((delay.as_secs(), left.as_secs()), (expected, expected - 2));
-            assert_eq!(backoff.remaining("a", at(now), at(now + expected as i64)), None, "it ends on time");
+            assert_eq!(
+                backoff.remaining("a", at(now), at(now + expected as i64)),
+                None,
+                "it ends on time"
+            );
             now += 400;
         }
         assert_eq!(backoff.remaining("a", at(now + 601), at(now + 601)), None);
         backoff.next("a", at(now + 601), at(now + 601));
-        assert_eq!(backoff.remaining("a", at(now + 601), at(now + 601)).unwrap().0.as_secs(), 10);
+        assert_eq!(
+            backoff
+                .remaining("a", at(now + 601), at(now + 601))
+                .unwrap()
+                .0
+                .as_secs(),
+            10
+        );
     }
 }

@@ -26,7 +26,11 @@ pub(crate) struct Error {
 impl Error {
     fn new(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_path_buf();
-        move |source| Self { operation, path, source }
+        move |source| Self {
+            operation,
+            path,
+            source,
+        }
     }
 }
 
@@ -59,7 +63,11 @@ pub(crate) struct Cgroups {
 pub(crate) fn pod_limits(pod: &Pod, pids: Option<i64>) -> Limits {
     let limit = |resource| Some(qos::pod_limit(pod, resource)).filter(|limit| *limit > 0);
     match qos::class(pod) {
-        Qos::BestEffort => Limits { shares: Some(2), pids, ..Limits::default() },
+        Qos::BestEffort => Limits {
+            shares: Some(2),
+            pids,
+            ..Limits::default()
+        },
         Qos::Guaranteed | Qos::Burstable => Limits {
             shares: Some(qos::cpu_shares(qos::pod_request(pod, "cpu"))),
             quota: limit("cpu").map(qos::cpu_quota),
@@ -74,7 +82,11 @@ impl Cgroups {
     pub(crate) fn new(config: &KubeletConfig) -> Self {
         let mount = &config.cgroup_mount;
         let unified = mount.join("cgroup.controllers").exists();
-        let hierarchies = if unified { vec![mount.clone()] } else { v1_hierarchies(mount) };
+        let hierarchies = if unified {
+            vec![mount.clone()]
+        } else {
+            v1_hierarchies(mount)
+        };
         Self {
             enabled: config.cgroups_per_qos && !hierarchies.is_empty(),
             driver: config.cgroup_driver,
@@ -94,7 +106,10 @@ impl Cgroups {
             Qos::BestEffort => Some("besteffort"),
         };
         match self.driver {
-            CgroupDriver::Cgroupfs => std::iter::once("kubepods").chain(name).map(str::to_owned).collect(),
+            CgroupDriver::Cgroupfs => std::iter::once("kubepods")
+                .chain(name)
+                .map(str::to_owned)
+                .collect(),
             CgroupDriver::Systemd => {
                 let mut path = vec!["kubepods.slice".to_owned()];
                 path.extend(name.map(|name| format!("kubepods-{name}.slice")));
@@ -108,7 +123,10 @@ impl Cgroups {
         let leaf = match self.driver {
             CgroupDriver::Cgroupfs => format!("pod{uid}"),
             CgroupDriver::Systemd => {
-                let parent = path.last().map(|name| name.trim_end_matches(".slice")).unwrap_or_default();
+                let parent = path
+                    .last()
+                    .map(|name| name.trim_end_matches(".slice"))
+                    .unwrap_or_default();
                 format!("{parent}-pod{}.slice", uid.replace('-', "_"))
             }
         };
@@ -134,10 +152,19 @@ impl Cgroups {
         if !self.enabled {
             return Ok(());
         }
-        let limits =
-            Limits { shares: Some(qos::cpu_shares(cpu)), memory: Some(memory).filter(|memory| *memory > 0), ..Limits::default() };
+        let limits = Limits {
+            shares: Some(qos::cpu_shares(cpu)),
+            memory: Some(memory).filter(|memory| *memory > 0),
+            ..Limits::default()
+        };
         self.apply(&self.class_path(Qos::Guaranteed), &limits)?;
-        self.apply(&self.class_path(Qos::BestEffort), &Limits { shares: Some(2), ..Limits::default() })?;
+        self.apply(
+            &self.class_path(Qos::BestEffort),
+            &Limits {
+                shares: Some(2),
+                ..Limits::default()
+            },
+        )?;
         self.update_burstable()
     }
 
@@ -147,10 +174,17 @@ impl Cgroups {
             return Ok(());
         }
         let class = qos::class(pod);
-        self.apply(&self.pod_path(class, spec::uid(pod)), &pod_limits(pod, self.pids_limit))?;
+        self.apply(
+            &self.pod_path(class, spec::uid(pod)),
+            &pod_limits(pod, self.pids_limit),
+        )?;
         let entry = (class, qos::pod_request(pod, "cpu"));
         let old = self.pods.lock().insert(spec::uid(pod).to_owned(), entry);
-        if old != Some(entry) && class == Qos::Burstable { self.update_burstable() } else { Ok(()) }
+        if old != Some(entry) && class == Qos::Burstable {
+            self.update_burstable()
+        } else {
+            Ok(())
+        }
     }
 
     /// Removes the group of `pod` with everything below it.
@@ -165,7 +199,26 @@ impl Cgroups {
             remove_tree(&dir).map_err(Error::new("remove", &dir))?;
         }
         let old = self.pods.lock().remove(spec::uid(pod));
-        if old.is_some() && class == Qos::Burstable { self.update_burstable() } else { Ok(()) }
+        if old.is_some() && class == Qos::Burstable {
+            self.update_burstable()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Removes the group of a pod of which only the UID is known.
+    pub(crate) fn remove_orphan(&self, uid: &str) -> Result<(), Error> {
+        if !self.enabled {
+            return Ok(());
+        }
+        for class in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
+            let path = self.pod_path(class, uid).join("/");
+            for hierarchy in &self.hierarchies {
+                let dir = hierarchy.join(&self.root).join(&path);
+                remove_tree(&dir).map_err(Error::new("remove", &dir))?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether the host has cgroup v2.
@@ -174,16 +227,29 @@ impl Cgroups {
     }
 
     fn update_burstable(&self) -> Result<(), Error> {
-        let requests: i64 =
-            self.pods.lock().values().filter(|(class, _)| *class == Qos::Burstable).map(|(_, cpu)| cpu).sum();
-        let limits = Limits { shares: Some(qos::cpu_shares(requests)), ..Limits::default() };
+        let requests: i64 = self
+            .pods
+            .lock()
+            .values()
+            .filter(|(class, _)| *class == Qos::Burstable)
+            .map(|(_, cpu)| cpu)
+            .sum();
+        let limits = Limits {
+            shares: Some(qos::cpu_shares(requests)),
+            ..Limits::default()
+        };
         self.apply(&self.class_path(Qos::Burstable), &limits)
     }
 
     fn apply(&self, path: &[String], limits: &Limits) -> Result<(), Error> {
         for hierarchy in &self.hierarchies {
             let mut dir = hierarchy.clone();
-            for name in self.root.split('/').filter(|name| !name.is_empty()).chain(path.iter().map(String::as_str)) {
+            for name in self
+                .root
+                .split('/')
+                .filter(|name| !name.is_empty())
+                .chain(path.iter().map(String::as_str))
+            {
                 if self.unified {
                     enable_controllers(&dir)?;
                 }
@@ -198,7 +264,11 @@ impl Cgroups {
                     inherit_cpuset(&parent, &dir)?;
                 }
             }
-            if self.unified { write_v2(&dir, limits)? } else { write_v1(hierarchy, &dir, limits)? }
+            if self.unified {
+                write_v2(&dir, limits)?
+            } else {
+                write_v1(hierarchy, &dir, limits)?
+            }
         }
         Ok(())
     }
@@ -206,7 +276,9 @@ impl Cgroups {
 
 /// Every controller that is mounted below `mount`, once.
 fn v1_hierarchies(mount: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(mount) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(mount) else {
+        return Vec::new();
+    };
     let mut found: Vec<PathBuf> = entries
         .filter_map(Result::ok)
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -218,7 +290,10 @@ fn v1_hierarchies(mount: &Path) -> Vec<PathBuf> {
 }
 
 fn has_controller(hierarchy: &Path, controller: &str) -> bool {
-    let name = hierarchy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = hierarchy
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     name.split(',').any(|part| part == controller)
 }
 
@@ -238,7 +313,8 @@ fn enable_controllers(dir: &Path) -> Result<(), Error> {
 /// A new v1 cpuset group is empty and takes no process until it has CPUs and memory nodes.
 fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<(), Error> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let value = std::fs::read_to_string(parent.join(file)).map_err(Error::new("read", &parent.join(file)))?;
+        let value =
+            std::fs::read_to_string(parent.join(file)).map_err(Error::new("read", &parent.join(file)))?;
         write(&dir.join(file), value.trim())?;
     }
     Ok(())
@@ -315,17 +391,38 @@ mod tests {
                 .unwrap()
         };
         for (resources, expected) in [
-            (json!({}), Limits { shares: Some(2), pids: Some(9), ..Limits::default() }),
+            (
+                json!({}),
+                Limits {
+                    shares: Some(2),
+                    pids: Some(9),
+                    ..Limits::default()
+                },
+            ),
             (
                 json!({"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}}),
-                Limits { shares: Some(256), memory: Some(128 << 20), pids: Some(9), ..Limits::default() },
+                Limits {
+                    shares: Some(256),
+                    memory: Some(128 << 20),
+                    pids: Some(9),
+                    ..Limits::default()
+                },
             ),
             (
                 json!({"limits": {"cpu": "2", "memory": "1Gi"}}),
-                Limits { shares: Some(2048), quota: Some(200_000), memory: Some(1 << 30), pids: Some(9) },
+                Limits {
+                    shares: Some(2048),
+                    quota: Some(200_000),
+                    memory: Some(1 << 30),
+                    pids: Some(9),
+                },
             ),
         ] {
-            assert_eq!(pod_limits(&pod(resources.clone()), Some(9)), expected, "{resources}");
+            assert_eq!(
+                pod_limits(&pod(resources.clone()), Some(9)),
+                expected,
+                "{resources}"
+            );
         }
         assert_eq!((weight(2), weight(1024), weight(262_144)), (1, 39, 10_000));
     }

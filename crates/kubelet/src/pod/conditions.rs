@@ -7,8 +7,13 @@ use k8s_openapi::jiff::Timestamp;
 use super::spec;
 
 /// Condition types that the kubelet writes; all others belong to others and are never touched.
-pub(crate) const OWNED: [&str; 5] =
-    ["PodScheduled", "Ready", "Initialized", "ContainersReady", "PodReadyToStartContainers"];
+pub(crate) const OWNED: [&str; 5] = [
+    "PodScheduled",
+    "Ready",
+    "Initialized",
+    "ContainersReady",
+    "PodReadyToStartContainers",
+];
 
 /// A condition without times.
 pub(crate) fn condition(kind: &str, status: bool, reason: &str, message: &str) -> PodCondition {
@@ -32,7 +37,12 @@ pub(crate) fn ready_to_start(sandbox_ready: bool) -> PodCondition {
 }
 
 /// `Initialized`: every init container has done its work.
-pub(crate) fn initialized(pod: &Pod, statuses: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> PodCondition {
+pub(crate) fn initialized(
+    pod: &Pod,
+    statuses: &[ContainerStatus],
+    main: &[ContainerStatus],
+    phase: &str,
+) -> PodCondition {
     let (mut unknown, mut incomplete) = (Vec::new(), Vec::new());
     for container in spec::init_containers(pod) {
         let name = container.name.as_str();
@@ -58,18 +68,28 @@ pub(crate) fn initialized(pod: &Pod, statuses: &[ContainerStatus], main: &[Conta
         messages.push(format!("containers with unknown status: {}", list(&unknown)));
     }
     if !incomplete.is_empty() {
-        messages.push(format!("containers with incomplete status: {}", list(&incomplete)));
+        messages.push(format!(
+            "containers with incomplete status: {}",
+            list(&incomplete)
+        ));
     }
     if messages.is_empty() {
         return condition("Initialized", true, "", "");
     }
-    condition("Initialized", false, "ContainersNotInitialized", &messages.join(", "))
+    condition(
+        "Initialized",
+        false,
+        "ContainersNotInitialized",
+        &messages.join(", "),
+    )
 }
 
 /// `ContainersReady`: every main container and sidecar is ready.
 pub(crate) fn containers_ready(pod: &Pod, all: &[ContainerStatus], phase: &str) -> PodCondition {
     let (mut unknown, mut unready) = (Vec::new(), Vec::new());
-    let sidecars = spec::init_containers(pod).iter().filter(|container| spec::is_sidecar(container));
+    let sidecars = spec::init_containers(pod)
+        .iter()
+        .filter(|container| spec::is_sidecar(container));
     for container in sidecars.chain(spec::containers(pod)) {
         let name = container.name.as_str();
         match all.iter().find(|status| status.name == name) {
@@ -93,13 +113,21 @@ pub(crate) fn containers_ready(pod: &Pod, all: &[ContainerStatus], phase: &str) 
     if messages.is_empty() {
         return condition("ContainersReady", true, "", "");
     }
-    condition("ContainersReady", false, "ContainersNotReady", &messages.join(", "))
+    condition(
+        "ContainersReady",
+        false,
+        "ContainersNotReady",
+        &messages.join(", "),
+    )
 }
 
 /// `Ready`: the containers are, and every readiness gate is `True`.
 pub(crate) fn ready(pod: &Pod, containers_ready: &PodCondition, conditions: &[PodCondition]) -> PodCondition {
     if containers_ready.status != "True" {
-        return PodCondition { type_: "Ready".into(), ..containers_ready.clone() };
+        return PodCondition {
+            type_: "Ready".into(),
+            ..containers_ready.clone()
+        };
     }
     let gates = spec::spec(pod).readiness_gates.as_deref().unwrap_or_default();
     let messages: Vec<String> = gates
@@ -107,7 +135,9 @@ pub(crate) fn ready(pod: &Pod, containers_ready: &PodCondition, conditions: &[Po
         .filter_map(|gate| {
             let kind = &gate.condition_type;
             match conditions.iter().find(|condition| &condition.type_ == kind) {
-                None => Some(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {kind:?} does not exist."
+                )),
                 Some(found) if found.status != "True" => Some(format!(
                     "the status of pod readiness gate {kind:?} is not \"True\", but {}",
                     found.status
@@ -133,7 +163,9 @@ pub(crate) fn update(
     let before = old
         .and_then(|old| old.conditions.as_ref())
         .and_then(|conditions| conditions.iter().find(|other| other.type_ == condition.type_));
-    let since = before.filter(|before| before.status == condition.status).and_then(|before| before.last_transition_time.clone());
+    let since = before
+        .filter(|before| before.status == condition.status)
+        .and_then(|before| before.last_transition_time.clone());
     condition.last_transition_time = Some(since.unwrap_or(Time(now)));
     condition.observed_generation = generation;
     let conditions = status.conditions.get_or_insert_default();

@@ -51,12 +51,23 @@ pub(crate) enum Role {
 }
 
 /// The statuses of `containers`, in the order of the spec.
-pub(crate) fn statuses(input: &ContainerInput<'_>, containers: &[Container], role: Role) -> Vec<ContainerStatus> {
-    containers.iter().map(|container| status(input, container, role)).collect()
+pub(crate) fn statuses(
+    input: &ContainerInput<'_>,
+    containers: &[Container],
+    role: Role,
+) -> Vec<ContainerStatus> {
+    containers
+        .iter()
+        .map(|container| status(input, container, role))
+        .collect()
 }
 
 fn status(input: &ContainerInput<'_>, container: &Container, role: Role) -> ContainerStatus {
-    let mut records = input.runtime.containers.iter().filter(|record| record.name == container.name);
+    let mut records = input
+        .runtime
+        .containers
+        .iter()
+        .filter(|record| record.name == container.name);
     let old = input.old.iter().find(|status| status.name == container.name);
     let newest = records.next();
     let previous = records.next();
@@ -69,7 +80,9 @@ fn status(input: &ContainerInput<'_>, container: &Container, role: Role) -> Cont
     } else if status.last_state.is_none() && newest.is_some() {
         // The record of the previous instance may have been garbage-collected.
         let same = old.filter(|old| old.restart_count == status.restart_count);
-        status.last_state = same.and_then(|old| old.last_state.clone()).filter(|state| state.terminated.is_some());
+        status.last_state = same
+            .and_then(|old| old.last_state.clone())
+            .filter(|state| state.terminated.is_some());
     }
     if let Some(record) = newest {
         wait_for_restart(input, container, record, role, &mut status);
@@ -79,16 +92,26 @@ fn status(input: &ContainerInput<'_>, container: &Container, role: Role) -> Cont
     status
 }
 
-fn from_record(input: &ContainerInput<'_>, container: &Container, record: &ContainerRecord) -> ContainerStatus {
+fn from_record(
+    input: &ContainerInput<'_>,
+    container: &Container,
+    record: &ContainerRecord,
+) -> ContainerStatus {
     let state = match record.state {
         State::Running => ContainerState {
-            running: Some(ContainerStateRunning { started_at: timestamp(record.started_at).map(Time) }),
+            running: Some(ContainerStateRunning {
+                started_at: timestamp(record.started_at).map(Time),
+            }),
             ..ContainerState::default()
         },
         State::Exited | State::Unknown => terminated_state(input.runtime_name, record),
         State::Created => waiting("ContainerCreating", ""),
     };
-    let image = if record.image.is_empty() { container.image.clone().unwrap_or_default() } else { record.image.clone() };
+    let image = if record.image.is_empty() {
+        container.image.clone().unwrap_or_default()
+    } else {
+        record.image.clone()
+    };
     ContainerStatus {
         name: container.name.clone(),
         container_id: Some(format!("{}://{}", input.runtime_name, record.id)),
@@ -96,13 +119,18 @@ fn from_record(input: &ContainerInput<'_>, container: &Container, record: &Conta
         image_id: record.image_id.clone(),
         restart_count: record.restart_count,
         state: Some(state),
-        user: record.user.as_ref().filter(|_| record.state == State::Running).map(|user| ContainerUser {
-            linux: Some(LinuxContainerUser {
-                uid: user.uid,
-                gid: user.gid,
-                supplemental_groups: (!user.supplemental_groups.is_empty()).then(|| user.supplemental_groups.clone()),
+        user: record
+            .user
+            .as_ref()
+            .filter(|_| record.state == State::Running)
+            .map(|user| ContainerUser {
+                linux: Some(LinuxContainerUser {
+                    uid: user.uid,
+                    gid: user.gid,
+                    supplemental_groups: (!user.supplemental_groups.is_empty())
+                        .then(|| user.supplemental_groups.clone()),
+                }),
             }),
-        }),
         ..ContainerStatus::default()
     }
 }
@@ -115,7 +143,11 @@ fn without_record(
     old: Option<&ContainerStatus>,
 ) -> ContainerStatus {
     let has_init = !spec::init_containers(input.pod).is_empty();
-    let reason = if has_init && role == Role::Main { "PodInitializing" } else { "ContainerCreating" };
+    let reason = if has_init && role == Role::Main {
+        "PodInitializing"
+    } else {
+        "ContainerCreating"
+    };
     let mut status = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
@@ -171,7 +203,9 @@ fn wait_for_restart(
     if input.ending || record.state == State::Running {
         return;
     }
-    let Some(error) = input.errors.get(&container.name) else { return };
+    let Some(error) = input.errors.get(&container.name) else {
+        return;
+    };
     let exit_code = (record.state == State::Exited).then_some(record.exit_code);
     let restarts = match role {
         Role::Ephemeral => false,
@@ -222,8 +256,12 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only,
-            recursive_read_only: read_only
-                .map(|_| mount.recursive_read_only.clone().unwrap_or_else(|| "Disabled".into())),
+            recursive_read_only: read_only.map(|_| {
+                mount
+                    .recursive_read_only
+                    .clone()
+                    .unwrap_or_else(|| "Disabled".into())
+            }),
             ..VolumeMountStatus::default()
         }
     };

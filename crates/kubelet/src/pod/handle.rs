@@ -58,7 +58,11 @@ impl PodHandle {
         Self {
             uid: spec::uid(&pod).to_owned(),
             state: Mutex::new(State {
-                status: pod.status.clone().filter(|status| status.phase.is_some()).map(Arc::new),
+                status: pod
+                    .status
+                    .clone()
+                    .filter(|status| status.phase.is_some())
+                    .map(Arc::new),
                 pod,
                 stage: Stage::Syncing,
                 failure: None,
@@ -143,7 +147,10 @@ impl PodHandle {
     pub(crate) fn grace_period(&self) -> i64 {
         let state = self.state.lock();
         let own = spec::grace_period(&state.pod);
-        let grace = state.grace.or(state.pod.metadata.deletion_grace_period_seconds).unwrap_or(own);
+        let grace = state
+            .grace
+            .or(state.pod.metadata.deletion_grace_period_seconds)
+            .unwrap_or(own);
         grace.max(1)
     }
 
@@ -194,7 +201,11 @@ impl PodHandle {
 
     /// Keeps a probe's verdict on a container instance; returns whether it is new.
     pub(crate) fn set_verdict(&self, container_id: &str, kind: Kind, verdict: Verdict) -> bool {
-        let old = self.state.lock().verdicts.insert((container_id.to_owned(), kind), verdict);
+        let old = self
+            .state
+            .lock()
+            .verdicts
+            .insert((container_id.to_owned(), kind), verdict);
         old != Some(verdict)
     }
 
@@ -205,7 +216,11 @@ impl PodHandle {
 
     pub(crate) fn verdict(&self, container_id: &str, kind: Kind) -> Verdict {
         let state = self.state.lock();
-        state.verdicts.get(&(container_id.to_owned(), kind)).copied().unwrap_or_default()
+        state
+            .verdicts
+            .get(&(container_id.to_owned(), kind))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Whether the preStop hook of this instance is still to run; it is only once.

@@ -70,9 +70,11 @@ impl PodManager {
 
     /// Pods that hold resources of the node.
     pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
-        let active = |handle: &Arc<PodHandle>| handle.stage() != Stage::Terminated && handle.failure().is_none();
+        let active =
+            |handle: &Arc<PodHandle>| handle.stage() != Stage::Terminated && handle.failure().is_none();
         let pods = self.list().into_iter().filter(active).map(|handle| handle.pod());
-        pods.filter(|pod| !matches!(spec::phase(pod), "Succeeded" | "Failed")).collect()
+        pods.filter(|pod| !matches!(spec::phase(pod), "Succeeded" | "Failed"))
+            .collect()
     }
 }
 
@@ -110,7 +112,12 @@ pub(crate) fn add_or_update(kubelet: &Arc<Kubelet>, pod: Arc<Pod>) {
         let others = kubelet.pods.active();
         if let Err(rejection) = admission::admit(&pod, &others, &kubelet.admission_node()) {
             tracing::info!(pod = %spec::format(&pod), reason = rejection.reason, message = rejection.message, "pod rejected");
-            kubelet.pod_event(&pod, EventType::Warning, rejection.reason, rejection.message.clone());
+            kubelet.pod_event(
+                &pod,
+                EventType::Warning,
+                rejection.reason,
+                rejection.message.clone(),
+            );
             let message = format!("Pod was rejected: {}", rejection.message);
             handle.end(Some((rejection.reason.to_owned(), message)), None);
         }

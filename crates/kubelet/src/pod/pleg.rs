@@ -32,7 +32,12 @@ pub(crate) struct Pleg {
 /// Follows the runtime until shutdown.
 pub(crate) async fn run(kubelet: Arc<Kubelet>) {
     loop {
-        let subscription = kubelet.config.cri.runtime().get_container_events(cri::GetEventsRequest {}).await;
+        let subscription = kubelet
+            .config
+            .cri
+            .runtime()
+            .get_container_events(cri::GetEventsRequest {})
+            .await;
         let period = match subscription {
             Ok(stream) => match follow(&kubelet, stream.into_inner()).await {
                 Some(()) => FAST_RELIST,
@@ -65,7 +70,10 @@ async fn relist_forever(kubelet: &Arc<Kubelet>) {
 }
 
 /// Handles events until the stream ends (`Some`) or shutdown (`None`).
-async fn follow(kubelet: &Arc<Kubelet>, mut events: tonic::Streaming<cri::ContainerEventResponse>) -> Option<()> {
+async fn follow(
+    kubelet: &Arc<Kubelet>,
+    mut events: tonic::Streaming<cri::ContainerEventResponse>,
+) -> Option<()> {
     // What happened before the subscription.
     relist_or_warn(kubelet).await;
     let mut next = Instant::now() + SLOW_RELIST;
@@ -89,8 +97,17 @@ async fn follow(kubelet: &Arc<Kubelet>, mut events: tonic::Streaming<cri::Contai
 }
 
 async fn handle(kubelet: &Arc<Kubelet>, event: cri::ContainerEventResponse) {
-    let from_sandbox = event.pod_sandbox_status.and_then(|status| status.metadata).map(|metadata| metadata.uid);
-    let from_container = || event.containers_statuses.iter().find_map(|status| status.labels.get(labels::POD_UID)).cloned();
+    let from_sandbox = event
+        .pod_sandbox_status
+        .and_then(|status| status.metadata)
+        .map(|metadata| metadata.uid);
+    let from_container = || {
+        event
+            .containers_statuses
+            .iter()
+            .find_map(|status| status.labels.get(labels::POD_UID))
+            .cloned()
+    };
     match from_sandbox.or_else(from_container) {
         Some(uid) => {
             kubelet.pods.wake(&uid);
@@ -109,17 +126,29 @@ async fn relist_or_warn(kubelet: &Arc<Kubelet>) {
 /// Every pod in the runtime, by UID.
 pub(crate) async fn snapshot(kubelet: &Kubelet) -> Result<HashMap<String, Fingerprint>, tonic::Status> {
     let runtime = &kubelet.config.cri;
-    let sandboxes = runtime.runtime().list_pod_sandbox(cri::ListPodSandboxRequest { filter: None }).await?.into_inner();
-    let containers = runtime.runtime().list_containers(cri::ListContainersRequest { filter: None }).await?.into_inner();
+    let sandboxes = runtime
+        .runtime()
+        .list_pod_sandbox(cri::ListPodSandboxRequest { filter: None })
+        .await?
+        .into_inner();
+    let containers = runtime
+        .runtime()
+        .list_containers(cri::ListContainersRequest { filter: None })
+        .await?
+        .into_inner();
     let mut pods: HashMap<String, Fingerprint> = HashMap::new();
     for sandbox in sandboxes.items {
         if let Some(uid) = sandbox.labels.get(labels::POD_UID) {
-            pods.entry(uid.clone()).or_default().insert((sandbox.id, sandbox.state));
+            pods.entry(uid.clone())
+                .or_default()
+                .insert((sandbox.id, sandbox.state));
         }
     }
     for container in containers.containers {
         if let Some(uid) = container.labels.get(labels::POD_UID) {
-            pods.entry(uid.clone()).or_default().insert((container.id, container.state));
+            pods.entry(uid.clone())
+                .or_default()
+                .insert((container.id, container.state));
         }
     }
     Ok(pods)
@@ -171,15 +200,29 @@ async fn remove_orphan(kubelet: &Kubelet, uid: &str) -> Result<(), tonic::Status
     let pod = runtime_status::read(runtime, uid).await?;
     for container in pod.running() {
         let timeout = container.grace_period.unwrap_or(DEFAULT_GRACE_PERIOD);
-        let request = cri::StopContainerRequest { container_id: container.id.clone(), timeout };
+        let request = cri::StopContainerRequest {
+            container_id: container.id.clone(),
+            timeout,
+        };
         runtime.runtime().stop_container(request).await?;
     }
     crate::container::gc::remove_all(runtime, &pod).await?;
-    let logs = kubelet.config.pod_log_dir(&pod.namespace, &pod.name, uid);
-    if let Err(error) = tokio::fs::remove_dir_all(&logs).await
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %logs.display(), %error, "logs of an orphaned pod not removed");
+    if let Err(error) = kubelet.volumes.unmount(kubelet, uid).await {
+        tracing::warn!(uid, %error, "volumes of an orphaned pod not removed");
+        return Ok(());
+    }
+    if let Err(error) = kubelet.cgroups.remove_orphan(uid) {
+        tracing::warn!(uid, %error, "group of an orphaned pod not removed");
+    }
+    for dir in [
+        kubelet.config.pod_log_dir(&pod.namespace, &pod.name, uid),
+        kubelet.config.pod_dir(uid),
+    ] {
+        if let Err(error) = tokio::fs::remove_dir_all(&dir).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %dir.display(), %error, "directory of an orphaned pod not removed");
+        }
     }
     Ok(())
 }

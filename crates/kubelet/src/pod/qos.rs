@@ -26,10 +26,17 @@ impl Qos {
 
 /// The class of `pod`, from the cpu and memory of its containers and init containers, or of the pod itself.
 pub(crate) fn class(pod: &Pod) -> Qos {
-    let pod_level = spec::spec(pod).resources.as_ref().filter(|r| r.requests.is_some() || r.limits.is_some());
+    let pod_level = spec::spec(pod)
+        .resources
+        .as_ref()
+        .filter(|r| r.requests.is_some() || r.limits.is_some());
     let all: Vec<(Option<&ResourceList>, Option<&ResourceList>)> = match pod_level {
         Some(resources) => vec![(resources.requests.as_ref(), resources.limits.as_ref())],
-        None => spec::containers(pod).iter().chain(spec::init_containers(pod)).map(lists).collect(),
+        None => spec::containers(pod)
+            .iter()
+            .chain(spec::init_containers(pod))
+            .map(lists)
+            .collect(),
     };
     let mut any = false;
     let mut guaranteed = true;
@@ -50,7 +57,10 @@ pub(crate) fn class(pod: &Pod) -> Qos {
 
 fn lists(container: &Container) -> (Option<&ResourceList>, Option<&ResourceList>) {
     let resources = container.resources.as_ref();
-    (resources.and_then(|r| r.requests.as_ref()), resources.and_then(|r| r.limits.as_ref()))
+    (
+        resources.and_then(|r| r.requests.as_ref()),
+        resources.and_then(|r| r.limits.as_ref()),
+    )
 }
 
 /// The request of one container; the limit where there is no request. In thousandths for cpu, else in units.
@@ -66,13 +76,20 @@ pub(crate) fn request(container: &Container, resource: &str) -> i64 {
 /// The limit of one container, 0 for none; units as in [`request`].
 pub(crate) fn limit(container: &Container, resource: &str) -> i64 {
     let (_, limits) = lists(container);
-    if resource == "cpu" { milli_of(limits, resource) } else { value_of(limits, resource) }
+    if resource == "cpu" {
+        milli_of(limits, resource)
+    } else {
+        value_of(limits, resource)
+    }
 }
 
 /// What a pod asks of the node: the larger of its main containers with all sidecars, and of each init container with the
 /// sidecars before it; plus overhead. Units as in [`request`].
 pub(crate) fn pod_request(pod: &Pod, resource: &str) -> i64 {
-    let pod_level = spec::spec(pod).resources.as_ref().and_then(|r| r.requests.as_ref());
+    let pod_level = spec::spec(pod)
+        .resources
+        .as_ref()
+        .and_then(|r| r.requests.as_ref());
     let overhead = overhead(pod, resource);
     if pod_level.is_some_and(|list| list.contains_key(resource)) {
         let get = if resource == "cpu" { milli_of } else { value_of };
@@ -90,7 +107,11 @@ pub(crate) fn pod_limit(pod: &Pod, resource: &str) -> i64 {
     }
     let unlimited = spec::containers(pod)
         .iter()
-        .chain(spec::init_containers(pod).iter().filter(|container| spec::is_sidecar(container)))
+        .chain(
+            spec::init_containers(pod)
+                .iter()
+                .filter(|container| spec::is_sidecar(container)),
+        )
         .any(|container| limit(container, resource) == 0);
     if unlimited {
         return 0;
@@ -100,7 +121,11 @@ pub(crate) fn pod_limit(pod: &Pod, resource: &str) -> i64 {
 
 fn overhead(pod: &Pod, resource: &str) -> i64 {
     let list = spec::spec(pod).overhead.as_ref();
-    if resource == "cpu" { milli_of(list, resource) } else { value_of(list, resource) }
+    if resource == "cpu" {
+        milli_of(list, resource)
+    } else {
+        value_of(list, resource)
+    }
 }
 
 fn combined(pod: &Pod, of: impl Fn(&Container) -> i64) -> i64 {
@@ -126,7 +151,11 @@ pub(crate) fn cpu_shares(milli: i64) -> i64 {
 
 /// CFS quota in microseconds per period of 100 ms; 0 is no limit, otherwise at least 1 ms.
 pub(crate) fn cpu_quota(milli: i64) -> i64 {
-    if milli <= 0 { 0 } else { (milli * 100_000 / 1000).max(1000) }
+    if milli <= 0 {
+        0
+    } else {
+        (milli * 100_000 / 1000).max(1000)
+    }
 }
 
 /// How readily the kernel kills a container's processes, between -997 and 1000.
@@ -151,8 +180,10 @@ mod tests {
     use serde_json::json;
 
     fn pod(containers: serde_json::Value, init: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": containers, "initContainers": init}}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "p"}, "spec": {"containers": containers, "initContainers": init}}),
+        )
+        .unwrap()
     }
 
     fn container(requests: serde_json::Value, limits: serde_json::Value) -> serde_json::Value {
@@ -165,11 +196,27 @@ mod tests {
             (json!({}), json!({}), Qos::BestEffort),
             (json!({"cpu": "1"}), json!({}), Qos::Burstable),
             (json!({}), json!({"cpu": "1", "memory": "1Gi"}), Qos::Guaranteed),
-            (json!({"cpu": "1", "memory": "1Gi"}), json!({"cpu": "1000m", "memory": "1024Mi"}), Qos::Guaranteed),
-            (json!({"cpu": "500m", "memory": "1Gi"}), json!({"cpu": "1", "memory": "1Gi"}), Qos::Burstable),
-            (json!({"nvidia.com/gpu": "1"}), json!({"nvidia.com/gpu": "1"}), Qos::BestEffort),
+            (
+                json!({"cpu": "1", "memory": "1Gi"}),
+                json!({"cpu": "1000m", "memory": "1024Mi"}),
+                Qos::Guaranteed,
+            ),
+            (
+                json!({"cpu": "500m", "memory": "1Gi"}),
+                json!({"cpu": "1", "memory": "1Gi"}),
+                Qos::Burstable,
+            ),
+            (
+                json!({"nvidia.com/gpu": "1"}),
+                json!({"nvidia.com/gpu": "1"}),
+                Qos::BestEffort,
+            ),
         ] {
-            assert_eq!(class(&pod(json!([container(requests.clone(), limits)]), json!([]))), expected, "{requests}");
+            assert_eq!(
+                class(&pod(json!([container(requests.clone(), limits)]), json!([]))),
+                expected,
+                "{requests}"
+            );
         }
     }
 
@@ -185,8 +232,21 @@ mod tests {
             (json!([sidecar("200m"), container(cpu("1"), json!({}))]), 1200),
             (json!([container(cpu("400m"), json!({})), sidecar("200m")]), 500),
         ] {
-            assert_eq!(pod_request(&pod(main.clone(), init.clone()), "cpu"), expected, "{init}");
+            assert_eq!(
+                pod_request(&pod(main.clone(), init.clone()), "cpu"),
+                expected,
+                "{init}"
+            );
         }
-        assert_eq!((cpu_shares(0), cpu_shares(1000), cpu_quota(0), cpu_quota(5), cpu_quota(1500)), (2, 1024, 0, 1000, 150_000));
+        assert_eq!(
+            (
+                cpu_shares(0),
+                cpu_shares(1000),
+                cpu_quota(0),
+                cpu_quota(5),
+                cpu_quota(1500)
+            ),
+            (2, 1024, 0, 1000, 150_000)
+        );
     }
 }

@@ -82,7 +82,11 @@ impl PodRuntimeStatus {
 
     /// The addresses of the newest ready sandbox.
     pub(crate) fn ips(&self) -> &[String] {
-        self.sandboxes.iter().find(|sandbox| sandbox.ready).map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default()
+        self.sandboxes
+            .iter()
+            .find(|sandbox| sandbox.ready)
+            .map(|sandbox| sandbox.ips.as_slice())
+            .unwrap_or_default()
     }
 
     /// Whether any container runs or any sandbox is ready.
@@ -92,24 +96,39 @@ impl PodRuntimeStatus {
 
     /// Containers that run, or whose state is unknown.
     pub(crate) fn running(&self) -> impl Iterator<Item = &ContainerRecord> {
-        self.containers.iter().filter(|container| matches!(container.state, State::Running | State::Unknown))
+        self.containers
+            .iter()
+            .filter(|container| matches!(container.state, State::Running | State::Unknown))
     }
 }
 
 /// Nanoseconds since the epoch as a time; 0 is none.
 pub(crate) fn timestamp(nanos: i64) -> Option<Timestamp> {
-    (nanos > 0).then(|| Timestamp::from_nanosecond(i128::from(nanos)).ok()).flatten()
+    (nanos > 0)
+        .then(|| Timestamp::from_nanosecond(i128::from(nanos)).ok())
+        .flatten()
 }
 
 /// Reads everything of one pod. Containers and sandboxes that vanish meanwhile are left out.
 pub(crate) async fn read(cri: &Cri, uid: &str) -> Result<PodRuntimeStatus, tonic::Status> {
     let selector = HashMap::from([(labels::POD_UID.to_owned(), uid.to_owned())]);
-    let filter = cri::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
+    let filter = cri::PodSandboxFilter {
+        label_selector: selector.clone(),
+        ..Default::default()
+    };
     let request = cri::ListPodSandboxRequest { filter: Some(filter) };
     let sandboxes = cri.runtime().list_pod_sandbox(request).await?.into_inner().items;
-    let filter = cri::ContainerFilter { label_selector: selector, ..Default::default() };
+    let filter = cri::ContainerFilter {
+        label_selector: selector,
+        ..Default::default()
+    };
     let request = cri::ListContainersRequest { filter: Some(filter) };
-    let containers = cri.runtime().list_containers(request).await?.into_inner().containers;
+    let containers = cri
+        .runtime()
+        .list_containers(request)
+        .await?
+        .into_inner()
+        .containers;
 
     let mut pod = PodRuntimeStatus::default();
     for sandbox in sandboxes {
@@ -117,7 +136,10 @@ pub(crate) async fn read(cri: &Cri, uid: &str) -> Result<PodRuntimeStatus, tonic
             pod.name.clone_from(&metadata.name);
             pod.namespace.clone_from(&metadata.namespace);
         }
-        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: sandbox.id.clone(), verbose: false };
+        let request = cri::PodSandboxStatusRequest {
+            pod_sandbox_id: sandbox.id.clone(),
+            verbose: false,
+        };
         if let Some(response) = found(cri.runtime().pod_sandbox_status(request).await)?
             && let Some(status) = response.status
         {
@@ -125,15 +147,21 @@ pub(crate) async fn read(cri: &Cri, uid: &str) -> Result<PodRuntimeStatus, tonic
         }
     }
     for container in containers {
-        let request = cri::ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
+        let request = cri::ContainerStatusRequest {
+            container_id: container.id.clone(),
+            verbose: false,
+        };
         if let Some(response) = found(cri.runtime().container_status(request).await)?
             && let Some(status) = response.status
         {
-            pod.containers.push(container_of(status, container.pod_sandbox_id).await);
+            pod.containers
+                .push(container_of(status, container.pod_sandbox_id).await);
         }
     }
-    pod.sandboxes.sort_by_key(|sandbox| std::cmp::Reverse((sandbox.created_at, sandbox.attempt)));
-    pod.containers.sort_by_key(|container| std::cmp::Reverse((container.created_at, container.restart_count)));
+    pod.sandboxes
+        .sort_by_key(|sandbox| std::cmp::Reverse((sandbox.created_at, sandbox.attempt)));
+    pod.containers
+        .sort_by_key(|container| std::cmp::Reverse((container.created_at, container.restart_count)));
     Ok(pod)
 }
 
@@ -146,15 +174,24 @@ fn found<T>(result: Result<tonic::Response<T>, tonic::Status>) -> Result<Option<
 }
 
 fn sandbox_of(status: cri::PodSandboxStatus) -> Sandbox {
-    let options = status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
+    let options = status
+        .linux
+        .and_then(|linux| linux.namespaces)
+        .and_then(|namespaces| namespaces.options);
     let network = status.network.unwrap_or_default();
     let additional = network.additional_ips.into_iter().map(|ip| ip.ip);
-    let ips = std::iter::once(network.ip).chain(additional).filter(|ip| !ip.is_empty()).collect();
+    let ips = std::iter::once(network.ip)
+        .chain(additional)
+        .filter(|ip| !ip.is_empty())
+        .collect();
     Sandbox {
         ready: status.state == cri::PodSandboxState::SandboxReady as i32,
         id: status.id,
         created_at: status.created_at,
-        attempt: status.metadata.map(|metadata| metadata.attempt).unwrap_or_default(),
+        attempt: status
+            .metadata
+            .map(|metadata| metadata.attempt)
+            .unwrap_or_default(),
         host_network: options.is_some_and(|options| options.network == cri::NamespaceMode::Node as i32),
         ips,
     }
@@ -175,7 +212,11 @@ async fn container_of(status: cri::ContainerStatus, sandbox_id: String) -> Conta
         message = own;
     }
     ContainerRecord {
-        name: status.labels.get(labels::CONTAINER_NAME).cloned().unwrap_or_default(),
+        name: status
+            .labels
+            .get(labels::CONTAINER_NAME)
+            .cloned()
+            .unwrap_or_default(),
         sandbox_id,
         state,
         created_at: status.created_at,
@@ -184,10 +225,16 @@ async fn container_of(status: cri::ContainerStatus, sandbox_id: String) -> Conta
         exit_code: status.exit_code,
         message,
         hash: annotation(labels::CONTAINER_HASH).cloned().unwrap_or_default(),
-        restart_count: annotation(labels::RESTART_COUNT).and_then(|count| count.parse().ok()).unwrap_or_default(),
+        restart_count: annotation(labels::RESTART_COUNT)
+            .and_then(|count| count.parse().ok())
+            .unwrap_or_default(),
         grace_period: annotation(labels::TERMINATION_GRACE_PERIOD).and_then(|seconds| seconds.parse().ok()),
         image: status.image.map(|image| image.image).unwrap_or_default(),
-        image_id: if status.image_ref.is_empty() { status.image_id } else { status.image_ref },
+        image_id: if status.image_ref.is_empty() {
+            status.image_id
+        } else {
+            status.image_ref
+        },
         log_path: status.log_path,
         user: status.user.and_then(|user| user.linux),
         id: status.id,
@@ -198,8 +245,14 @@ async fn container_of(status: cri::ContainerStatus, sandbox_id: String) -> Conta
 
 /// What the container wrote to its termination message file; with `FallbackToLogsOnError` else the end of its log.
 async fn termination_message(status: &cri::ContainerStatus) -> Option<String> {
-    let path = status.annotations.get(labels::TERMINATION_MESSAGE_PATH).filter(|path| !path.is_empty())?;
-    let fallback = status.annotations.get(labels::TERMINATION_MESSAGE_POLICY).map(String::as_str)
+    let path = status
+        .annotations
+        .get(labels::TERMINATION_MESSAGE_PATH)
+        .filter(|path| !path.is_empty())?;
+    let fallback = status
+        .annotations
+        .get(labels::TERMINATION_MESSAGE_POLICY)
+        .map(String::as_str)
         == Some("FallbackToLogsOnError")
         && status.exit_code != 0;
     if let Some(mount) = status.mounts.iter().find(|mount| &mount.container_path == path) {
@@ -207,10 +260,20 @@ async fn termination_message(status: &cri::ContainerStatus) -> Option<String> {
             Ok(message) if message.is_empty() => {}
             Ok(message) => return Some(message),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Some(format!("Error on reading termination log {}: {error}", mount.host_path)),
+            Err(error) => {
+                return Some(format!(
+                    "Error on reading termination log {}: {error}",
+                    mount.host_path
+                ));
+            }
         }
     }
-    if fallback { crate::container::logs::tail_text(Path::new(&status.log_path), MAX_LOG_MESSAGE.1, MAX_LOG_MESSAGE.0).await } else { None }
+    if fallback {
+        crate::container::logs::tail_text(Path::new(&status.log_path), MAX_LOG_MESSAGE.1, MAX_LOG_MESSAGE.0)
+            .await
+    } else {
+        None
+    }
 }
 
 async fn read_head(path: &Path, limit: usize) -> std::io::Result<String> {

@@ -138,7 +138,9 @@ pub(crate) fn restarts_after(pod: &Pod, container: &Container, exit_code: Option
 }
 
 fn rule_matches(rule: &ContainerRestartRule, code: i32) -> bool {
-    let Some(codes) = rule.exit_codes.as_ref().filter(|_| rule.action == "Restart") else { return false };
+    let Some(codes) = rule.exit_codes.as_ref().filter(|_| rule.action == "Restart") else {
+        return false;
+    };
     let contains = codes.values.as_deref().unwrap_or_default().contains(&code);
     match codes.operator.as_str() {
         "In" => contains,
@@ -154,7 +156,9 @@ pub(crate) fn host_network(pod: &Pod) -> bool {
 
 /// The pod's own grace period in seconds.
 pub(crate) fn grace_period(pod: &Pod) -> i64 {
-    spec(pod).termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_PERIOD)
+    spec(pod)
+        .termination_grace_period_seconds
+        .unwrap_or(DEFAULT_GRACE_PERIOD)
 }
 
 /// When the deletion was asked for.
@@ -164,7 +168,11 @@ pub(crate) fn deletion_timestamp(pod: &Pod) -> Option<Timestamp> {
 
 /// An annotation of the pod.
 pub(crate) fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
-    pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).map(String::as_str)
+    pod.metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(key))
+        .map(String::as_str)
 }
 
 /// Whether the pod comes from a manifest on this node.
@@ -179,12 +187,19 @@ pub(crate) fn is_mirror(pod: &Pod) -> bool {
 
 /// Whether the pod may displace others: static, or of a system priority.
 pub(crate) fn is_critical(pod: &Pod) -> bool {
-    is_static(pod) || is_mirror(pod) || spec(pod).priority.is_some_and(|priority| priority >= 2_000_000_000)
+    is_static(pod)
+        || is_mirror(pod)
+        || spec(pod)
+            .priority
+            .is_some_and(|priority| priority >= 2_000_000_000)
 }
 
 /// The pod's phase as the API has it.
 pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or_default()
 }
 
 /// Hash of what a container cannot change in place: its name and image.

@@ -35,7 +35,11 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, dir: PathBuf) {
     let watch = || -> std::io::Result<_> {
         std::fs::create_dir_all(&dir)?;
         let inotify = Inotify::init()?;
-        let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE | WatchMask::ONLYDIR;
+        let mask = WatchMask::CLOSE_WRITE
+            | WatchMask::MOVED_TO
+            | WatchMask::MOVED_FROM
+            | WatchMask::DELETE
+            | WatchMask::ONLYDIR;
         inotify.watches().add(&dir, mask)?;
         inotify.into_event_stream(vec![0; 4096])
     };
@@ -66,7 +70,9 @@ fn sync(kubelet: &Arc<Kubelet>, dir: &Path, known: &mut HashMap<PathBuf, Arc<Pod
         }
     };
     for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.to_string_lossy().starts_with('.'));
         if hidden || !path.is_file() {
             continue;
         }
@@ -83,13 +89,17 @@ fn sync(kubelet: &Arc<Kubelet>, dir: &Path, known: &mut HashMap<PathBuf, Arc<Pod
         }
     }
     for (path, before) in known.iter() {
-        let same = present.get(path).is_some_and(|pod| spec::uid(pod) == spec::uid(before));
+        let same = present
+            .get(path)
+            .is_some_and(|pod| spec::uid(pod) == spec::uid(before));
         if !same && let Some(handle) = kubelet.pods.get(spec::uid(before)) {
             handle.remove();
         }
     }
     for (path, pod) in &present {
-        let new = known.get(path).is_none_or(|before| spec::uid(before) != spec::uid(pod));
+        let new = known
+            .get(path)
+            .is_none_or(|before| spec::uid(before) != spec::uid(pod));
         if new {
             manager::add_or_update(kubelet, pod.clone());
         }
@@ -102,14 +112,29 @@ pub(crate) fn read(path: &Path, node: &str) -> Result<Pod, Error> {
     let text = std::fs::read(path).map_err(|source| Error::Read(path.to_path_buf(), source))?;
     let value: serde_json::Value =
         serde_yaml_ng::from_slice(&text).map_err(|source| Error::Parse(path.to_path_buf(), source))?;
-    let kind = value.get("kind").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let kind = value
+        .get("kind")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     if kind != "Pod" {
-        return Err(Error::NotAPod { path: path.to_path_buf(), kind });
+        return Err(Error::NotAPod {
+            path: path.to_path_buf(),
+            kind,
+        });
     }
-    let mut pod: Pod = serde_yaml_ng::from_slice(&text).map_err(|source| Error::Parse(path.to_path_buf(), source))?;
+    let mut pod: Pod =
+        serde_yaml_ng::from_slice(&text).map_err(|source| Error::Parse(path.to_path_buf(), source))?;
     let named = pod.metadata.name.as_deref().is_some_and(|name| !name.is_empty());
-    let Some(spec) = pod.spec.as_mut().filter(|spec| named && !spec.containers.is_empty()) else {
-        return Err(Error::NotAPod { path: path.to_path_buf(), kind });
+    let Some(spec) = pod
+        .spec
+        .as_mut()
+        .filter(|spec| named && !spec.containers.is_empty())
+    else {
+        return Err(Error::NotAPod {
+            path: path.to_path_buf(),
+            kind,
+        });
     };
     let mut hasher = Sha256::new();
     hasher.update(node.as_bytes());
@@ -132,7 +157,10 @@ pub(crate) fn read(path: &Path, node: &str) -> Result<Pod, Error> {
     annotations.insert(labels::CONFIG_SOURCE.into(), "file".into());
     annotations.insert(labels::CONFIG_SEEN.into(), Timestamp::now().to_string());
     annotations.insert(labels::CONFIG_HASH.into(), hash);
-    pod.status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
+    pod.status = Some(PodStatus {
+        phase: Some("Pending".into()),
+        ..PodStatus::default()
+    });
     Ok(pod)
 }
 
@@ -143,12 +171,17 @@ pub(crate) async fn ensure_mirror(kubelet: &Kubelet, pod: &Pod) {
     let hash = spec::annotation(pod, labels::CONFIG_HASH).unwrap_or_default();
     let key = keelson_client::NamespacedName::of(pod);
     if let Some(known) = kubelet.api_pods.get(&key) {
-        if spec::annotation(&known, labels::CONFIG_MIRROR) == Some(hash) && spec::deletion_timestamp(&known).is_none() {
+        if spec::annotation(&known, labels::CONFIG_MIRROR) == Some(hash)
+            && spec::deletion_timestamp(&known).is_none()
+        {
             return;
         }
         let parameters = DeleteParams {
             grace_period_seconds: Some(0),
-            preconditions: known.metadata.uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
+            preconditions: known.metadata.uid.clone().map(|uid| Preconditions {
+                uid: Some(uid),
+                resource_version: None,
+            }),
             ..DeleteParams::default()
         };
         if let Err(error) = api.delete(spec::name(pod), &parameters).await {
@@ -159,6 +192,30 @@ pub(crate) async fn ensure_mirror(kubelet: &Kubelet, pod: &Pod) {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => tracing::warn!(pod = %spec::format(pod), %error, "mirror pod not created"),
+    }
+}
+
+/// Deletes the mirror pod of a static pod that is gone, unless it mirrors another manifest by now.
+pub(crate) async fn delete_mirror(kubelet: &Kubelet, pod: &Pod) -> Result<(), kube::Error> {
+    let key = keelson_client::NamespacedName::of(pod);
+    let Some(known) = kubelet.api_pods.get(&key) else {
+        return Ok(());
+    };
+    if spec::annotation(&known, labels::CONFIG_MIRROR) != spec::annotation(pod, labels::CONFIG_HASH) {
+        return Ok(());
+    }
+    let api = Api::<Pod>::namespaced(kubelet.client.clone(), spec::namespace(pod));
+    let parameters = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: known.metadata.uid.clone().map(|uid| Preconditions {
+            uid: Some(uid),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match api.delete(spec::name(pod), &parameters).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        result => result.map(|_| ()),
     }
 }
 
@@ -190,16 +247,32 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("keelson-static-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("web.yaml");
-        std::fs::write(&path, "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n").unwrap();
+        std::fs::write(
+            &path,
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n",
+        )
+        .unwrap();
         let pod = read(&path, "n1").unwrap();
         assert_eq!((spec::name(&pod), spec::namespace(&pod)), ("web-n1", "default"));
         assert!(spec::is_static(&pod) && !spec::is_mirror(&pod));
         assert_eq!(spec::annotation(&pod, labels::CONFIG_HASH), Some(spec::uid(&pod)));
         let uid = spec::uid(&pod).to_owned();
-        std::fs::write(&path, "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: j}]}\n").unwrap();
-        assert_ne!(spec::uid(&read(&path, "n1").unwrap()), uid, "another manifest is another pod");
+        std::fs::write(
+            &path,
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: j}]}\n",
+        )
+        .unwrap();
+        assert_ne!(
+            spec::uid(&read(&path, "n1").unwrap()),
+            uid,
+            "another manifest is another pod"
+        );
         std::fs::write(&path, "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n").unwrap();
-        assert!(matches!(read(&path, "n1"), Err(Error::NotAPod { .. })), "{:?}", read(&path, "n1"));
+        assert!(
+            matches!(read(&path, "n1"), Err(Error::NotAPod { .. })),
+            "{:?}",
+            read(&path, "n1")
+        );
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

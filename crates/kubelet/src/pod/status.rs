@@ -63,7 +63,10 @@ pub(crate) fn generate(input: &StatusInput<'_>) -> PodStatus {
         container_statuses: Some(main),
         init_container_statuses: Some(init).filter(|list| !list.is_empty()),
         ephemeral_container_statuses: Some(ephemeral).filter(|list| !list.is_empty()),
-        start_time: input.old.and_then(|old| old.start_time.clone()).or(Some(Time(input.now))),
+        start_time: input
+            .old
+            .and_then(|old| old.start_time.clone())
+            .or(Some(Time(input.now))),
         // What others write stays theirs.
         nominated_node_name: None,
         resource_claim_statuses: input.old.and_then(|old| old.resource_claim_statuses.clone()),
@@ -88,11 +91,21 @@ pub(crate) fn generate(input: &StatusInput<'_>) -> PodStatus {
 fn set_addresses(input: &StatusInput<'_>, status: &mut PodStatus) {
     if let Some(host) = input.host_ips.first() {
         status.host_ip = Some(host.clone());
-        status.host_ips = Some(input.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
+        status.host_ips = Some(
+            input
+                .host_ips
+                .iter()
+                .map(|ip| HostIP { ip: ip.clone() })
+                .collect(),
+        );
     }
     let sandbox_ips = input.runtime.ips();
     let ips: Vec<String> = if spec::host_network(input.pod) {
-        if input.runtime.sandboxes.is_empty() { Vec::new() } else { input.host_ips.to_vec() }
+        if input.runtime.sandboxes.is_empty() {
+            Vec::new()
+        } else {
+            input.host_ips.to_vec()
+        }
     } else {
         sandbox_ips.to_vec()
     };
@@ -108,8 +121,15 @@ fn set_addresses(input: &StatusInput<'_>, status: &mut PodStatus) {
 
 fn set_conditions(input: &StatusInput<'_>, phase: &str, status: &mut PodStatus) {
     let pod = input.pod;
-    let foreign = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    let kept: Vec<_> = foreign.into_iter().filter(|c| !conditions::OWNED.contains(&c.type_.as_str())).collect();
+    let foreign = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.clone())
+        .unwrap_or_default();
+    let kept: Vec<_> = foreign
+        .into_iter()
+        .filter(|c| !conditions::OWNED.contains(&c.type_.as_str()))
+        .collect();
     status.conditions = Some(kept.clone());
     let init = status.init_container_statuses.clone().unwrap_or_default();
     let main = status.container_statuses.clone().unwrap_or_default();
@@ -130,7 +150,10 @@ fn set_conditions(input: &StatusInput<'_>, phase: &str, status: &mut PodStatus) 
     ] {
         conditions::update(status, input.old, condition, pod.metadata.generation, input.now);
     }
-    if let Some((reason, message)) = input.failure.filter(|(reason, _)| reason == "Evicted" || reason == "Preempting") {
+    if let Some((reason, message)) = input
+        .failure
+        .filter(|(reason, _)| reason == "Evicted" || reason == "Preempting")
+    {
         tracing::debug!(reason, "the pod is disrupted by this kubelet");
         let disrupted = conditions::condition("DisruptionTarget", true, "TerminationByKubelet", message);
         conditions::update(status, input.old, disrupted, pod.metadata.generation, input.now);
@@ -138,11 +161,20 @@ fn set_conditions(input: &StatusInput<'_>, phase: &str, status: &mut PodStatus) 
 }
 
 /// The pod's phase, from its init and main container statuses.
-pub(crate) fn phase(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], ending: bool) -> &'static str {
+pub(crate) fn phase(
+    pod: &Pod,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+    ending: bool,
+) -> &'static str {
     let policy = spec::restart_policy(pod);
     let state = |status: &ContainerStatus| status.state.clone().unwrap_or_default();
     let last_code = |status: &ContainerStatus| {
-        status.last_state.as_ref().and_then(|last| last.terminated.as_ref()).map(|terminated| terminated.exit_code)
+        status
+            .last_state
+            .as_ref()
+            .and_then(|last| last.terminated.as_ref())
+            .map(|terminated| terminated.exit_code)
     };
     let initialized = main.iter().any(|status| {
         state(status).running.is_some() || state(status).terminated.is_some() || last_code(status).is_some()
@@ -192,7 +224,8 @@ pub(crate) fn phase(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus
         return "Failed";
     }
     if pending + failed > 0 && !initialized {
-        return if ending && main.iter().all(|status| state(status).running.is_none()) && running + stopped > 0 {
+        return if ending && main.iter().all(|status| state(status).running.is_none()) && running + stopped > 0
+        {
             "Failed"
         } else {
             "Pending"

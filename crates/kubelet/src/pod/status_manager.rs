@@ -39,8 +39,16 @@ pub(crate) struct StatusManager {
 
 impl StatusManager {
     pub(crate) fn new(client: Client, pods: Informer<Pod>) -> Self {
-        let limit = RateLimit { base: Duration::from_millis(100), max: Duration::from_secs(10) };
-        Self { client, pods, entries: Mutex::default(), queue: WorkQueue::new(limit) }
+        let limit = RateLimit {
+            base: Duration::from_millis(100),
+            max: Duration::from_secs(10),
+        };
+        Self {
+            client,
+            pods,
+            entries: Mutex::default(),
+            queue: WorkQueue::new(limit),
+        }
     }
 
     /// Reports `status` for `pod`; an older one that was not sent yet is dropped.
@@ -56,10 +64,22 @@ impl StatusManager {
                     entry.status = status;
                 }
                 None => {
-                    let mirror_of =
-                        spec::is_static(pod).then(|| spec::annotation(pod, labels::CONFIG_HASH).unwrap_or_default().to_owned());
+                    let mirror_of = spec::is_static(pod).then(|| {
+                        spec::annotation(pod, labels::CONFIG_HASH)
+                            .unwrap_or_default()
+                            .to_owned()
+                    });
                     let key = NamespacedName::of(pod);
-                    entries.insert(uid.clone(), Entry { key, mirror_of, status, deletable: false, answered: None });
+                    entries.insert(
+                        uid.clone(),
+                        Entry {
+                            key,
+                            mirror_of,
+                            status,
+                            deletable: false,
+                            answered: None,
+                        },
+                    );
                 }
             }
         }
@@ -99,10 +119,20 @@ impl StatusManager {
     async fn send(&self, uid: &str) -> Result<Reconciled, kube::Error> {
         let (key, mirror_of, status, deletable, answered) = {
             let entries = self.entries.lock();
-            let Some(entry) = entries.get(uid) else { return Ok(Reconciled::Done) };
-            (entry.key.clone(), entry.mirror_of.clone(), entry.status.clone(), entry.deletable, entry.answered.clone())
+            let Some(entry) = entries.get(uid) else {
+                return Ok(Reconciled::Done);
+            };
+            (
+                entry.key.clone(),
+                entry.mirror_of.clone(),
+                entry.status.clone(),
+                entry.deletable,
+                entry.answered.clone(),
+            )
         };
-        let Some(pod) = self.pods.get(&key) else { return Ok(Reconciled::Done) };
+        let Some(pod) = self.pods.get(&key) else {
+            return Ok(Reconciled::Done);
+        };
         let same = match &mirror_of {
             Some(hash) => spec::annotation(&pod, labels::CONFIG_MIRROR) == Some(hash),
             None => spec::uid(&pod) == uid,
@@ -111,7 +141,11 @@ impl StatusManager {
             return Ok(Reconciled::Done);
         }
         let version = |pod: &Pod| -> u64 {
-            pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+            pod.metadata
+                .resource_version
+                .as_deref()
+                .and_then(|version| version.parse().ok())
+                .unwrap_or_default()
         };
         let known = version(&pod);
         let base = match answered {
@@ -122,7 +156,10 @@ impl StatusManager {
         let difference = difference(&base, &to_value(Some(&*status)));
         if !difference.is_empty() {
             let patch = json!({"metadata": {"uid": spec::uid(&pod)}, "status": difference});
-            match api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+            match api
+                .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
+                .await
+            {
                 Ok(answer) => {
                     let answered = (version(&answer), to_value(answer.status.as_ref()));
                     if let Some(entry) = self.entries.lock().get_mut(uid) {
@@ -130,14 +167,22 @@ impl StatusManager {
                     }
                 }
                 // Gone, or another pod of the same name is there now.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(Reconciled::Done),
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                    return Ok(Reconciled::Done);
+                }
                 Err(error) => return Err(error),
             }
         }
         if deletable && mirror_of.is_none() && spec::deletion_timestamp(&pod).is_some() {
-            let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-            let parameters =
-                DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+            let preconditions = Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            };
+            let parameters = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(preconditions),
+                ..DeleteParams::default()
+            };
             match api.delete(&key.name, &parameters).await {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
@@ -149,13 +194,18 @@ impl StatusManager {
 }
 
 fn to_value(status: Option<&PodStatus>) -> Value {
-    status.and_then(|status| serde_json::to_value(status).ok()).unwrap_or_else(|| json!({}))
+    status
+        .and_then(|status| serde_json::to_value(status).ok())
+        .unwrap_or_else(|| json!({}))
 }
 
 /// The strategic merge patch that turns `old` into `new`, leaving out what the kubelet does not own.
 fn difference(old: &Value, new: &Value) -> Map<String, Value> {
     let empty = Map::new();
-    let (old, new) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
+    let (old, new) = (
+        old.as_object().unwrap_or(&empty),
+        new.as_object().unwrap_or(&empty),
+    );
     let mut patch = Map::new();
     for (field, value) in new {
         let before = old.get(field);
@@ -179,8 +229,14 @@ fn difference(old: &Value, new: &Value) -> Map<String, Value> {
         }
     }
     const OWNED: [&str; 8] = [
-        "message", "reason", "podIP", "podIPs", "initContainerStatuses", "containerStatuses",
-        "ephemeralContainerStatuses", "nominatedNodeName",
+        "message",
+        "reason",
+        "podIP",
+        "podIPs",
+        "initContainerStatuses",
+        "containerStatuses",
+        "ephemeralContainerStatuses",
+        "nominatedNodeName",
     ];
     for field in OWNED {
         if old.contains_key(field) && !new.contains_key(field) {
@@ -193,8 +249,16 @@ fn difference(old: &Value, new: &Value) -> Map<String, Value> {
 fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let old = list(old);
-    let kind = |condition: &Value| condition.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let owned = |condition: &Value| conditions::OWNED.contains(&kind(condition).as_str()) || kind(condition) == "DisruptionTarget";
+    let kind = |condition: &Value| {
+        condition
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let owned = |condition: &Value| {
+        conditions::OWNED.contains(&kind(condition).as_str()) || kind(condition) == "DisruptionTarget"
+    };
     list(Some(new))
         .into_iter()
         .filter(owned)
@@ -204,7 +268,9 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
                 return None;
             }
             // Merging keeps fields that are absent; name those that went away.
-            if let (Some(before), Some(fields)) = (before.and_then(Value::as_object), condition.as_object_mut()) {
+            if let (Some(before), Some(fields)) =
+                (before.and_then(Value::as_object), condition.as_object_mut())
+            {
                 for field in before.keys() {
                     fields.entry(field.clone()).or_insert(Value::Null);
                 }
@@ -218,7 +284,12 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
 fn merged_addresses(old: Option<&Value>, new: &Value) -> Vec<Value> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let (old, mut merged) = (list(old), list(Some(new)));
-    for gone in old.iter().filter(|address| !merged.contains(address)).cloned().collect::<Vec<_>>() {
+    for gone in old
+        .iter()
+        .filter(|address| !merged.contains(address))
+        .cloned()
+        .collect::<Vec<_>>()
+    {
         merged.push(json!({"$patch": "delete", "ip": gone.get("ip")}));
     }
     merged

@@ -39,6 +39,8 @@ pub(crate) enum SyncError {
     Cgroup(#[from] super::cgroup::Error),
     #[error(transparent)]
     Volume(#[from] volume::Error),
+    #[error("the mirror pod was not deleted")]
+    Mirror(#[source] Box<kube::Error>),
     #[error("failed to create pod sandbox: {0}")]
     Sandbox(String),
 }
@@ -73,7 +75,10 @@ fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 }
 
 /// Reads the pod from the runtime and keeps it in the handle.
-pub(crate) async fn refresh(kubelet: &Kubelet, handle: &PodHandle) -> Result<Arc<PodRuntimeStatus>, tonic::Status> {
+pub(crate) async fn refresh(
+    kubelet: &Kubelet,
+    handle: &PodHandle,
+) -> Result<Arc<PodRuntimeStatus>, tonic::Status> {
     let runtime = Arc::new(runtime_status::read(&kubelet.config.cri, &handle.uid).await?);
     handle.set_runtime(runtime.clone());
     Ok(runtime)
@@ -141,7 +146,10 @@ pub(crate) async fn sync_pod(kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>) ->
         let round = execute(kubelet, handle, &pod, &runtime, &actions, &volumes).await?;
         if !round.progressed {
             publish(kubelet, handle, false);
-            return Ok(Outcome::Settled(earliest(earliest(deadline, volumes.refresh_after), round.retry)));
+            return Ok(Outcome::Settled(earliest(
+                earliest(deadline, volumes.refresh_after),
+                round.retry,
+            )));
         }
     }
     Ok(Outcome::Settled(Some(CONFIG_RETRY)))
@@ -163,7 +171,11 @@ fn deadline_exceeded(kubelet: &Kubelet, pod: &Pod, handle: &PodHandle) {
 }
 
 /// Everything that must be there before a container can start: network, directories, cgroup, volumes, mirror pod.
-async fn prepare(kubelet: &Arc<Kubelet>, handle: &PodHandle, pod: &Arc<Pod>) -> Result<PodVolumes, SyncError> {
+async fn prepare(
+    kubelet: &Arc<Kubelet>,
+    handle: &PodHandle,
+    pod: &Arc<Pod>,
+) -> Result<PodVolumes, SyncError> {
     if !spec::host_network(pod)
         && let Some(message) = kubelet.network_not_ready()
     {
@@ -176,10 +188,18 @@ async fn prepare(kubelet: &Arc<Kubelet>, handle: &PodHandle, pod: &Arc<Pod>) -> 
     }
     let io = |what| move |source| SyncError::Io { what, source };
     let dir = kubelet.config.pod_dir(&handle.uid);
-    tokio::fs::create_dir_all(dir.join("volumes")).await.map_err(io("the directory"))?;
-    tokio::fs::create_dir_all(dir.join("containers")).await.map_err(io("the directory"))?;
-    let logs = kubelet.config.pod_log_dir(spec::namespace(pod), spec::name(pod), &handle.uid);
-    tokio::fs::create_dir_all(logs).await.map_err(io("the log directory"))?;
+    tokio::fs::create_dir_all(dir.join("volumes"))
+        .await
+        .map_err(io("the directory"))?;
+    tokio::fs::create_dir_all(dir.join("containers"))
+        .await
+        .map_err(io("the directory"))?;
+    let logs = kubelet
+        .config
+        .pod_log_dir(spec::namespace(pod), spec::name(pod), &handle.uid);
+    tokio::fs::create_dir_all(logs)
+        .await
+        .map_err(io("the log directory"))?;
     kubelet.cgroups.create_pod(pod)?;
     match kubelet.volumes.mount(kubelet, pod).await {
         Ok(volumes) => Ok(volumes),
@@ -232,18 +252,41 @@ async fn execute(
         .ephemeral_to_start
         .iter()
         .map(|&index| &ephemeral[index])
-        .chain(actions.init_to_start.iter().map(|&index| &spec::init_containers(pod)[index]))
-        .chain(actions.containers_to_start.iter().map(|&index| &spec::containers(pod)[index]));
+        .chain(
+            actions
+                .init_to_start
+                .iter()
+                .map(|&index| &spec::init_containers(pod)[index]),
+        )
+        .chain(
+            actions
+                .containers_to_start
+                .iter()
+                .map(|&index| &spec::containers(pod)[index]),
+        );
     for container in starts {
         if handle.stage() != Stage::Syncing {
             return Ok(round);
         }
-        start_one(kubelet, handle, pod, runtime, container, &sandbox_id, volumes, &mut round).await;
+        start_one(
+            kubelet,
+            handle,
+            pod,
+            runtime,
+            container,
+            &sandbox_id,
+            volumes,
+            &mut round,
+        )
+        .await;
     }
     Ok(round)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the environment of one start, gathered by the only caller")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the environment of one start, gathered by the only caller"
+)]
 async fn start_one(
     kubelet: &Arc<Kubelet>,
     handle: &Arc<PodHandle>,
@@ -280,7 +323,9 @@ fn crash_loop(
     runtime: &PodRuntimeStatus,
     container: &Container,
 ) -> Option<Duration> {
-    let ended = runtime.container(&container.name).filter(|record| record.state == State::Exited)?;
+    let ended = runtime
+        .container(&container.name)
+        .filter(|record| record.state == State::Exited)?;
     let now = Timestamp::now();
     let event = ended.finished().unwrap_or(now);
     let key = container.name.as_str();
@@ -294,8 +339,14 @@ fn crash_loop(
     let (delay, left) = waiting?;
     let shown = spec::format(pod);
     let message = format!("Back-off restarting failed container {key} in pod {shown}");
-    let text = format!("back-off {} restarting failed container={key} pod={shown}", go_duration(delay));
-    let error = StartError { reason: "CrashLoopBackOff".into(), message: text };
+    let text = format!(
+        "back-off {} restarting failed container={key} pod={shown}",
+        go_duration(delay)
+    );
+    let error = StartError {
+        reason: "CrashLoopBackOff".into(),
+        message: text,
+    };
     let before = handle.with_errors(|errors| errors.insert(container.name.clone(), error.clone()));
     if before.as_ref() != Some(&error) {
         kubelet.container_event(pod, key, EventType::Warning, "BackOff", message);

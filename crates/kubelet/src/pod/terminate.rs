@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 
 use super::handle::PodHandle;
 use super::sync::{self, SyncError};
-use super::spec;
+use super::{spec, static_pods};
 use crate::container::{gc, kill};
 use crate::kubelet::Kubelet;
 
@@ -32,8 +32,9 @@ pub(crate) async fn stop(kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>) -> Res
         let grace = handle.grace_period();
         let (kubelet_, handle_, runtime_) = (kubelet.clone(), handle.clone(), runtime.clone());
         // Not cancelled when the grace period shrinks: the runtime ends the slower stop by itself.
-        let killing =
-            kubelet.tracker.spawn(async move { kill::kill_pod(&kubelet_, &handle_, &runtime_, grace).await });
+        let killing = kubelet
+            .tracker
+            .spawn(async move { kill::kill_pod(&kubelet_, &handle_, &runtime_, grace).await });
         tokio::select! {
             result = killing => {
                 result.unwrap_or(Ok(()))?;
@@ -63,6 +64,11 @@ pub(crate) async fn clean_up(kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>) ->
     }
     if handle.is_removed() {
         gc::remove_pod(kubelet, handle).await?;
+        if spec::is_static(&pod) {
+            static_pods::delete_mirror(kubelet, &pod)
+                .await
+                .map_err(|error| SyncError::Mirror(Box::new(error)))?;
+        }
         return Ok(Remains::Nothing);
     }
     if spec::deletion_timestamp(&pod).is_some() {
@@ -74,7 +80,11 @@ pub(crate) async fn clean_up(kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>) ->
 /// The status of a pod of which nothing runs: no container is waiting or running, and the phase is final.
 fn terminated(status: &PodStatus) -> PodStatus {
     let mut status = status.clone();
-    let lists = [&mut status.init_container_statuses, &mut status.container_statuses, &mut status.ephemeral_container_statuses];
+    let lists = [
+        &mut status.init_container_statuses,
+        &mut status.container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
     for (index, list) in lists.into_iter().enumerate() {
         for container in list.iter_mut().flatten() {
             // An init container that never ran because an earlier one failed stays as it is.
@@ -96,7 +106,12 @@ fn terminate_container(container: &mut ContainerStatus) {
     if state.terminated.is_some() {
         return;
     }
-    if state.waiting.is_some() && container.last_state.as_ref().is_some_and(|last| last.terminated.is_some()) {
+    if state.waiting.is_some()
+        && container
+            .last_state
+            .as_ref()
+            .is_some_and(|last| last.terminated.is_some())
+    {
         container.state = container.last_state.take();
         return;
     }

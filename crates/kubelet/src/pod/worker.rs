@@ -14,7 +14,11 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// Runs the pod of `handle` through its stages; returns at shutdown or when the pod is gone.
 pub(crate) async fn run(kubelet: Arc<Kubelet>, handle: Arc<PodHandle>) {
     // A pod of a manifest that changed starts when the one before it has ended.
-    while let Some(before) = kubelet.pods.predecessor(&handle).filter(|_| super::spec::is_static(&handle.pod())) {
+    while let Some(before) = kubelet
+        .pods
+        .predecessor(&handle)
+        .filter(|_| super::spec::is_static(&handle.pod()))
+    {
         tokio::select! {
             () = kubelet.shutdown.cancelled() => return,
             () = before.finished.cancelled() => {}

@@ -14,7 +14,11 @@ const MAX_OUTPUT: usize = 10 << 10;
 pub(super) async fn probe(cri: &Cri, container_id: &str, cmd: Vec<String>, timeout: Duration) -> Outcome {
     let shown = format!("{cmd:?}");
     let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
-    let request = cri::ExecSyncRequest { container_id: container_id.to_owned(), cmd, timeout: seconds };
+    let request = cri::ExecSyncRequest {
+        container_id: container_id.to_owned(),
+        cmd,
+        timeout: seconds,
+    };
     match cri.runtime().exec_sync(request).await {
         Ok(response) => {
             let response = response.into_inner();
@@ -25,9 +29,10 @@ pub(super) async fn probe(cri: &Cri, container_id: &str, cmd: Vec<String>, timeo
             output.truncate(MAX_OUTPUT);
             Outcome::Failure(String::from_utf8_lossy(&output).into_owned())
         }
-        Err(status) if status.code() == tonic::Code::DeadlineExceeded => {
-            Outcome::Failure(format!("command timed out: {shown} timed out after {}s", timeout.as_secs()))
-        }
+        Err(status) if status.code() == tonic::Code::DeadlineExceeded => Outcome::Failure(format!(
+            "command timed out: {shown} timed out after {}s",
+            timeout.as_secs()
+        )),
         Err(status) => Outcome::Error(rpc_error(&status)),
     }
 }

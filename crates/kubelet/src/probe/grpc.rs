@@ -25,7 +25,11 @@ struct HealthCheckResponse {
 const SERVING: i32 = 1;
 
 pub(super) async fn probe(host: &str, port: u16, service: &str, limit: Duration) -> Outcome {
-    let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let address = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
     match tokio::time::timeout(limit, check(&address, service)).await {
         Ok(Ok(SERVING)) => Outcome::Success,
         Ok(Ok(status)) => {
@@ -48,17 +52,27 @@ pub(super) async fn probe(host: &str, port: u16, service: &str, limit: Duration)
 async fn check(address: &str, service: &str) -> Result<i32, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
     let refused = |error: tonic::transport::Error| format!("error: this server is not reachable: {error}");
-    let channel = endpoint.user_agent("kube-probe/1.36").map_err(refused)?.connect().await.map_err(refused)?;
+    let channel = endpoint
+        .user_agent("kube-probe/1.36")
+        .map_err(refused)?
+        .connect()
+        .await
+        .map_err(refused)?;
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.map_err(|error| error.to_string())?;
     let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
-    let request = tonic::Request::new(HealthCheckRequest { service: service.to_owned() });
+    let request = tonic::Request::new(HealthCheckRequest {
+        service: service.to_owned(),
+    });
     let codec: ProstCodec<HealthCheckRequest, HealthCheckResponse> = ProstCodec::default();
     match client.unary(request, path, codec).await {
         Ok(response) => Ok(response.into_inner().status),
-        Err(status) if status.code() == tonic::Code::Unimplemented => {
-            Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into())
-        }
-        Err(status) => Err(format!("error: health rpc failed: {}", crate::container::rpc_error(&status))),
+        Err(status) if status.code() == tonic::Code::Unimplemented => Err(
+            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into(),
+        ),
+        Err(status) => Err(format!(
+            "error: health rpc failed: {}",
+            crate::container::rpc_error(&status)
+        )),
     }
 }

@@ -35,18 +35,46 @@ pub(super) async fn probe(action: &HTTPGetAction, pod_ip: &str, port: u16, limit
 }
 
 /// Sends the request of `action`; follows redirects on the same host. The error reads as Go's.
-pub(crate) async fn get(action: &HTTPGetAction, pod_ip: &str, port: u16, limit: Duration) -> Result<Response, String> {
+pub(crate) async fn get(
+    action: &HTTPGetAction,
+    pod_ip: &str,
+    port: u16,
+    limit: Duration,
+) -> Result<Response, String> {
     let scheme = action.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
-    let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| pod_ip.to_owned());
-    let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let shown_host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let host = action
+        .host
+        .clone()
+        .filter(|host| !host.is_empty())
+        .unwrap_or_else(|| pod_ip.to_owned());
+    let path = action
+        .path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/");
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
+    let shown_host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.clone()
+    };
     let first = format!("{scheme}://{shown_host}:{port}{path}");
     let work = async {
-        let mut target = Target { scheme, host, port, path };
+        let mut target = Target {
+            scheme,
+            host,
+            port,
+            path,
+        };
         for _ in 0..=MAX_REDIRECTS {
             let (status, location) = request(action, &target, limit).await?;
-            let next = location.filter(|_| (300..400).contains(&status)).and_then(|location| target.redirect(&location));
+            let next = location
+                .filter(|_| (300..400).contains(&status))
+                .and_then(|location| target.redirect(&location));
             match next {
                 Some(next) => target = next,
                 None => return Ok(Response { status }),
@@ -56,7 +84,9 @@ pub(crate) async fn get(action: &HTTPGetAction, pod_ip: &str, port: u16, limit: 
     };
     let result = tokio::time::timeout(limit, work).await;
     let timed_out = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned();
-    result.unwrap_or(Err(timed_out)).map_err(|error| format!("Get {first:?}: {error}"))
+    result
+        .unwrap_or(Err(timed_out))
+        .map_err(|error| format!("Get {first:?}: {error}"))
 }
 
 struct Target {
@@ -70,33 +100,56 @@ impl Target {
     /// The next target if it is on the same host.
     fn redirect(&self, location: &str) -> Option<Self> {
         if location.starts_with('/') {
-            return Some(Self { path: location.to_owned(), scheme: self.scheme.clone(), host: self.host.clone(), port: self.port });
+            return Some(Self {
+                path: location.to_owned(),
+                scheme: self.scheme.clone(),
+                host: self.host.clone(),
+                port: self.port,
+            });
         }
         let uri: http::Uri = location.parse().ok()?;
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
         let scheme = uri.scheme_str()?.to_owned();
         let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        (host == self.host).then(|| Self { scheme, host: host.to_owned(), port, path })
+        (host == self.host).then(|| Self {
+            scheme,
+            host: host.to_owned(),
+            port,
+            path,
+        })
     }
 }
 
-async fn request(action: &HTTPGetAction, target: &Target, limit: Duration) -> Result<(u16, Option<String>), String> {
+async fn request(
+    action: &HTTPGetAction,
+    target: &Target,
+    limit: Duration,
+) -> Result<(u16, Option<String>), String> {
     let stream = tcp::dial(&target.host, target.port, limit).await?;
     if target.scheme != "https" {
         return exchange(action, target, stream).await;
     }
     let connector = tokio_rustls::TlsConnector::from(tls());
     let name = ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
-    let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
+    let stream = connector
+        .connect(name, stream)
+        .await
+        .map_err(|error| error.to_string())?;
     exchange(action, target, stream).await
 }
 
-async fn exchange<S>(action: &HTTPGetAction, target: &Target, stream: S) -> Result<(u16, Option<String>), String>
+async fn exchange<S>(
+    action: &HTTPGetAction,
+    target: &Target,
+    stream: S,
+) -> Result<(u16, Option<String>), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     let authority = if target.host.contains(':') {
         format!("[{}]:{}", target.host, target.port)
     } else {
@@ -104,22 +157,41 @@ where
     };
     let mut builder = http::Request::get(&target.path);
     let headers = action.http_headers.as_deref().unwrap_or_default();
-    let has = |name: &str| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
-    for (name, value) in
-        [("Host", authority.as_str()), ("User-Agent", "kube-probe/1.36"), ("Accept", "*/*"), ("Connection", "close")]
-    {
+    let has = |name: &str| {
+        headers
+            .iter()
+            .any(|header| header.name.eq_ignore_ascii_case(name))
+    };
+    for (name, value) in [
+        ("Host", authority.as_str()),
+        ("User-Agent", "kube-probe/1.36"),
+        ("Accept", "*/*"),
+        ("Connection", "close"),
+    ] {
         if !has(name) {
             builder = builder.header(name, value);
         }
     }
-    for header in headers.iter().filter(|header| !header.value.is_empty() || !header.name.eq_ignore_ascii_case("accept")) {
+    for header in headers
+        .iter()
+        .filter(|header| !header.value.is_empty() || !header.name.eq_ignore_ascii_case("accept"))
+    {
         builder = builder.header(&header.name, &header.value);
     }
-    let request = builder.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let request = builder
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
     let work = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
-        let location = response.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let location = response
+            .headers()
+            .get("location")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         // What the body says does not matter; a longer one is cut off.
         let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
         Ok((status, location))
@@ -145,7 +217,12 @@ fn tls() -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("invariant: ring has the default protocol versions");
-        Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+        Arc::new(
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth(),
+        )
     });
     CONFIG.clone()
 }
@@ -228,20 +305,48 @@ mod tests {
     #[tokio::test]
     async fn outcomes_and_texts() {
         let port = server().await;
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         for (path, port, expected) in [
             ("/ok", port, Ok(())),
-            ("/bad", port, Err("HTTP probe failed with statuscode: 503".to_owned())),
-            ("/near", port, Err("HTTP probe failed with statuscode: 503".to_owned())),
+            (
+                "/bad",
+                port,
+                Err("HTTP probe failed with statuscode: 503".to_owned()),
+            ),
+            (
+                "/near",
+                port,
+                Err("HTTP probe failed with statuscode: 503".to_owned()),
+            ),
             ("/far", port, Ok(())),
             ("/agent", port, Ok(())),
-            ("/slow", port, Err(format!("Get \"http://127.0.0.1:{port}/slow\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))),
-            ("/ok", closed, Err(format!("Get \"http://127.0.0.1:{closed}/ok\": dial tcp 127.0.0.1:{closed}: connect: connection refused"))),
+            (
+                "/slow",
+                port,
+                Err(format!(
+                    "Get \"http://127.0.0.1:{port}/slow\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+                )),
+            ),
+            (
+                "/ok",
+                closed,
+                Err(format!(
+                    "Get \"http://127.0.0.1:{closed}/ok\": dial tcp 127.0.0.1:{closed}: connect: connection refused"
+                )),
+            ),
         ] {
             let action: HTTPGetAction = HTTPGetAction {
                 path: Some(path.into()),
                 port: IntOrString::Int(0),
-                http_headers: Some(vec![k8s_openapi::api::core::v1::HTTPHeader { name: "X-A".into(), value: "b".into() }]),
+                http_headers: Some(vec![k8s_openapi::api::core::v1::HTTPHeader {
+                    name: "X-A".into(),
+                    value: "b".into(),
+                }]),
                 ..HTTPGetAction::default()
             };
             let outcome = probe(&action, "127.0.0.1", port, Duration::from_millis(300)).await;

@@ -63,16 +63,31 @@ pub(crate) struct ProbeManager {
 
 impl ProbeManager {
     /// Starts the probes of containers that run now and stops those of others.
-    pub(crate) fn sync(&self, kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>, pod: &Arc<Pod>, runtime: &PodRuntimeStatus) {
-        let sidecars = spec::init_containers(pod).iter().filter(|container| spec::is_sidecar(container));
+    pub(crate) fn sync(
+        &self,
+        kubelet: &Arc<Kubelet>,
+        handle: &Arc<PodHandle>,
+        pod: &Arc<Pod>,
+        runtime: &PodRuntimeStatus,
+    ) {
+        let sidecars = spec::init_containers(pod)
+            .iter()
+            .filter(|container| spec::is_sidecar(container));
         let mut wanted: Vec<(Key, &Container, &ContainerRecord)> = Vec::new();
         for container in sidecars.chain(spec::containers(pod)) {
-            let Some(record) = runtime.container(&container.name).filter(|record| record.state == State::Running) else {
+            let Some(record) = runtime
+                .container(&container.name)
+                .filter(|record| record.state == State::Running)
+            else {
                 continue;
             };
             keep_readiness_over_restart(handle, container, record);
             let up = container.startup_probe.is_none() || handle.startup(&record.id) == Verdict::Success;
-            let kinds: &[Kind] = if up { &[Kind::Liveness, Kind::Readiness] } else { &[Kind::Startup] };
+            let kinds: &[Kind] = if up {
+                &[Kind::Liveness, Kind::Readiness]
+            } else {
+                &[Kind::Startup]
+            };
             for &kind in kinds.iter().filter(|kind| kind.of(container).is_some()) {
                 wanted.push(((record.id.clone(), kind), container, record));
             }
@@ -93,7 +108,9 @@ impl ProbeManager {
             if running.contains_key(&key) {
                 continue;
             }
-            let Some(probe) = key.1.of(container) else { continue };
+            let Some(probe) = key.1.of(container) else {
+                continue;
+            };
             let stop = kubelet.shutdown.child_token();
             let work = worker::Worker {
                 kubelet: kubelet.clone(),
@@ -113,7 +130,10 @@ impl ProbeManager {
     /// The pod is ending: only readiness is still of interest.
     pub(crate) fn pod_is_ending(&self, uid: &str) {
         if let Some(running) = self.workers.lock().get_mut(uid) {
-            running.iter().filter(|((_, kind), _)| *kind != Kind::Readiness).for_each(|(_, stop)| stop.cancel());
+            running
+                .iter()
+                .filter(|((_, kind), _)| *kind != Kind::Readiness)
+                .for_each(|(_, stop)| stop.cancel());
         }
     }
 
@@ -130,8 +150,13 @@ fn keep_readiness_over_restart(handle: &PodHandle, container: &Container, record
     let Some(status) = handle.status() else { return };
     let lists = [&status.init_container_statuses, &status.container_statuses];
     let mut all = lists.into_iter().flatten().flatten();
-    let Some(old) = all.find(|old| old.name == container.name) else { return };
-    let same = old.container_id.as_deref().is_some_and(|id| id.ends_with(&record.id));
+    let Some(old) = all.find(|old| old.name == container.name) else {
+        return;
+    };
+    let same = old
+        .container_id
+        .as_deref()
+        .is_some_and(|id| id.ends_with(&record.id));
     if !same {
         return;
     }
@@ -158,5 +183,8 @@ pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<
             }
         },
     };
-    number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0).ok_or_else(|| format!("invalid port number: {port:?}"))
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|number| *number > 0)
+        .ok_or_else(|| format!("invalid port number: {port:?}"))
 }

@@ -16,7 +16,11 @@ pub(super) async fn probe(host: &str, port: u16, limit: Duration) -> Outcome {
 
 /// Connects; the error reads as Go's.
 pub(super) async fn dial(host: &str, port: u16, limit: Duration) -> Result<TcpStream, String> {
-    let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let shown = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
     match timeout(limit, TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {

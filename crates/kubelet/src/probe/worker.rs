@@ -56,7 +56,12 @@ impl Counter {
 }
 
 fn seconds(value: Option<i32>, default: u64) -> Duration {
-    Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default))
+    Duration::from_secs(
+        value
+            .and_then(|value| u64::try_from(value).ok())
+            .filter(|value| *value > 0)
+            .unwrap_or(default),
+    )
 }
 
 impl Worker {
@@ -76,7 +81,9 @@ impl Worker {
                 outcome = self.probe_with_retries() => outcome,
             };
             self.report(&outcome);
-            let Some(verdict) = counter.count(outcome == Outcome::Success, &self.probe) else { continue };
+            let Some(verdict) = counter.count(outcome == Outcome::Success, &self.probe) else {
+                continue;
+            };
             if self.handle.set_verdict(&self.container_id, self.kind, verdict) {
                 self.handle.wake();
             }
@@ -93,7 +100,12 @@ impl Worker {
     }
 
     fn initial_wait(&self) -> Duration {
-        let delay = Duration::from_secs(self.probe.initial_delay_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or_default());
+        let delay = Duration::from_secs(
+            self.probe
+                .initial_delay_seconds
+                .and_then(|s| u64::try_from(s).ok())
+                .unwrap_or_default(),
+        );
         let started = runtime_status::timestamp(self.started_at).unwrap_or_else(Timestamp::now);
         let age = Duration::try_from(Timestamp::now().duration_since(started)).unwrap_or_default();
         delay.saturating_sub(age)
@@ -134,9 +146,18 @@ impl Worker {
             }
         } else if let Some(action) = &self.probe.grpc {
             let port = u16::try_from(action.port).unwrap_or_default();
-            grpc::probe(&pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout).await
+            grpc::probe(
+                &pod_ip,
+                port,
+                action.service.as_deref().unwrap_or_default(),
+                timeout,
+            )
+            .await
         } else {
-            Outcome::Error(format!("missing probe handler for {}", spec::format(&self.handle.pod())))
+            Outcome::Error(format!(
+                "missing probe handler for {}",
+                spec::format(&self.handle.pod())
+            ))
         }
     }
 
@@ -147,7 +168,13 @@ impl Worker {
             Outcome::Failure(output) => format!("{kind} probe failed: {output}"),
             Outcome::Error(error) => format!("{kind} probe errored and resulted in failed state: {error}"),
         };
-        self.kubelet.container_event(&self.handle.pod(), &self.container.name, EventType::Warning, "Unhealthy", text);
+        self.kubelet.container_event(
+            &self.handle.pod(),
+            &self.container.name,
+            EventType::Warning,
+            "Unhealthy",
+            text,
+        );
     }
 }
 
@@ -157,7 +184,11 @@ mod tests {
 
     #[test]
     fn thresholds_count_consecutive_results() {
-        let probe = Probe { failure_threshold: Some(3), success_threshold: Some(2), ..Probe::default() };
+        let probe = Probe {
+            failure_threshold: Some(3),
+            success_threshold: Some(2),
+            ..Probe::default()
+        };
         let mut counter = Counter::default();
         let mut verdicts = Vec::new();
         for success in [false, false, true, false, false, false, false, true, true, true] {

@@ -35,8 +35,14 @@ impl User {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
         let subject = parsed.subject();
         let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-        let groups = subject.iter_organization().filter_map(|part| part.as_str().ok()).map(str::to_owned);
-        Some(Self { name, groups: groups.chain(["system:authenticated".to_owned()]).collect() })
+        let groups = subject
+            .iter_organization()
+            .filter_map(|part| part.as_str().ok())
+            .map(str::to_owned);
+        Some(Self {
+            name,
+            groups: groups.chain(["system:authenticated".to_owned()]).collect(),
+        })
     }
 }
 
@@ -48,12 +54,14 @@ pub(super) enum Refusal {
     Failed(String),
 }
 
+/// Until when an answer counts, and the answer.
 type Decision = (Instant, bool);
+type Identified = (Instant, Option<User>);
 
 /// Remembers answers of the API server.
 #[derive(Default)]
 pub(crate) struct Authenticator {
-    tokens: Mutex<HashMap<[u8; 32], (Instant, Option<User>)>>,
+    tokens: Mutex<HashMap<[u8; 32], Identified>>,
     decisions: Mutex<HashMap<(User, String, String), Decision>>,
 }
 
@@ -92,7 +100,10 @@ impl Authenticator {
     ) -> Result<User, Refusal> {
         let user = match peer {
             Some(user) => user,
-            None => self.by_token(kubelet, request).await?.ok_or(Refusal::Unauthorized)?,
+            None => self
+                .by_token(kubelet, request)
+                .await?
+                .ok_or(Refusal::Unauthorized)?,
         };
         let verb = verb(request.method());
         let wanted = subresources(request.uri().path());
@@ -109,8 +120,16 @@ impl Authenticator {
     }
 
     async fn by_token<B>(&self, kubelet: &Kubelet, request: &Request<B>) -> Result<Option<User>, Refusal> {
-        let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let Some(token) = value.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim) else { return Ok(None) };
+        let value = request
+            .headers()
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let Some(token) = value
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .map(str::trim)
+        else {
+            return Ok(None);
+        };
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         if let Some((until, user)) = self.tokens.lock().get(&key)
             && *until > Instant::now()
@@ -118,15 +137,27 @@ impl Authenticator {
             return Ok(user.clone());
         }
         let review = TokenReview {
-            spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
+            spec: TokenReviewSpec {
+                token: token.to_owned(),
+                audiences: None,
+            },
             ..TokenReview::default()
         };
-        let answer = Api::<TokenReview>::all(kubelet.client.clone()).create(&PostParams::default(), &review).await;
-        let status = answer.map_err(|error| Refusal::Failed(error.to_string()))?.status.unwrap_or_default();
-        let user = status.authenticated.unwrap_or_default().then(|| status.user.unwrap_or_default()).map(|info| User {
-            name: info.username.unwrap_or_default(),
-            groups: info.groups.unwrap_or_default(),
-        });
+        let answer = Api::<TokenReview>::all(kubelet.client.clone())
+            .create(&PostParams::default(), &review)
+            .await;
+        let status = answer
+            .map_err(|error| Refusal::Failed(error.to_string()))?
+            .status
+            .unwrap_or_default();
+        let user = status
+            .authenticated
+            .unwrap_or_default()
+            .then(|| status.user.unwrap_or_default())
+            .map(|info| User {
+                name: info.username.unwrap_or_default(),
+                groups: info.groups.unwrap_or_default(),
+            });
         let mut tokens = self.tokens.lock();
         let now = Instant::now();
         if tokens.len() >= CACHE {
@@ -136,7 +167,13 @@ impl Authenticator {
         Ok(user)
     }
 
-    async fn allowed(&self, kubelet: &Kubelet, user: &User, verb: &str, subresource: &str) -> Result<bool, Refusal> {
+    async fn allowed(
+        &self,
+        kubelet: &Kubelet,
+        user: &User,
+        verb: &str,
+        subresource: &str,
+    ) -> Result<bool, Refusal> {
         let key = (user.clone(), verb.to_owned(), subresource.to_owned());
         if let Some((until, allowed)) = self.decisions.lock().get(&key)
             && *until > Instant::now()
@@ -161,13 +198,19 @@ impl Authenticator {
         };
         let api = Api::<SubjectAccessReview>::all(kubelet.client.clone());
         let answer = api.create(&PostParams::default(), &review).await;
-        let allowed = answer.map_err(|error| Refusal::Failed(error.to_string()))?.status.is_some_and(|status| status.allowed);
+        let allowed = answer
+            .map_err(|error| Refusal::Failed(error.to_string()))?
+            .status
+            .is_some_and(|status| status.allowed);
         let mut decisions = self.decisions.lock();
         let now = Instant::now();
         if decisions.len() >= CACHE {
             decisions.retain(|_, (until, _)| *until > now);
         }
-        decisions.insert(key, (now + if allowed { ALLOWED_TTL } else { DENIED_TTL }, allowed));
+        decisions.insert(
+            key,
+            (now + if allowed { ALLOWED_TTL } else { DENIED_TTL }, allowed),
+        );
         Ok(allowed)
     }
 }

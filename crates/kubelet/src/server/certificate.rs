@@ -38,7 +38,9 @@ impl ServingCertificate {
     /// # Errors
     /// Text that is not PEM, or a key that does not fit.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
-        Ok(Self { current: Arc::new(RwLock::new(load(certificates, key)?)) })
+        Ok(Self {
+            current: Arc::new(RwLock::new(load(certificates, key)?)),
+        })
     }
 
     /// Replaces both; connections made from now on see them.

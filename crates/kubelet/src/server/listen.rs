@@ -45,15 +45,22 @@ pub(crate) struct Bound {
 
 /// Binds the port of the configuration.
 pub(crate) async fn bind(kubelet: &Kubelet) -> Result<Bound, Error> {
-    let config = kubelet.config.server.as_ref().ok_or_else(|| Error::ClientCa("no server is configured".into()))?;
+    let config = kubelet
+        .config
+        .server
+        .as_ref()
+        .ok_or_else(|| Error::ClientCa("no server is configured".into()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
     let builder = if config.client_ca.is_empty() {
         builder.with_no_client_auth()
     } else {
         let mut roots = RootCertStore::empty();
         for certificate in &config.client_ca {
-            roots.add(certificate.clone()).map_err(|error| Error::ClientCa(error.to_string()))?;
+            roots
+                .add(certificate.clone())
+                .map_err(|error| Error::ClientCa(error.to_string()))?;
         }
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .allow_unauthenticated()
@@ -64,10 +71,14 @@ pub(crate) async fn bind(kubelet: &Kubelet) -> Result<Bound, Error> {
     let mut tls = builder.with_cert_resolver(config.certificate.clone());
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let address = (config.address, config.port);
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Bind { address: format!("{}:{}", address.0, address.1), source })?;
-    Ok(Bound { listener, acceptor: TlsAcceptor::from(Arc::new(tls)) })
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind {
+        address: format!("{}:{}", address.0, address.1),
+        source,
+    })?;
+    Ok(Bound {
+        listener,
+        acceptor: TlsAcceptor::from(Arc::new(tls)),
+    })
 }
 
 /// Serves until shutdown.
@@ -80,7 +91,12 @@ pub(crate) async fn serve(kubelet: Arc<Kubelet>, bound: Bound) {
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(kubelet.clone(), bound.acceptor.clone(), authenticator.clone(), stream);
+                let connection = connection(
+                    kubelet.clone(),
+                    bound.acceptor.clone(),
+                    authenticator.clone(),
+                    stream,
+                );
                 kubelet.tracker.spawn(connection);
             }
             Err(error) => {
@@ -98,12 +114,21 @@ async fn connection(
     authenticator: Arc<auth::Authenticator>,
     stream: TcpStream,
 ) {
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
-    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(auth::User::of_certificate);
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
+        return;
+    };
+    let peer = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(auth::User::of_certificate);
     let shutdown = kubelet.shutdown.clone();
     let service = service_fn(move |request| {
         let (kubelet, authenticator, peer) = (kubelet.clone(), authenticator.clone(), peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(router::handle(&kubelet, &authenticator, peer, request).await) }
+        async move {
+            Ok::<_, std::convert::Infallible>(router::handle(&kubelet, &authenticator, peer, request).await)
+        }
     });
     let builder = auto::Builder::new(TokioExecutor::new());
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -21,20 +21,28 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// A whole body.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// An answer in plain text.
 pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(full(text.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
 fn json(value: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(full(value.to_string()));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     response
 }
 
@@ -51,21 +59,39 @@ pub(super) struct Query(Vec<(String, String)>);
 impl Query {
     pub(super) fn parse(query: Option<&str>) -> Self {
         let decode = |text: &str| percent_decode(&text.replace('+', " "));
-        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        Self(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect())
+        let pairs = query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty());
+        Self(
+            pairs
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .map(|(k, v)| (decode(k), decode(v)))
+                .collect(),
+        )
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(super) fn all(&self, name: &str) -> Vec<String> {
-        self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.clone())
+            .collect()
     }
 
     /// Whether any of the names is set and true.
     pub(super) fn is_true(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| self.get(name).is_some_and(|value| matches!(value, "1" | "true" | "True" | "TRUE" | "t")))
+        names.iter().any(|name| {
+            self.get(name)
+                .is_some_and(|value| matches!(value, "1" | "true" | "True" | "TRUE" | "t"))
+        })
     }
 }
 
@@ -75,7 +101,10 @@ fn percent_decode(text: &str) -> String {
     let mut index = 0;
     while index < bytes.len() {
         let code = (bytes[index] == b'%')
-            .then(|| text.get(index + 1..index + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok()))
+            .then(|| {
+                text.get(index + 1..index + 3)
+                    .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            })
             .flatten();
         match code {
             Some(code) => {
@@ -92,8 +121,16 @@ fn percent_decode(text: &str) -> String {
 }
 
 /// Finds a pod by namespace and name, with an optional UID that it must have.
-pub(super) fn find_pod(kubelet: &Kubelet, namespace: &str, name: &str, uid: Option<&str>) -> Option<Arc<PodHandle>> {
-    kubelet.pods.by_name(namespace, name).filter(|handle| uid.is_none_or(|uid| uid == handle.uid))
+pub(super) fn find_pod(
+    kubelet: &Kubelet,
+    namespace: &str,
+    name: &str,
+    uid: Option<&str>,
+) -> Option<Arc<PodHandle>> {
+    kubelet
+        .pods
+        .by_name(namespace, name)
+        .filter(|handle| uid.is_none_or(|uid| uid == handle.uid))
 }
 
 /// Answers one request.
@@ -113,12 +150,18 @@ pub(super) async fn handle(
         }
     }
     let path = request.uri().path().to_owned();
-    let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(percent_decode).collect();
+    let parts: Vec<String> = path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(percent_decode)
+        .collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let query = Query::parse(request.uri().query());
     let get = request.method() == Method::GET;
     match parts.as_slice() {
-        ["healthz" | "livez" | "readyz"] | ["healthz", "ping" | "log" | "syncloop"] if get => text(StatusCode::OK, "ok"),
+        ["healthz" | "livez" | "readyz"] | ["healthz", "ping" | "log" | "syncloop"] if get => {
+            text(StatusCode::OK, "ok")
+        }
         ["pods" | "runningpods"] if get => pods(kubelet),
         ["configz"] if get => configz(kubelet),
         ["metrics"] if get => metrics(stats::kubelet_metrics(kubelet)),
@@ -220,8 +263,17 @@ async fn run(kubelet: &Kubelet, namespace: &str, pod: &str, name: &str, query: &
     let Some(record) = runtime.running().find(|record| record.name == name) else {
         return text(StatusCode::NOT_FOUND, format!("container not found ({name:?})"));
     };
-    let cmd = query.get("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();
-    let request = cri::ExecSyncRequest { container_id: record.id.clone(), cmd, timeout: 0 };
+    let cmd = query
+        .get("cmd")
+        .unwrap_or_default()
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
+    let request = cri::ExecSyncRequest {
+        container_id: record.id.clone(),
+        cmd,
+        timeout: 0,
+    };
     match kubelet.config.cri.runtime().exec_sync(request).await {
         Ok(response) => {
             let response = response.into_inner();
@@ -242,7 +294,9 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = Query::parse(Some("command=sh&command=-c&command=echo+a%20%26b&input=1&tty=false&x"));
+        let query = Query::parse(Some(
+            "command=sh&command=-c&command=echo+a%20%26b&input=1&tty=false&x",
+        ));
         assert_eq!(query.all("command"), ["sh", "-c", "echo a &b"]);
         assert!(query.is_true(&["stdin", "input"]) && !query.is_true(&["tty"]) && !query.is_true(&["x"]));
     }

@@ -21,12 +21,19 @@ use crate::pod::handle::PodHandle;
 type PodKey<'a> = (&'a str, &'a str, Option<&'a str>);
 
 /// The pod and the ID of its running container.
-fn running(kubelet: &Kubelet, key: PodKey<'_>, container: &str) -> Result<(Arc<PodHandle>, String), Box<Response<Body>>> {
+fn running(
+    kubelet: &Kubelet,
+    key: PodKey<'_>,
+    container: &str,
+) -> Result<(Arc<PodHandle>, String), Box<Response<Body>>> {
     let not_found = |message: String| Box::new(text(StatusCode::NOT_FOUND, message));
-    let handle = find_pod(kubelet, key.0, key.1, key.2).ok_or_else(|| not_found("pod does not exist".into()))?;
+    let handle =
+        find_pod(kubelet, key.0, key.1, key.2).ok_or_else(|| not_found("pod does not exist".into()))?;
     let runtime = handle.runtime();
     let record = runtime.running().find(|record| record.name == container);
-    let id = record.map(|record| record.id.clone()).ok_or_else(|| not_found(format!("container not found ({container:?})")))?;
+    let id = record
+        .map(|record| record.id.clone())
+        .ok_or_else(|| not_found(format!("container not found ({container:?})")))?;
     Ok((handle, id))
 }
 
@@ -55,7 +62,10 @@ pub(super) async fn exec(
         return text(StatusCode::BAD_REQUEST, "you must specify at least one command");
     }
     if !(asked.stdin || asked.stdout || asked.stderr) {
-        return text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least 1 of stdin, stdout, stderr",
+        );
     }
     match kubelet.config.cri.runtime().exec(asked).await {
         Ok(response) => tunnel(kubelet, request, &response.into_inner().url).await,
@@ -101,10 +111,22 @@ pub(super) async fn port_forward(
     };
     let runtime = handle.runtime();
     let Some(sandbox) = runtime.sandboxes.iter().find(|sandbox| sandbox.ready) else {
-        return text(StatusCode::BAD_REQUEST, format!("pod not found ({:?})", handle.uid));
+        return text(
+            StatusCode::BAD_REQUEST,
+            format!("pod not found ({:?})", handle.uid),
+        );
     };
-    let ports = query.all("port").iter().chain(&query.all("ports")).flat_map(|list| list.split(',')).filter_map(|port| port.parse().ok()).collect();
-    let asked = cri::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port: ports };
+    let ports = query
+        .all("port")
+        .iter()
+        .chain(&query.all("ports"))
+        .flat_map(|list| list.split(','))
+        .filter_map(|port| port.parse().ok())
+        .collect();
+    let asked = cri::PortForwardRequest {
+        pod_sandbox_id: sandbox.id.clone(),
+        port: ports,
+    };
     match kubelet.config.cri.runtime().port_forward(asked).await {
         Ok(response) => tunnel(kubelet, request, &response.into_inner().url).await,
         Err(status) => text(StatusCode::INTERNAL_SERVER_ERROR, rpc_error(&status)),
@@ -123,11 +145,18 @@ fn forwarded(headers: &HeaderMap, host: &str) -> HeaderMap {
 
 /// Repeats the client's upgrade at `url` and joins the two connections.
 async fn tunnel(kubelet: &Arc<Kubelet>, mut request: Request<Incoming>, url: &str) -> Response<Body> {
-    let fails = |message: String| text(StatusCode::BAD_GATEWAY, format!("error dialing the container runtime: {message}"));
+    let fails = |message: String| {
+        text(
+            StatusCode::BAD_GATEWAY,
+            format!("error dialing the container runtime: {message}"),
+        )
+    };
     if !request.headers().contains_key(header::UPGRADE) {
         return text(StatusCode::BAD_REQUEST, "Upgrade request required");
     }
-    let Ok(uri) = url.parse::<Uri>() else { return fails(format!("{url:?} is not a URL")) };
+    let Ok(uri) = url.parse::<Uri>() else {
+        return fails(format!("{url:?} is not a URL"));
+    };
     let (Some(host), port) = (uri.host(), uri.port_u16().unwrap_or(80)) else {
         return fails(format!("{url:?} names no host"));
     };
@@ -162,10 +191,17 @@ async fn tunnel(kubelet: &Arc<Kubelet>, mut request: Request<Incoming>, url: &st
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let bytes = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
         return Response::from_parts(parts, full(bytes));
     }
-    let (client, runtime) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut response));
+    let (client, runtime) = (
+        hyper::upgrade::on(&mut request),
+        hyper::upgrade::on(&mut response),
+    );
     let shutdown = kubelet.shutdown.clone();
     kubelet.tracker.spawn(async move {
         let join = async {

@@ -81,7 +81,7 @@ pub(crate) fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Re
 
 fn unchanged(dir: &Path, payload: &Payload) -> io::Result<bool> {
     let mut files = Vec::new();
-    match list(dir, dir, &mut files) {
+    match list(dir, &mut files) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         result => result?,
     }
@@ -99,11 +99,11 @@ fn unchanged(dir: &Path, payload: &Payload) -> io::Result<bool> {
     Ok(true)
 }
 
-fn list(root: &Path, dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+fn list(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            list(root, &entry.path(), files)?;
+            list(&entry.path(), files)?;
         } else {
             files.push(entry.path());
         }
@@ -112,7 +112,11 @@ fn list(root: &Path, dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 fn top(payload: &Payload) -> std::collections::BTreeSet<PathBuf> {
-    payload.keys().filter_map(|path| path.components().next()).map(|first| PathBuf::from(first.as_os_str())).collect()
+    payload
+        .keys()
+        .filter_map(|path| path.components().next())
+        .map(|first| PathBuf::from(first.as_os_str()))
+        .collect()
 }
 
 /// One link per top-level name, through `..data`.
@@ -144,8 +148,15 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        let file = |text: &str| File { content: text.as_bytes().to_vec(), mode: 0o640, owner: None };
-        files.iter().map(|(path, text)| (PathBuf::from(path), file(text))).collect()
+        let file = |text: &str| File {
+            content: text.as_bytes().to_vec(),
+            mode: 0o640,
+            owner: None,
+        };
+        files
+            .iter()
+            .map(|(path, text)| (PathBuf::from(path), file(text)))
+            .collect()
     }
 
     #[test]
@@ -154,9 +165,15 @@ mod tests {
         let dir = dir.path();
         assert!(write(dir, &payload(&[("a", "1"), ("sub/b", "2")]), None).unwrap());
         assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
-        assert_eq!(std::fs::metadata(dir.join("a")).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(
+            std::fs::metadata(dir.join("a")).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
         let first = std::fs::read_link(dir.join(DATA)).unwrap();
-        assert!(!write(dir, &payload(&[("a", "1"), ("sub/b", "2")]), None).unwrap(), "nothing changed");
+        assert!(
+            !write(dir, &payload(&[("a", "1"), ("sub/b", "2")]), None).unwrap(),
+            "nothing changed"
+        );
         assert_eq!(std::fs::read_link(dir.join(DATA)).unwrap(), first);
         assert!(write(dir, &payload(&[("a", "3"), ("c", "4")]), None).unwrap());
         assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "3");
@@ -167,7 +184,15 @@ mod tests {
 
     #[test]
     fn paths_outside_are_refused() {
-        for (path, valid) in [("a", true), ("a/b", true), ("/a", false), ("../a", false), ("a/../b", false), ("..data", false), ("", false)] {
+        for (path, valid) in [
+            ("a", true),
+            ("a/b", true),
+            ("/a", false),
+            ("../a", false),
+            ("a/../b", false),
+            ("..data", false),
+            ("", false),
+        ] {
             assert_eq!(is_valid_path(Path::new(path)), valid, "{path}");
         }
     }

@@ -11,10 +11,18 @@ use crate::container::fields;
 use crate::node;
 use crate::pod::spec;
 
-pub(super) async fn set_up(context: &Context<'_>, source: &DownwardAPIVolumeSource) -> Result<Mounted, PluginError> {
+pub(super) async fn set_up(
+    context: &Context<'_>,
+    source: &DownwardAPIVolumeSource,
+) -> Result<Mounted, PluginError> {
     let mode = projected::mode(source.default_mode);
     let mut payload = Payload::new();
-    add(context, source.items.as_deref().unwrap_or_default(), mode, &mut payload)?;
+    add(
+        context,
+        source.items.as_deref().unwrap_or_default(),
+        mode,
+        &mut payload,
+    )?;
     projected::write_in_memory(context, "downward-api", payload).await
 }
 
@@ -37,15 +45,26 @@ pub(super) fn add(
                 .ok_or_else(|| invalid(format!("unsupported fieldPath: {}", field.field_path)))?
         } else if let Some(selector) = &item.resource_field_ref {
             let name = selector.container_name.as_deref().unwrap_or_default();
-            let container = spec::container(pod, name).ok_or_else(|| invalid(format!("container {name} not found")))?;
+            let container =
+                spec::container(pod, name).ok_or_else(|| invalid(format!("container {name} not found")))?;
             let allocatable = node::capacity::allocatable(&kubelet.config, &kubelet.machine);
             fields::resource_field(&container, selector, &allocatable)
                 .ok_or_else(|| invalid(format!("unsupported resource: {}", selector.resource)))?
         } else {
-            return Err(invalid(format!("file {:?} has neither fieldRef nor resourceFieldRef", item.path)));
+            return Err(invalid(format!(
+                "file {:?} has neither fieldRef nor resourceFieldRef",
+                item.path
+            )));
         };
         let mode = item.mode.map_or(mode, |own| projected::mode(Some(own)));
-        payload.insert(path, File { content: content.into_bytes(), mode, owner: None });
+        payload.insert(
+            path,
+            File {
+                content: content.into_bytes(),
+                mode,
+                owner: None,
+            },
+        );
     }
     Ok(())
 }

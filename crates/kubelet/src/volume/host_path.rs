@@ -9,16 +9,30 @@ use super::manager::{Mounted, PluginError};
 
 pub(super) async fn set_up(source: &HostPathVolumeSource) -> Result<Mounted, PluginError> {
     let path = PathBuf::from(&source.path);
-    if path.components().any(|component| component == std::path::Component::ParentDir) {
-        return Err(PluginError::Invalid(format!("hostPath {:?} must not contain '..'", source.path)));
+    if path
+        .components()
+        .any(|component| component == std::path::Component::ParentDir)
+    {
+        return Err(PluginError::Invalid(format!(
+            "hostPath {:?} must not contain '..'",
+            source.path
+        )));
     }
     check(&path, source.type_.as_deref().unwrap_or_default())?;
-    Ok(Mounted { host_path: path, ..Mounted::default() })
+    Ok(Mounted {
+        host_path: path,
+        ..Mounted::default()
+    })
 }
 
 fn check(path: &Path, kind: &str) -> Result<(), PluginError> {
     let metadata = std::fs::metadata(path).ok();
-    let fails = |what: &str| PluginError::Invalid(format!("hostPath type check failed: {} is not a {what}", path.display()));
+    let fails = |what: &str| {
+        PluginError::Invalid(format!(
+            "hostPath type check failed: {} is not a {what}",
+            path.display()
+        ))
+    };
     let is = |test: fn(&std::fs::Metadata) -> bool| metadata.as_ref().is_some_and(test);
     let socket = |metadata: &std::fs::Metadata| metadata.file_type().is_socket();
     let char_device = |metadata: &std::fs::Metadata| metadata.file_type().is_char_device();
@@ -32,7 +46,11 @@ fn check(path: &Path, kind: &str) -> Result<(), PluginError> {
                 std::fs::set_permissions(path, mode).map_err(PluginError::io(path))?;
                 return Ok(());
             }
-            if is(std::fs::Metadata::is_dir) { Ok(()) } else { Err(fails("directory")) }
+            if is(std::fs::Metadata::is_dir) {
+                Ok(())
+            } else {
+                Err(fails("directory"))
+            }
         }
         "FileOrCreate" => {
             if metadata.is_none() {
@@ -40,7 +58,11 @@ fn check(path: &Path, kind: &str) -> Result<(), PluginError> {
                 let mode = std::fs::Permissions::from_mode(0o644);
                 return std::fs::set_permissions(path, mode).map_err(PluginError::io(path));
             }
-            if is(std::fs::Metadata::is_file) { Ok(()) } else { Err(fails("file")) }
+            if is(std::fs::Metadata::is_file) {
+                Ok(())
+            } else {
+                Err(fails("file"))
+            }
         }
         "Directory" if is(std::fs::Metadata::is_dir) => Ok(()),
         "Directory" => Err(fails("directory")),
@@ -52,7 +74,9 @@ fn check(path: &Path, kind: &str) -> Result<(), PluginError> {
         "CharDevice" => Err(fails("character device")),
         "BlockDevice" if is(block_device) => Ok(()),
         "BlockDevice" => Err(fails("block device")),
-        other => Err(PluginError::Invalid(format!("{other:?} is an invalid volume type"))),
+        other => Err(PluginError::Invalid(format!(
+            "{other:?} is an invalid volume type"
+        ))),
     }
 }
 

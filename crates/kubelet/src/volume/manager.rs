@@ -9,7 +9,8 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use parking_lot::Mutex;
 
 use super::{
-    config_map, downward_api, empty_dir, host_path, image, mount_table, persistent_claim, projected, secret, token,
+    config_map, downward_api, empty_dir, host_path, image, mount_table, persistent_claim, projected, secret,
+    token,
 };
 use crate::kubelet::Kubelet;
 use crate::objects;
@@ -89,7 +90,9 @@ impl Context<'_> {
     /// `pods/<uid>/volumes/kubernetes.io~<plugin>/<volume>`
     pub(crate) fn dir(&self, plugin: &str) -> PathBuf {
         let volumes = self.kubelet.config.pod_dir(spec::uid(self.pod)).join("volumes");
-        volumes.join(format!("kubernetes.io~{plugin}")).join(&self.volume.name)
+        volumes
+            .join(format!("kubernetes.io~{plugin}"))
+            .join(&self.volume.name)
     }
 
     /// The group that owns the files of volumes that the kubelet fills.
@@ -121,14 +124,19 @@ impl VolumeManager {
         for volume in spec::spec(pod).volumes.as_deref().unwrap_or_default() {
             let context = Context { kubelet, pod, volume };
             let result = set_up(&context).await;
-            let done = result
-                .map_err(|source| Error::SetUp { volume: volume.name.clone(), source: Box::new(source) })?;
+            let done = result.map_err(|source| Error::SetUp {
+                volume: volume.name.clone(),
+                source: Box::new(source),
+            })?;
             if let Some(after) = done.refresh_after {
                 refresh_after = Some(refresh_after.map_or(after, |known| known.min(after)));
             }
             mounted.insert(volume.name.clone(), done);
         }
-        Ok(PodVolumes { mounted: Arc::new(mounted), refresh_after })
+        Ok(PodVolumes {
+            mounted: Arc::new(mounted),
+            refresh_after,
+        })
     }
 
     /// Takes down every volume of the pod: unmounts what is mounted below its directory, then removes the files.
@@ -136,7 +144,10 @@ impl VolumeManager {
         self.tokens.lock().remove(uid);
         let dir = kubelet.config.pod_dir(uid);
         let removal = tokio::task::spawn_blocking(move || {
-            mount_table::unmount_below(&dir).map_err(|source| Error::TearDown { path: dir.clone(), source })?;
+            mount_table::unmount_below(&dir).map_err(|source| Error::TearDown {
+                path: dir.clone(),
+                source,
+            })?;
             for part in ["volumes", "volume-subpaths"] {
                 let path = dir.join(part);
                 match std::fs::remove_dir_all(&path) {
@@ -155,7 +166,11 @@ impl VolumeManager {
     }
 
     pub(super) fn keep_token(&self, uid: &str, key: token::Key, token: token::Token) {
-        self.tokens.lock().entry(uid.to_owned()).or_default().insert(key, token);
+        self.tokens
+            .lock()
+            .entry(uid.to_owned())
+            .or_default()
+            .insert(key, token);
     }
 }
 

@@ -7,7 +7,10 @@ use rustix::mount::{UnmountFlags, unmount};
 
 /// Mount points at or below `dir`, the deepest first.
 fn below(table: &str, dir: &Path) -> Vec<PathBuf> {
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|field| PathBuf::from(unescape(field)));
+    let points = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| PathBuf::from(unescape(field)));
     let mut found: Vec<PathBuf> = points.filter(|point| point.starts_with(dir)).collect();
     found.sort();
     found.reverse();
@@ -20,7 +23,11 @@ fn unescape(field: &str) -> String {
     let mut rest = field.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
         let code = (first == b'\\' && tail.len() >= 3)
-            .then(|| std::str::from_utf8(&tail[..3]).ok().and_then(|digits| u8::from_str_radix(digits, 8).ok()))
+            .then(|| {
+                std::str::from_utf8(&tail[..3])
+                    .ok()
+                    .and_then(|digits| u8::from_str_radix(digits, 8).ok())
+            })
             .flatten();
         match code {
             Some(code) => {
@@ -64,7 +71,10 @@ mod tests {
     #[test]
     fn the_table_is_read_with_its_escapes() {
         let table = "1 2 0:1 / /a rw - ext4 x rw\n3 1 0:2 / /a/b\\040c/d rw - tmpfs x rw\n4 1 0:2 / /a/b\\040c rw - tmpfs x rw\n5 1 0:3 / /ab rw - tmpfs x rw\n";
-        let names: Vec<String> = below(table, Path::new("/a/b c")).iter().map(|p| p.display().to_string()).collect();
+        let names: Vec<String> = below(table, Path::new("/a/b c"))
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect();
         assert_eq!(names, ["/a/b c/d", "/a/b c"]);
     }
 }

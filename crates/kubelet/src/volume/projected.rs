@@ -16,10 +16,15 @@ const DEFAULT_MODE: u32 = 0o644;
 
 /// A mode of the API.
 pub(super) fn mode(mode: Option<i32>) -> u32 {
-    mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(DEFAULT_MODE) & 0o777
+    mode.and_then(|mode| u32::try_from(mode).ok())
+        .unwrap_or(DEFAULT_MODE)
+        & 0o777
 }
 
-pub(super) async fn set_up(context: &Context<'_>, source: &ProjectedVolumeSource) -> Result<Mounted, PluginError> {
+pub(super) async fn set_up(
+    context: &Context<'_>,
+    source: &ProjectedVolumeSource,
+) -> Result<Mounted, PluginError> {
     let mode = mode(source.default_mode);
     let mut payload = Payload::new();
     let mut refresh_after: Option<Duration> = None;
@@ -33,14 +38,46 @@ pub(super) async fn set_up(context: &Context<'_>, source: &ProjectedVolumeSource
             refresh_after = Some(refresh_after.map_or(after, |known| known.min(after)));
             // Readable by the one user the pod runs as, or by its group; else by all as upstream does.
             let owner = run_as_user(context);
-            let mode = if owner.is_some() || context.fs_group().is_some() { 0o600 } else { mode };
-            payload.insert(path, File { content: token.into_bytes(), mode, owner });
+            let mode = if owner.is_some() || context.fs_group().is_some() {
+                0o600
+            } else {
+                mode
+            };
+            payload.insert(
+                path,
+                File {
+                    content: token.into_bytes(),
+                    mode,
+                    owner,
+                },
+            );
         } else if let Some(part) = &part.config_map {
-            config_map::add(context, &part.name, part.items.as_deref(), part.optional, mode, &mut payload).await?;
+            config_map::add(
+                context,
+                &part.name,
+                part.items.as_deref(),
+                part.optional,
+                mode,
+                &mut payload,
+            )
+            .await?;
         } else if let Some(part) = &part.secret {
-            secret::add(context, &part.name, part.items.as_deref(), part.optional, mode, &mut payload).await?;
+            secret::add(
+                context,
+                &part.name,
+                part.items.as_deref(),
+                part.optional,
+                mode,
+                &mut payload,
+            )
+            .await?;
         } else if let Some(part) = &part.downward_api {
-            downward_api::add(context, part.items.as_deref().unwrap_or_default(), mode, &mut payload)?;
+            downward_api::add(
+                context,
+                part.items.as_deref().unwrap_or_default(),
+                mode,
+                &mut payload,
+            )?;
         } else if part.cluster_trust_bundle.is_some() {
             return Err(PluginError::Unsupported("projected clusterTrustBundle"));
         } else {
@@ -48,20 +85,35 @@ pub(super) async fn set_up(context: &Context<'_>, source: &ProjectedVolumeSource
         }
     }
     let mounted = write_in_memory(context, "projected", payload).await?;
-    Ok(Mounted { refresh_after, ..mounted })
+    Ok(Mounted {
+        refresh_after,
+        ..mounted
+    })
 }
 
 /// The one user that all containers run as, if there is one.
 fn run_as_user(context: &Context<'_>) -> Option<u32> {
-    let pod = spec::spec(context.pod).security_context.as_ref().and_then(|context| context.run_as_user);
-    let containers = spec::init_containers(context.pod).iter().chain(spec::containers(context.pod));
+    let pod = spec::spec(context.pod)
+        .security_context
+        .as_ref()
+        .and_then(|context| context.run_as_user);
+    let containers = spec::init_containers(context.pod)
+        .iter()
+        .chain(spec::containers(context.pod));
     let mut users = containers.map(|c| c.security_context.as_ref().and_then(|c| c.run_as_user).or(pod));
     let first = users.next().flatten()?;
-    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok()).flatten()
+    users
+        .all(|user| user == Some(first))
+        .then(|| u32::try_from(first).ok())
+        .flatten()
 }
 
 /// Writes the files into a directory on disk.
-pub(super) async fn write(context: &Context<'_>, plugin: &str, payload: Payload) -> Result<Mounted, PluginError> {
+pub(super) async fn write(
+    context: &Context<'_>,
+    plugin: &str,
+    payload: Payload,
+) -> Result<Mounted, PluginError> {
     write_to(context, plugin, payload, false).await
 }
 
@@ -86,11 +138,20 @@ async fn write_to(
     let work = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
         std::fs::create_dir_all(&dir_)?;
         if in_memory && !mount_table::is_mount_point(&dir_)? {
-            mount("tmpfs", &dir_, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, Some(c"mode=0755"))?;
+            mount(
+                "tmpfs",
+                &dir_,
+                "tmpfs",
+                MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+                Some(c"mode=0755"),
+            )?;
         }
         atomic_writer::write(&dir_, &payload, group)?;
         Ok(())
     });
     work.await.unwrap_or(Ok(())).map_err(PluginError::io(&dir))?;
-    Ok(Mounted { host_path: dir, ..Mounted::default() })
+    Ok(Mounted {
+        host_path: dir,
+        ..Mounted::default()
+    })
 }

@@ -6,11 +6,22 @@ use super::atomic_writer::Payload;
 use super::manager::{Context, Mounted, PluginError};
 use super::{config_map, projected};
 
-pub(super) async fn set_up(context: &Context<'_>, source: &SecretVolumeSource) -> Result<Mounted, PluginError> {
+pub(super) async fn set_up(
+    context: &Context<'_>,
+    source: &SecretVolumeSource,
+) -> Result<Mounted, PluginError> {
     let name = source.secret_name.as_deref().unwrap_or_default();
     let mode = projected::mode(source.default_mode);
     let mut payload = Payload::new();
-    add(context, name, source.items.as_deref(), source.optional, mode, &mut payload).await?;
+    add(
+        context,
+        name,
+        source.items.as_deref(),
+        source.optional,
+        mode,
+        &mut payload,
+    )
+    .await?;
     projected::write_in_memory(context, "secret", payload).await
 }
 
@@ -24,7 +35,12 @@ pub(super) async fn add(
     payload: &mut Payload,
 ) -> Result<(), PluginError> {
     let optional = optional.unwrap_or_default();
-    let object = match context.kubelet.objects.secret(context.uid(), context.namespace(), name).await {
+    let object = match context
+        .kubelet
+        .objects
+        .secret(context.uid(), context.namespace(), name)
+        .await
+    {
         Ok(object) => object,
         Err(error) if optional && error.is_not_found() => return Ok(()),
         Err(error) => return Err(error.into()),

@@ -25,11 +25,16 @@ pub(crate) enum Error {
 
 /// Makes `sub_path` of `volume` available at `place` and returns the path to mount. A missing directory is made.
 pub(crate) fn prepare(volume: &Path, sub_path: &Path, place: &Path) -> Result<PathBuf, Error> {
-    let valid = sub_path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let valid = sub_path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !valid {
         return Err(Error::Invalid(sub_path.to_path_buf()));
     }
-    let fails = |source: std::io::Error| Error::Resolve { path: sub_path.to_path_buf(), source };
+    let fails = |source: std::io::Error| Error::Resolve {
+        path: sub_path.to_path_buf(),
+        source,
+    };
     let target = open_below(volume, sub_path).map_err(|error| fails(error.into()))?;
     let is_dir = rustix::fs::fstat(&target)
         .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
@@ -40,16 +45,26 @@ pub(crate) fn prepare(volume: &Path, sub_path: &Path, place: &Path) -> Result<Pa
 
 fn open_below(volume: &Path, sub_path: &Path) -> Result<rustix::fd::OwnedFd, Errno> {
     let path_only = OFlags::PATH | OFlags::CLOEXEC;
-    let root = openat(rustix::fs::CWD, volume, path_only | OFlags::DIRECTORY, Mode::empty())?;
+    let root = openat(
+        rustix::fs::CWD,
+        volume,
+        path_only | OFlags::DIRECTORY,
+        Mode::empty(),
+    )?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     match openat2(&root, sub_path, path_only, Mode::empty(), resolve) {
         Err(Errno::NOENT) => {}
         result => return result,
     }
+    // Made as open as the volume itself, whatever the kubelet's own mask.
+    let mode = rustix::fs::fstat(&root)?.st_mode & 0o7777;
     // Make what is missing, one level at a time, never through a link that leaves the volume.
     let mut done = PathBuf::new();
     let mut parent = root.try_clone().map_err(|_| Errno::MFILE)?;
-    for part in sub_path.components().filter(|part| matches!(part, Component::Normal(_))) {
+    for part in sub_path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)))
+    {
         done.push(part);
         parent = match openat2(&root, &done, path_only, Mode::empty(), resolve) {
             Ok(found) => found,
@@ -58,7 +73,10 @@ fn open_below(volume: &Path, sub_path: &Path) -> Result<rustix::fd::OwnedFd, Err
                     Err(Errno::EXIST) | Ok(()) => {}
                     Err(error) => return Err(error),
                 }
-                openat2(&root, &done, path_only, Mode::empty(), resolve)?
+                let made = openat2(&root, &done, path_only, Mode::empty(), resolve)?;
+                let by_descriptor = format!("/proc/self/fd/{}", made.as_raw_fd());
+                rustix::fs::chmod(by_descriptor, Mode::from_raw_mode(mode))?;
+                made
             }
             Err(error) => return Err(error),
         };
@@ -94,12 +112,25 @@ mod tests {
         std::fs::create_dir_all(volume.join("in")).unwrap();
         std::os::unix::fs::symlink("/etc", volume.join("out")).unwrap();
         std::os::unix::fs::symlink("in", volume.join("alias")).unwrap();
-        for (path, ok) in [("in", true), ("alias", true), ("new/deep", true), ("out", false), ("out/passwd", false), ("out/new", false)] {
+        for (path, ok) in [
+            ("in", true),
+            ("alias", true),
+            ("new/deep", true),
+            ("out", false),
+            ("out/passwd", false),
+            ("out/new", false),
+        ] {
             assert_eq!(open_below(&volume, Path::new(path)).is_ok(), ok, "{path}");
         }
         assert!(volume.join("new/deep").is_dir());
         assert!(!Path::new("/etc/new").exists());
-        assert!(matches!(prepare(&volume, Path::new("../x"), dir.path()), Err(Error::Invalid(_))));
-        assert!(matches!(prepare(&volume, Path::new("/x"), dir.path()), Err(Error::Invalid(_))));
+        assert!(matches!(
+            prepare(&volume, Path::new("../x"), dir.path()),
+            Err(Error::Invalid(_))
+        ));
+        assert!(matches!(
+            prepare(&volume, Path::new("/x"), dir.path()),
+            Err(Error::Invalid(_))
+        ));
     }
 }

@@ -53,7 +53,10 @@ pub(super) async fn get(
     context: &Context<'_>,
     projection: &ServiceAccountTokenProjection,
 ) -> Result<(String, Duration), Error> {
-    let account = spec::spec(context.pod).service_account_name.clone().unwrap_or_else(|| "default".into());
+    let account = spec::spec(context.pod)
+        .service_account_name
+        .clone()
+        .unwrap_or_else(|| "default".into());
     let audience = projection.audience.clone().unwrap_or_default();
     let lifetime = projection.expiration_seconds.unwrap_or(DEFAULT_LIFETIME);
     let key: Key = (account.clone(), audience.clone(), lifetime);
@@ -67,7 +70,11 @@ pub(super) async fn get(
     let api = Api::<ServiceAccount>::namespaced(context.kubelet.client.clone(), context.namespace());
     let request = TokenRequest {
         spec: Some(TokenRequestSpec {
-            audiences: if audience.is_empty() { None } else { Some(vec![audience]) },
+            audiences: if audience.is_empty() {
+                None
+            } else {
+                Some(vec![audience])
+            },
             expiration_seconds: Some(lifetime),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".into()),
@@ -78,11 +85,20 @@ pub(super) async fn get(
         }),
         ..TokenRequest::default()
     };
-    let response = api.create_token_request(&account, &PostParams::default(), &request).await;
-    let status = response.map_err(|error| Error::Request(Box::new(error)))?.status.ok_or(Error::Empty)?;
+    let response = api
+        .create_token_request(&account, &PostParams::default(), &request)
+        .await;
+    let status = response
+        .map_err(|error| Error::Request(Box::new(error)))?
+        .status
+        .ok_or(Error::Empty)?;
     let text = status.token.filter(|text| !text.is_empty()).ok_or(Error::Empty)?;
     let expires = status.expiration_timestamp.ok_or(Error::Empty)?.0;
-    let token = Token { text: text.clone(), issued: now, expires };
+    let token = Token {
+        text: text.clone(),
+        issued: now,
+        expires,
+    };
     let left = token.good_for(now).unwrap_or(MIN_WAIT).max(MIN_WAIT);
     volumes.keep_token(context.uid(), key, token);
     Ok((text, left))

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, ServiceAccount};
 use keelson_apiserver::user::UserInfo;
-use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
+use keelson_apiserver::{
+    ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
+};
 use keelson_kubelet::{Cri, KubeletConfig, ServerConfig, ServingCertificate};
 use keelson_pki::{ClusterNames, Identity, Pki};
 use keelson_runtime::images::build::{BuildConfig, LayerCompression, build_image};
@@ -68,7 +70,10 @@ pub(crate) fn on_cluster<F>(test: F)
 where
     F: AsyncFnOnce(&mut Cluster),
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut cluster = Cluster::start().await;
         test(&mut cluster).await;
@@ -86,7 +91,10 @@ fn pem(pki: &Pki, identity: Identity) -> CertificateAndKey {
 
 impl Cluster {
     async fn start() -> Self {
-        let temp = tempfile::Builder::new().prefix("keelson-kubelet-").tempdir().unwrap();
+        let temp = tempfile::Builder::new()
+            .prefix("keelson-kubelet-")
+            .tempdir()
+            .unwrap();
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let dir = temp.path().to_owned();
         let pki = Pki::ensure(&dir.join("pki"), &ClusterNames::default(), jiff::Timestamp::now()).unwrap();
@@ -94,8 +102,10 @@ impl Cluster {
         let ca = pki.ca.certificate().to_pem().into_bytes();
         let mut api = ApiServerConfig::new(store.clone(), pem(&pki, Identity::Apiserver), ca.clone());
         api.bind_address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-        api.kubelet_client =
-            Some(KubeletClientConfig { identity: pem(&pki, Identity::ApiserverKubeletClient), ca_pem: Some(ca) });
+        api.kubelet_client = Some(KubeletClientConfig {
+            identity: pem(&pki, Identity::ApiserverKubeletClient),
+            ca_pem: Some(ca),
+        });
         api.service_account = ServiceAccountConfig {
             signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
@@ -103,9 +113,12 @@ impl Cluster {
         };
         let api = ApiServer::start(api).await.unwrap();
         let url = format!("https://{}", api.local_addr());
-        let kubeconfig = kube::config::Kubeconfig::from_yaml(&pki.kubeconfig(Identity::Admin, "test", &url)).unwrap();
+        let kubeconfig =
+            kube::config::Kubeconfig::from_yaml(&pki.kubeconfig(Identity::Admin, "test", &url)).unwrap();
         let options = kube::config::KubeConfigOptions::default();
-        let client = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+        let client = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .unwrap();
         let client = kube::Client::try_from(client).unwrap();
         let account = json!({"metadata": {"name": "default"}});
         Api::<ServiceAccount>::namespaced(client.clone(), "default")
@@ -113,11 +126,26 @@ impl Cluster {
             .await
             .unwrap();
 
+        // What the controller manager would publish.
+        let bundle = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": pki.ca.certificate().to_pem()}});
+        Api::<ConfigMap>::namespaced(client.clone(), "default")
+            .create(&PostParams::default(), &serde_json::from_value(bundle).unwrap())
+            .await
+            .unwrap();
         let images = ImageStore::open(ImageConfig::new(dir.join("images"))).unwrap();
-        images.import(ImportSource::Path(build_busybox(&dir))).await.unwrap();
+        images
+            .import(ImportSource::Path(build_busybox(&dir)))
+            .await
+            .unwrap();
         let network = Arc::new(TestNetwork(AtomicU8::new(1)));
-        let runtime = Runtime::open(Config::new(dir.join("root"), dir.join("run"), network), images).await.unwrap();
-        let mut config = KubeletConfig::new(NODE, &dir.join("kubelet"), Cri::in_process(runtime.clone(), runtime.clone()));
+        let runtime = Runtime::open(Config::new(dir.join("root"), dir.join("run"), network), images)
+            .await
+            .unwrap();
+        let mut config = KubeletConfig::new(
+            NODE,
+            &dir.join("kubelet"),
+            Cri::in_process(runtime.clone(), runtime.clone()),
+        );
         config.node_ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
         config.cgroup_root = format!("/keelson-kubelet-test-{}", std::process::id());
         config.static_pod_path = Some(dir.join("manifests"));
@@ -125,17 +153,36 @@ impl Cluster {
         config.server = Some(ServerConfig {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: free_port(),
-            certificate: Arc::new(ServingCertificate::from_pem(&serving.certificate_pem, &serving.key_pem).unwrap()),
+            certificate: Arc::new(
+                ServingCertificate::from_pem(&serving.certificate_pem, &serving.key_pem).unwrap(),
+            ),
             client_ca: vec![pki.ca.certificate().der().clone()],
         });
-        let mut cluster = Self { api, store, pki, runtime, config, client, dir, kubelet: None, temp };
+        let mut cluster = Self {
+            api,
+            store,
+            pki,
+            runtime,
+            config,
+            client,
+            dir,
+            kubelet: None,
+            temp,
+        };
         cluster.start_kubelet();
         let nodes = Api::<Node>::all(cluster.client.clone());
         let ready = |node: Option<&Node>| {
-            let conditions = node.and_then(|node| node.status.as_ref()?.conditions.clone()).unwrap_or_default();
-            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            let conditions = node
+                .and_then(|node| node.status.as_ref()?.conditions.clone())
+                .unwrap_or_default();
+            conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
         };
-        tokio::time::timeout(PATIENCE, await_condition(nodes, NODE, ready)).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, await_condition(nodes, NODE, ready))
+            .await
+            .unwrap()
+            .unwrap();
         cluster
     }
 
@@ -156,7 +203,10 @@ impl Cluster {
     pub(crate) async fn stop_kubelet(&mut self) {
         let (shutdown, task) = self.kubelet.take().unwrap();
         shutdown.cancel();
-        tokio::time::timeout(PATIENCE, task).await.expect("the kubelet ends").unwrap();
+        tokio::time::timeout(PATIENCE, task)
+            .await
+            .expect("the kubelet ends")
+            .unwrap();
     }
 
     pub(crate) fn pods(&self) -> Api<Pod> {
@@ -173,14 +223,20 @@ impl Cluster {
             + std::fmt::Debug,
     {
         let api = Api::<K>::namespaced(self.client.clone(), "default");
-        api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap()
+        api.create(&PostParams::default(), &serde_json::from_value(object).unwrap())
+            .await
+            .unwrap()
     }
 
     /// Creates a pod that is bound to the node.
     pub(crate) async fn pod(&self, name: &str, mut spec: Value) -> Pod {
         spec["nodeName"] = json!(NODE);
-        spec.as_object_mut().unwrap().entry("terminationGracePeriodSeconds").or_insert(json!(2));
-        self.create(json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": spec})).await
+        spec.as_object_mut()
+            .unwrap()
+            .entry("terminationGracePeriodSeconds")
+            .or_insert(json!(2));
+        self.create(json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": spec}))
+            .await
     }
 
     /// Waits for a state of a pod and returns it.
@@ -191,23 +247,33 @@ impl Cluster {
             Err(_) => {
                 let pod = self.pods().get_opt(name).await.unwrap();
                 let events = self.events(name).await;
-                panic!("pod {name} is not {what}: {:#?}\nevents: {events:#?}", pod.map(|pod| pod.status));
+                panic!(
+                    "pod {name} is not {what}: {:#?}\nevents: {events:#?}",
+                    pod.map(|pod| pod.status)
+                );
             }
         }
     }
 
     pub(crate) async fn until_phase(&self, name: &str, phase: &str) -> Pod {
-        self.until(name, phase, |pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(phase)).await
+        self.until(name, phase, |pod| {
+            pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(phase)
+        })
+        .await
     }
 
     pub(crate) async fn until_ready(&self, name: &str) -> Pod {
-        self.until(name, "ready", |pod| condition(pod, "Ready") == "True").await
+        self.until(name, "ready", |pod| condition(pod, "Ready") == "True")
+            .await
     }
 
     /// Deletes a pod and waits until it is gone.
     pub(crate) async fn delete(&self, name: &str) {
         let pod = self.pods().get(name).await.unwrap();
-        self.pods().delete(name, &kube::api::DeleteParams::default()).await.unwrap();
+        self.pods()
+            .delete(name, &kube::api::DeleteParams::default())
+            .await
+            .unwrap();
         let uid = pod.metadata.uid.unwrap();
         let gone = kube::runtime::conditions::is_deleted(&uid);
         let waited = tokio::time::timeout(PATIENCE, await_condition(self.pods(), name, gone)).await;
@@ -223,7 +289,16 @@ impl Cluster {
         let params = ListParams::default().fields(&format!("involvedObject.name={name}"));
         let mut events = api.list(&params).await.unwrap().items;
         events.sort_by_key(|event| event.first_timestamp.as_ref().map(|time| time.0));
-        events.iter().map(|event| format!("{}: {}", event.reason.clone().unwrap(), event.message.clone().unwrap())).collect()
+        events
+            .iter()
+            .map(|event| {
+                format!(
+                    "{}: {}",
+                    event.reason.clone().unwrap(),
+                    event.message.clone().unwrap()
+                )
+            })
+            .collect()
     }
 
     /// Waits for an event whose text contains `part`.
@@ -234,26 +309,48 @@ impl Cluster {
             if events.iter().any(|event| event.contains(part)) {
                 return;
             }
-            assert!(tokio::time::Instant::now() < deadline, "no event {part:?} in {events:#?}");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no event {part:?} in {events:#?}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     async fn stop(mut self) {
         for pod in self.pods().list(&ListParams::default()).await.unwrap().items {
-            let mirror = pod.metadata.annotations.iter().flatten().any(|(key, _)| key == "kubernetes.io/config.mirror");
+            let mirror = pod
+                .metadata
+                .annotations
+                .iter()
+                .flatten()
+                .any(|(key, _)| key == "kubernetes.io/config.mirror");
             if !mirror {
                 self.delete(&pod.metadata.name.unwrap()).await;
             }
         }
+        // The object goes before the last files do.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let left: Vec<_> = fs::read_dir(self.dir.join("kubelet/pods"))
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "left behind: {left:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         self.stop_kubelet().await;
-        let left: Vec<_> = fs::read_dir(self.dir.join("kubelet/pods")).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(left.is_empty(), "left behind: {left:?}");
         self.runtime.close().await;
         self.api.shutdown().await;
         self.store.close().await;
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let below: Vec<&str> = mounts.lines().filter(|line| line.contains(self.dir.to_str().unwrap())).collect();
+        let below: Vec<&str> = mounts
+            .lines()
+            .filter(|line| line.contains(self.dir.to_str().unwrap()))
+            .collect();
         assert!(below.is_empty(), "mounts left behind: {below:#?}");
         remove_groups(&self.config.cgroup_root);
         drop(self.temp);
@@ -263,7 +360,12 @@ impl Cluster {
 /// Removes the test's own groups in every hierarchy.
 fn remove_groups(root: &str) {
     fn remove(dir: &Path) {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.file_type().unwrap().is_dir()) {
+        for entry in fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|e| e.file_type().unwrap().is_dir())
+        {
             remove(&entry.path());
         }
         let _ = fs::remove_dir(dir);
@@ -278,19 +380,38 @@ fn keelson_client_of(service: keelson_apiserver::LocalService) -> kube::Client {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Status of a condition of a pod; empty when there is none.
 pub(crate) fn condition(pod: &Pod, kind: &str) -> String {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    conditions.into_iter().find(|condition| condition.type_ == kind).map(|condition| condition.status).unwrap_or_default()
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.clone())
+        .unwrap_or_default();
+    conditions
+        .into_iter()
+        .find(|condition| condition.type_ == kind)
+        .map(|condition| condition.status)
+        .unwrap_or_default()
 }
 
 /// Status of the only, or first, main container, as JSON.
 pub(crate) fn container(pod: &Pod) -> Value {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
-    statuses.first().map(|status| serde_json::to_value(status).unwrap()).unwrap_or_default()
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.clone())
+        .unwrap_or_default();
+    statuses
+        .first()
+        .map(|status| serde_json::to_value(status).unwrap())
+        .unwrap_or_default()
 }
 
 /// A container that runs a shell script.
@@ -307,14 +428,21 @@ fn build_busybox(dir: &Path) -> PathBuf {
         fs::create_dir_all(root.join(sub)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "echo", "sleep", "id", "ls", "touch", "grep", "hostname", "env", "kill", "stat", "test", "rm", "mkdir", "true", "false", "nc", "date", "seq", "tr"] {
+    for name in [
+        "sh", "cat", "echo", "sleep", "id", "ls", "touch", "grep", "hostname", "env", "kill", "stat", "test",
+        "rm", "mkdir", "true", "false", "nc", "date", "seq", "tr",
+    ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
     let archive = dir.join("busybox.tar");
     let config = BuildConfig {
         reference: Some(IMAGE.to_owned()),
-        run: RunConfig { env: vec!["PATH=/bin".to_owned()], cmd: vec!["sh".to_owned()], ..RunConfig::default() },
+        run: RunConfig {
+            env: vec!["PATH=/bin".to_owned()],
+            cmd: vec!["sh".to_owned()],
+            ..RunConfig::default()
+        },
         compression: LayerCompression::None,
         ..BuildConfig::default()
     };

@@ -17,7 +17,10 @@ pub(crate) type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == keelson_runtime::shim::SUBCOMMAND) {
+    if args
+        .next()
+        .is_some_and(|first| first == keelson_runtime::shim::SUBCOMMAND)
+    {
         return keelson_runtime::shim::main(args);
     }
     let tests: Vec<Test> = pods::TESTS.iter().chain(server::TESTS).copied().collect();
@@ -31,7 +34,14 @@ fn main() -> ExitCode {
     }
     let wanted: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let selected = |name: &str| {
-        wanted.is_empty() || wanted.iter().any(|part| if has("--exact") { *part == name } else { name.contains(part.as_str()) })
+        wanted.is_empty()
+            || wanted.iter().any(|part| {
+                if has("--exact") {
+                    *part == name
+                } else {
+                    name.contains(part.as_str())
+                }
+            })
     };
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())

@@ -14,7 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::Test;
 use super::fixture::{Cluster, IDLE, NODE, on_cluster, shell};
 
-pub(crate) const TESTS: &[Test] = &[("the_server_answers_those_who_may_ask", server), ("the_node_reports_itself", node)];
+pub(crate) const TESTS: &[Test] = &[
+    ("the_server_answers_those_who_may_ask", server),
+    ("the_node_reports_itself", node),
+];
 
 /// One request with a client certificate, or none.
 async fn get(cluster: &Cluster, identity: Option<Identity>, path: &str) -> (StatusCode, String) {
@@ -23,12 +26,22 @@ async fn get(cluster: &Cluster, identity: Option<Identity>, path: &str) -> (Stat
     let mut tls = keelson_pki::tls::client_config(&[pki.ca.certificate().clone()], leaf).unwrap();
     tls.alpn_protocols.clear();
     let server = cluster.config.server.as_ref().unwrap();
-    let tcp = tokio::net::TcpStream::connect((server.address, server.port)).await.unwrap();
+    let tcp = tokio::net::TcpStream::connect((server.address, server.port))
+        .await
+        .unwrap();
     let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
+        .connect(name, tcp)
+        .await
+        .unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header("host", "n1").body(Empty::<Bytes>::new()).unwrap();
+    let request = Request::get(path)
+        .header("host", "n1")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
     let response = sender.send_request(request).await.unwrap();
     let status = response.status();
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -39,25 +52,55 @@ async fn get(cluster: &Cluster, identity: Option<Identity>, path: &str) -> (Stat
 
 fn server() {
     on_cluster(async |cluster| {
-        cluster.pod("web", json!({"containers": [shell("main", &format!("echo hello; {IDLE}"))]})).await;
+        cluster
+            .pod(
+                "web",
+                json!({"containers": [shell("main", &format!("echo hello; {IDLE}"))]}),
+            )
+            .await;
         cluster.until_ready("web").await;
         let api = Some(Identity::ApiserverKubeletClient);
         assert_eq!(get(cluster, None, "/pods").await.0, StatusCode::UNAUTHORIZED);
-        assert_eq!(get(cluster, Some(Identity::KubeProxy), "/pods").await.0, StatusCode::FORBIDDEN);
+        assert_eq!(
+            get(cluster, Some(Identity::KubeProxy), "/pods").await.0,
+            StatusCode::FORBIDDEN
+        );
         assert_eq!(get(cluster, api, "/healthz").await, (StatusCode::OK, "ok".into()));
         let (_, pods) = get(cluster, api, "/pods").await;
         let pods: Value = serde_json::from_str(&pods).unwrap();
         assert_eq!(pods["items"][0]["metadata"]["name"], "web");
-        assert_eq!(get(cluster, api, "/containerLogs/default/web/main?tailLines=1").await, (StatusCode::OK, "hello\n".into()));
-        assert_eq!(get(cluster, api, "/containerLogs/default/web/none").await.0, StatusCode::NOT_FOUND);
-        assert_eq!(get(cluster, api, "/containerLogs/default/web/main?previous=true").await.0, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            get(cluster, api, "/containerLogs/default/web/main?tailLines=1").await,
+            (StatusCode::OK, "hello\n".into())
+        );
+        assert_eq!(
+            get(cluster, api, "/containerLogs/default/web/none").await.0,
+            StatusCode::NOT_FOUND
+        );
+        assert_eq!(
+            get(cluster, api, "/containerLogs/default/web/main?previous=true")
+                .await
+                .0,
+            StatusCode::BAD_REQUEST
+        );
         let (_, metrics) = get(cluster, api, "/metrics/resource").await;
-        assert!(metrics.contains("container_memory_working_set_bytes{container=\"main\",namespace=\"default\",pod=\"web\"} "), "{metrics}");
+        assert!(
+            metrics.contains(
+                "container_memory_working_set_bytes{container=\"main\",namespace=\"default\",pod=\"web\"} "
+            ),
+            "{metrics}"
+        );
         assert!(metrics.contains("resource_scrape_error 0"), "{metrics}");
         let (_, summary) = get(cluster, api, "/stats/summary").await;
         let summary: Value = serde_json::from_str(&summary).unwrap();
         assert_eq!(summary["pods"][0]["podRef"]["name"], "web");
-        assert!(summary["pods"][0]["containers"][0]["memory"]["workingSetBytes"].as_u64().unwrap() > 0, "{summary:#}");
+        assert!(
+            summary["pods"][0]["containers"][0]["memory"]["workingSetBytes"]
+                .as_u64()
+                .unwrap()
+                > 0,
+            "{summary:#}"
+        );
         assert!(summary["node"]["memory"]["workingSetBytes"].as_u64().unwrap() > 0);
         let (_, config) = get(cluster, api, "/configz").await;
         assert!(config.contains("\"maxPods\":110"), "{config}");
@@ -84,17 +127,40 @@ fn node() {
         let node = serde_json::to_value(nodes.get(NODE).await.unwrap()).unwrap();
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NODE);
         let status = &node["status"];
-        let ready = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
-        assert_eq!((&ready["reason"], &ready["message"]), (&json!("KubeletReady"), &json!("kubelet is posting ready status")));
+        let ready = status["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["type"] == "Ready")
+            .unwrap();
+        assert_eq!(
+            (&ready["reason"], &ready["message"]),
+            (&json!("KubeletReady"), &json!("kubelet is posting ready status"))
+        );
         assert_eq!(status["capacity"]["pods"], "110");
-        assert_eq!(status["addresses"], json!([{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": NODE}]));
-        assert_eq!(status["daemonEndpoints"]["kubeletEndpoint"]["Port"], cluster.config.server.as_ref().unwrap().port);
+        assert_eq!(
+            status["addresses"],
+            json!([{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": NODE}])
+        );
+        assert_eq!(
+            status["daemonEndpoints"]["kubeletEndpoint"]["Port"],
+            cluster.config.server.as_ref().unwrap().port
+        );
         assert_eq!(status["nodeInfo"]["kubeletVersion"], "v1.36.0");
-        let leases = kube::Api::<k8s_openapi::api::coordination::v1::Lease>::namespaced(cluster.client.clone(), "kube-node-lease");
+        let leases = kube::Api::<k8s_openapi::api::coordination::v1::Lease>::namespaced(
+            cluster.client.clone(),
+            "kube-node-lease",
+        );
         let held = |lease: Option<&k8s_openapi::api::coordination::v1::Lease>| {
-            lease.and_then(|lease| lease.spec.as_ref()?.holder_identity.clone()).as_deref() == Some(NODE)
+            lease
+                .and_then(|lease| lease.spec.as_ref()?.holder_identity.clone())
+                .as_deref()
+                == Some(NODE)
         };
         let waiting = kube::runtime::wait::await_condition(leases, NODE, held);
-        tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await.unwrap().unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(10), waiting)
+            .await
+            .unwrap()
+            .unwrap();
     });
 }

@@ -277,11 +277,14 @@ where
             };
             match event {
                 Some(Ok(event)) => {
-                    wait = BACKOFF.0;
+                    // The start of a list says nothing yet about whether the server answers.
+                    if !matches!(event, watcher::Event::Init) {
+                        wait = BACKOFF.0;
+                    }
                     self.handle(event, &mut listed);
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(kind, %error, "watch failed; retrying");
+                    tracing::debug!(kind, %error, "list or watch failed; retrying");
                     tokio::select! {
                         () = shutdown.cancelled() => return,
                         () = tokio::time::sleep(wait) => {}

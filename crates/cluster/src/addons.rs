@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use k8s_openapi::api::core::v1::{Service, ServiceAccount, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{ObjectMeta, PostParams};
@@ -12,24 +12,16 @@ use kube::{Api, Client};
 /// Creates what is missing; leaves alone what is there.
 pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str, kube::Error)> {
     let system = "kube-system";
-    let account = ServiceAccount { metadata: named("kube-dns", Some(system)), ..ServiceAccount::default() };
-    create(Api::namespaced(client.clone(), system), &account).await.map_err(|e| ("ServiceAccount kube-dns", e))?;
-    let account = Subject {
-        kind: "ServiceAccount".into(),
-        name: "kube-dns".into(),
-        namespace: Some(system.into()),
-        ..Subject::default()
-    };
     let nodes = Subject {
         kind: "Group".into(),
         name: "system:nodes".into(),
         api_group: Some("rbac.authorization.k8s.io".into()),
         ..Subject::default()
     };
-    // Joined nodes run the proxy and DNS with the node's own identity.
-    for (name, role, subjects) in [
-        ("keelson:kube-dns", "system:kube-dns", vec![account, nodes.clone()]),
-        ("keelson:node-proxier", "system:node-proxier", vec![nodes]),
+    // Joined nodes run the proxy, the pod network and DNS with the node's own identity.
+    for (name, role) in [
+        ("keelson:node-network", "system:keelson-network"),
+        ("keelson:node-proxier", "system:node-proxier"),
     ] {
         let binding = ClusterRoleBinding {
             metadata: named(name, None),
@@ -38,7 +30,7 @@ pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str,
                 kind: "ClusterRole".into(),
                 name: role.into(),
             },
-            subjects: Some(subjects),
+            subjects: Some(vec![nodes.clone()]),
         };
         create(Api::all(client.clone()), &binding).await.map_err(|e| ("ClusterRoleBinding", e))?;
     }

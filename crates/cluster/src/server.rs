@@ -58,6 +58,9 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The network of sandboxed nodes.
+    #[error(transparent)]
+    Underlay(#[from] crate::underlay::Error),
     /// The node.
     #[error(transparent)]
     Node(#[from] node::Error),
@@ -83,6 +86,10 @@ pub async fn run(paths: &Paths, report: Report<'_>, shutdown: CancellationToken)
     let write = |source| Error::Write { path: record.clone(), source };
     ProcessRecord::current().and_then(|current| current.write(&record)).map_err(write)?;
 
+    let underlay = settings.underlay(paths);
+    if settings.node_ip == underlay.gateway() {
+        underlay.ensure().await?;
+    }
     let pki = ensure_pki(paths, &settings)?;
     let kubeconfig = pki.kubeconfig(Identity::Admin, "keelson", &settings.local_url());
     let path = paths.admin_kubeconfig();
@@ -215,8 +222,8 @@ fn node_options(
         clients: NodeClients {
             kubelet: identities.client(&format!("system:node:{name}"), &["system:nodes"]),
             proxy: identities.client("system:kube-proxy", &["system:node-proxier"]),
-            network: identities.client("system:kube-proxy", &["system:node-proxier"]),
-            dns: identities.service_account("kube-system", "kube-dns"),
+            network: identities.client("system:keelson-network", &[]),
+            dns: identities.client("system:keelson-network", &[]),
         },
     })
 }

@@ -53,6 +53,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
 fn start_logging(cli: &Cli) -> Result<()> {
     let quiet = !cli.command.is_daemon() && cli.global.log == "info";
     let filter = if quiet { "warn" } else { cli.global.log.as_str() };
+    // The informers retry by themselves and say so when it matters.
+    let filter = format!("kube_runtime=error,kube_client=error,{filter}");
     let filter = tracing_subscriber::EnvFilter::try_new(filter).context("--log is not a filter")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     Ok(())

@@ -22,3 +22,4 @@ pub mod selector;
 pub mod status;
 pub mod strategy;
 pub mod time;
+pub mod validation;

@@ -5,16 +5,15 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use keelson_api::codec::{json, protobuf, yaml};
-use keelson_api::field::{Error, ErrorList, Path};
+use keelson_api::field::ErrorList;
 use keelson_api::gvk::{GroupVersion, GroupVersionKind};
 use keelson_api::normalize::normalize;
 use keelson_api::schema::Schema;
 use keelson_api::status::Status;
-use keelson_api::strategy;
+use keelson_api::{strategy, validation};
 use serde_json::Value;
 
 use super::kind::{Kind, KindSchema};
-use super::metadata;
 use super::options::FieldValidation;
 use crate::admission::Notes;
 
@@ -204,19 +203,20 @@ pub fn prepare_for_update(kind: &Kind, subresource: &str, new: &mut Value, old: 
     }
 }
 
-/// Judges a new object.
-pub fn validate_create(_kind: &Kind, object: &Value) -> ErrorList {
-    let mut errors = Vec::new();
-    if metadata::text(object, "name").is_empty() {
-        let path = Path::new("metadata").child("name");
-        errors.push(Error::required(&path, "name or generateName is required"));
+/// Judges a new object; what a custom resource's schema says is judged elsewhere.
+pub fn validate_create(kind: &Kind, object: &Value) -> ErrorList {
+    match kind.schema {
+        KindSchema::Custom(_) => validation::validate_metadata(&kind.gvk, kind.info.namespaced, object),
+        _ => validation::validate_create(&kind.gvk, object),
     }
-    errors
 }
 
-/// Judges a changed object.
-pub fn validate_update(_kind: &Kind, _subresource: &str, _new: &Value, _old: &Value) -> ErrorList {
-    Vec::new()
+/// Judges a changed object; what a custom resource's schema says is judged elsewhere.
+pub fn validate_update(kind: &Kind, subresource: &str, new: &Value, old: &Value) -> ErrorList {
+    match kind.schema {
+        KindSchema::Custom(_) => validation::validate_metadata_update(&kind.gvk, new, old),
+        _ => validation::validate_update(&kind.gvk, subresource, new, old),
+    }
 }
 
 static SCHEMAS: LazyLock<HashMap<GroupVersionKind, &'static Schema>> = LazyLock::new(|| {

@@ -72,6 +72,8 @@ impl Binding {
         } else {
             Failure::error(status.message())
         };
-        shared.fail(self.queued, failure, None).await;
+        if let Some(patch) = shared.fail(self.queued, failure, None) {
+            patch.write(shared.handle.client.clone()).await;
+        }
     }
 }

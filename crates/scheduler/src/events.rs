@@ -7,6 +7,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use keelson_client::{Change, Informer};
 use kube::ResourceExt;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::cache::{Cache, PodInfo};
 use crate::framework::{ClusterEvent, NodeChange, Nominator};
@@ -19,6 +20,8 @@ pub(crate) struct EventHandlers {
     pub(crate) queue: Arc<SchedulingQueue>,
     pub(crate) nominator: Arc<Nominator>,
     pub(crate) scheduler_name: Arc<str>,
+    /// Told whenever a claim changes.
+    pub(crate) claim_changes: watch::Sender<()>,
 }
 
 fn node_of(pod: &Pod) -> &str {
@@ -44,20 +47,22 @@ impl EventHandlers {
         namespaces.on_change(move |change| match change {
             Change::Updated(old, new) if old.labels() == new.labels() => {}
             Change::Deleted(_) => {}
-            change => queue.on_event(ClusterEvent::NamespaceChanged(change.object().clone())),
+            _ => queue.on_event(ClusterEvent::NamespaceChanged),
         });
         let queue = self.queue.clone();
+        let claim_changes = self.claim_changes.clone();
         claims.on_change(move |change| {
+            claim_changes.send_replace(());
             if !matches!(change, Change::Deleted(_)) {
                 queue.on_event(ClusterEvent::ClaimChanged(change.object().clone()));
             }
         });
         let queue = self.queue.clone();
-        volumes.on_change(move |change| queue.on_event(ClusterEvent::VolumeChanged(change.object().clone())));
+        volumes.on_change(move |_| queue.on_event(ClusterEvent::VolumeChanged));
         let queue = self.queue.clone();
         classes.on_change(move |change| {
             if !matches!(change, Change::Deleted(_)) {
-                queue.on_event(ClusterEvent::StorageClassChanged(change.object().clone()));
+                queue.on_event(ClusterEvent::StorageClassChanged);
             }
         });
     }
@@ -81,10 +86,9 @@ impl EventHandlers {
             Change::Deleted(pod) => {
                 let info = Arc::new(PodInfo::new(pod.clone()));
                 self.nominator.remove(&info.uid);
-                if info.node_name.is_empty() {
-                    self.queue.delete(&info.uid);
-                } else {
-                    self.cache.lock().remove_pod(&info.uid);
+                self.queue.delete(&info.uid);
+                // Also one that was only assumed, or whose assignment we were not told of.
+                if self.cache.lock().remove_pod(&info.uid) {
                     self.queue.on_event(ClusterEvent::AssignedPodDeleted(info));
                 }
             }
@@ -138,7 +142,7 @@ impl EventHandlers {
             }
             Change::Deleted(node) => {
                 self.cache.lock().remove_node(&node.name_any());
-                self.queue.on_event(ClusterEvent::NodeDeleted(node.clone()));
+                self.queue.on_event(ClusterEvent::NodeDeleted);
             }
         }
     }

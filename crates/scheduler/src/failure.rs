@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_client::{EventType, object_reference};
-use kube::Api;
+use kube::{Api, Client};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -54,44 +54,52 @@ fn truncated(message: &str) -> String {
     format!("{}{SUFFIX}", &message[..end])
 }
 
+/// A change of a pod's status that is still to be written.
+pub(crate) struct StatusPatch {
+    pod: Arc<PodInfo>,
+    patch: Value,
+}
+
+impl StatusPatch {
+    /// Writes it; failures are logged, as the next attempt of the pod writes it again.
+    pub(crate) async fn write(self, client: Client) {
+        let key = &self.pod.key;
+        let api = Api::<Pod>::namespaced(client, &key.namespace);
+        match api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(self.patch)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => tracing::warn!(pod = %key, %error, "condition PodScheduled not written"),
+        }
+    }
+}
+
 impl Shared {
-    /// Ends a failed attempt. `nominated`: what preemption says of the nominated node; none leaves it as it is.
-    pub(crate) async fn fail(
-        self: &Arc<Self>,
+    /// Ends a failed attempt: the pod waits again and its owner is told. `nominated`: what preemption says of the nominated
+    /// node; none leaves it as it is.
+    pub(crate) fn fail(
+        &self,
         mut queued: QueuedPod,
         failure: Failure,
         nominated: Option<PostFilterResult>,
-    ) {
+    ) -> Option<StatusPatch> {
         let attempted = queued.info.clone();
-        match self.handle.listers.pods.get(&attempted.key) {
-            Some(pod) if pod.metadata.uid.as_deref() == Some(&*attempted.uid) => {
-                let info = Arc::new(PodInfo::new(pod));
-                if info.node_name.is_empty() {
-                    // Nominated before it is queued: the next attempt may start at once.
-                    self.nominate(&info, nominated.as_ref());
-                    queued.info = info;
-                    self.queue.requeue(queued, failure.plugins.clone());
-                } else {
-                    self.queue.done(&attempted.uid);
-                    return;
-                }
-            }
-            _ => {
-                self.queue.done(&attempted.uid);
-                return;
-            }
-        }
+        let newest = self.handle.listers.pods.get(&attempted.key);
+        let newest = newest.filter(|pod| pod.metadata.uid.as_deref() == Some(&*attempted.uid));
+        let newest = newest.map(|pod| Arc::new(PodInfo::new(pod))).filter(|info| info.node_name.is_empty());
+        let Some(info) = newest else {
+            // Gone, or bound after all.
+            self.queue.done(&attempted.uid);
+            return None;
+        };
+        // Nominated before it is queued: the next attempt may start at once.
+        self.nominate(&info, nominated.as_ref());
+        queued.info = info.clone();
+        self.queue.requeue(queued, failure.plugins.clone());
         let reference = object_reference(&*attempted.pod);
         let message = truncated(&failure.message);
         self.handle.recorder.event(&reference, EventType::Warning, "FailedScheduling", message);
-        let Some(patch) = status_patch(&attempted.pod, &failure, nominated.as_ref()) else { return };
-        let api = Api::<Pod>::namespaced(self.handle.client.clone(), &attempted.key.namespace);
-        let patch = Patch::Strategic(patch);
-        match api.patch_status(&attempted.key.name, &PatchParams::default(), &patch).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Err(error) => tracing::warn!(pod = %attempted.key, %error, "condition PodScheduled not written"),
-        }
+        let patch = status_patch(&info.pod, &failure, nominated.as_ref())?;
+        Some(StatusPatch { pod: info, patch })
     }
 
     fn nominate(&self, pod: &Arc<PodInfo>, nominated: Option<&PostFilterResult>) {

@@ -41,22 +41,23 @@ impl Algorithm {
         framework: &Framework,
         snapshot: &Snapshot,
         pod: &Arc<PodInfo>,
-    ) -> Result<(Arc<str>, CycleState), ScheduleError> {
+    ) -> Result<(Arc<NodeInfo>, CycleState), ScheduleError> {
         if snapshot.len() == 0 {
             return Err(ScheduleError::NoNodes);
         }
         let mut state = CycleState::default();
         let feasible = self.find_feasible(framework, snapshot, &mut state, pod)?;
         if let [only] = feasible.as_slice() {
-            return Ok((only.shared_name().clone(), state));
+            return Ok((only.clone(), state));
         }
         framework.run_pre_score(&mut state, pod, &feasible, snapshot).map_err(ScheduleError::Failed)?;
         let scores = framework.run_score(&state, pod, &feasible, snapshot);
         tracing::trace!(pod = %pod.key, ?scores, "nodes scored");
-        Ok((feasible[select(&scores)].shared_name().clone(), state))
+        Ok((feasible[select(&scores)].clone(), state))
     }
 
-    fn find_feasible(
+    /// The nodes that the pod fits on, or as many as are worth scoring.
+    pub(crate) fn find_feasible(
         &mut self,
         framework: &Framework,
         snapshot: &Snapshot,
@@ -64,7 +65,7 @@ impl Algorithm {
         pod: &Arc<PodInfo>,
     ) -> Result<Vec<Arc<NodeInfo>>, ScheduleError> {
         let mut diagnosis = Diagnosis::default();
-        let (names, restricted) = match framework.run_pre_filter(state, pod, snapshot) {
+        let restriction = match framework.run_pre_filter(state, pod, snapshot) {
             Ok(restriction) => restriction,
             Err(status) if status.is_rejected() => {
                 diagnosis.pre_filter = status.message();
@@ -76,16 +77,18 @@ impl Algorithm {
         };
         // A pod that preemption made room for looks there first.
         if let Some(node) = framework.nominator.node_of(&pod.uid) {
-            let allowed = names.as_ref().is_none_or(|names| names.contains(&node));
+            let allowed = restriction.nodes.as_ref().is_none_or(|names| names.contains(&node));
             if let Some(node) = snapshot.get(&node).filter(|_| allowed) {
                 if framework.run_filter_with_nominated(state, pod, node).is_ok() {
                     return Ok(vec![node.clone()]);
                 }
             }
         }
-        let feasible = match &names {
+        let names = &restriction.nodes;
+        let feasible = match names {
             Some(names) => {
-                diagnosis.absent = restricted.clone();
+                diagnosis.absent = restriction.refusal();
+                diagnosis.plugins.extend(&restriction.plugins);
                 let nodes = names.iter().filter_map(|name| snapshot.get(name));
                 let (found, _) = filter(framework, state, pod, nodes, usize::MAX, &mut diagnosis)?;
                 found

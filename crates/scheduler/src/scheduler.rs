@@ -9,7 +9,7 @@ use keelson_client::{
 };
 use kube::{Api, Client};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,8 +17,8 @@ use crate::binding::Binding;
 use crate::cache::{Cache, Snapshot};
 use crate::config::{Config, Error};
 use crate::events::EventHandlers;
-use crate::failure::Failure;
-use crate::framework::{CycleState, Framework, Handle, Listers, Nominator};
+use crate::failure::{Failure, StatusPatch};
+use crate::framework::{ByNamespace, Framework, Handle, Listers, Nominator, PostFilterResult, Status};
 use crate::plugins;
 use crate::queue::{QueuedPod, SchedulingQueue};
 use crate::schedule_one::{Algorithm, ScheduleError};
@@ -78,7 +78,7 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
     let listers = Listers {
         pods: Arc::new(pods.clone()),
         namespaces: Arc::new(namespaces.clone()),
-        services: Arc::new(services.clone()),
+        services: Arc::new(ByNamespace::new(&services)),
         replication_controllers: Arc::new(replication_controllers.clone()),
         replica_sets: Arc::new(replica_sets.clone()),
         stateful_sets: Arc::new(stateful_sets.clone()),
@@ -95,17 +95,22 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
         recorder,
         nominator: nominator.clone(),
         tasks: tasks.clone(),
+        claim_changes: watch::Sender::new(()),
+        queue: Arc::default(),
     };
     let mut framework = Framework::new(nominator.clone());
     plugins::register_all(&mut framework, &handle);
     let framework = Arc::new(framework);
     let queue = Arc::new(SchedulingQueue::new(framework.clone(), config.clone()));
+    let weak = Arc::downgrade(&queue);
+    handle.queue.get_or_init(|| weak);
     let cache = Arc::new(Mutex::new(Cache::default()));
     let handlers = EventHandlers {
         cache: cache.clone(),
         queue: queue.clone(),
         nominator,
         scheduler_name: config.scheduler_name.as_str().into(),
+        claim_changes: handle.claim_changes.clone(),
     };
     handlers.register(&pods, &nodes, &namespaces, &claims, &volumes, &classes);
     macro_rules! spawn {
@@ -168,9 +173,9 @@ impl Loop {
             };
             let (Ok(permit), Some(queued)) = (permit, queued) else { break };
             if let Some(work) = self.schedule(queued) {
-                let (shared, shutdown) = (self.shared.clone(), self.shutdown.clone());
+                let work = work.run(self.shared.clone(), self.shutdown.clone());
                 self.shared.handle.tasks.spawn(async move {
-                    work.run(shared, shutdown).await;
+                    work.await;
                     drop(permit);
                 });
             }
@@ -190,37 +195,36 @@ impl Loop {
             return None;
         }
         shared.cache.lock().update(&mut self.snapshot);
-        let (node, mut state) = match self.algorithm.schedule(&shared.framework, &self.snapshot, &pod) {
+        let (chosen, mut state) = match self.algorithm.schedule(&shared.framework, &self.snapshot, &pod) {
             Ok(found) => found,
-            Err(error) => return Some(self.failed(queued, error)),
+            Err(error) => return self.failed(queued, error).map(Work::Tell),
         };
-        let assumed = Arc::new(pod.on_node(&node));
+        let assumed = Arc::new(pod.on_node(chosen.shared_name()));
         if !shared.cache.lock().assume(assumed.clone()) {
             // The informer was faster: the pod has a node.
             shared.queue.done(&pod.uid);
             return None;
         }
         shared.handle.nominator.remove(&pod.uid);
-        if let Err(status) = shared.framework.run_reserve(&mut state, &assumed, &node) {
+        if let Err(status) = shared.framework.run_reserve(&mut state, &assumed, &chosen) {
             return Some(Work::Undo(Box::new(Binding { queued, assumed, state }), status));
         }
         Some(Work::Bind(Box::new(Binding { queued, assumed, state })))
     }
 
-    fn failed(&self, queued: QueuedPod, error: ScheduleError) -> Work {
-        let clear = Some(crate::framework::PostFilterResult { nominated_node: String::new() });
+    fn failed(&self, queued: QueuedPod, error: ScheduleError) -> Option<StatusPatch> {
+        let clear = Some(PostFilterResult { nominated_node: String::new() });
         match error {
-            ScheduleError::NoNodes => Work::Fail(queued, Failure::no_nodes(), clear),
-            ScheduleError::Failed(status) => Work::Fail(queued, Failure::error(status.message()), clear),
+            ScheduleError::NoNodes => self.shared.fail(queued, Failure::no_nodes(), clear),
+            ScheduleError::Failed(status) => self.shared.fail(queued, Failure::error(status.message()), clear),
             ScheduleError::Fit(mut error, state) => {
-                let state: &CycleState = &state;
                 let framework = &self.shared.framework;
                 let (result, outcome) =
-                    framework.run_post_filter(state, &queued.info, &self.snapshot, &error.diagnosis);
+                    framework.run_post_filter(&state, &queued.info, &self.snapshot, &error.diagnosis);
                 if let Err(status) = outcome {
                     error.diagnosis.post_filter = status.message();
                 }
-                Work::Fail(queued, Failure::unschedulable(error), result)
+                self.shared.fail(queued, Failure::unschedulable(error), result)
             }
         }
     }
@@ -229,8 +233,8 @@ impl Loop {
 /// What a scheduling cycle leaves to a task of its own.
 enum Work {
     Bind(Box<Binding>),
-    Undo(Box<Binding>, crate::framework::Status),
-    Fail(QueuedPod, Failure, Option<crate::framework::PostFilterResult>),
+    Undo(Box<Binding>, Status),
+    Tell(StatusPatch),
 }
 
 impl Work {
@@ -238,7 +242,7 @@ impl Work {
         match self {
             Self::Bind(binding) => binding.run(shared, shutdown).await,
             Self::Undo(binding, status) => binding.undo(&shared, status).await,
-            Self::Fail(queued, failure, nominated) => shared.fail(queued, failure, nominated).await,
+            Self::Tell(patch) => patch.write(shared.handle.client.clone()).await,
         }
     }
 }

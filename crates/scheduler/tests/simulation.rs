@@ -47,7 +47,7 @@ async fn what_does_not_fit_waits_and_says_why() {
     for name in ["a", "b"] {
         cluster.node(name, json!({"cpu": "2", "memory": "8Gi", "pods": "110"})).await;
     }
-    let expected = "0/3 nodes are available: 1 node(s) had untolerated taint {k: v}, 2 Insufficient cpu. preemption: 0/3 \
+    let expected = "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu. no new claims to deallocate, preemption: 0/3 \
         nodes are available: 3 Preemption is not helpful for scheduling.";
     cluster.unschedulable_with("late", expected).await;
     let event = cluster.event_with("late", expected).await;
@@ -92,5 +92,108 @@ async fn one_pod_after_the_other_is_bound_at_once() {
     times.sort_unstable();
     eprintln!("create to bound: p50 {:?}, max {:?}", times[10], times[19]);
     assert!(times[10] < Duration::from_millis(250), "{times:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_higher_priority_take_the_place_of_lower_ones() {
+    let cluster = Cluster::start(Config::default()).await;
+    for (name, value) in [("low", 10), ("high", 1000)] {
+        cluster.priority_class(name, value).await;
+    }
+    for name in ["a", "b"] {
+        cluster.node(name, json!({"cpu": "1", "memory": "8Gi", "pods": "110"})).await;
+    }
+    let pod = |name: &str, class: &str, cpu: &str| {
+        json!({"metadata": {"name": name, "labels": {"app": class}}, "spec": {
+            "priorityClassName": class, "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}})
+    };
+    for at in 0..4 {
+        cluster.pod(pod(&format!("low{at}"), "low", "500m")).await;
+    }
+    cluster.all_scheduled(4).await;
+    cluster.pod(pod("high0", "high", "600m")).await;
+    // Both pods of one node must go; their kubelet, which is us, lets them.
+    cluster.scheduled_while_deleting("high0").await;
+    let node = cluster.node_of("high0").await;
+    let left = cluster.names().await;
+    assert_eq!(left.len(), 3, "only the pods of one node went: {left:?}");
+    let victim = (0..4).map(|at| format!("low{at}")).find(|name| !left.contains(name)).unwrap();
+    let event = cluster.event(&victim, "Preempted").await;
+    let uid = cluster.uid_of("high0").await;
+    assert_eq!(event.message.unwrap(), format!("Preempted by pod {uid} on node {node}"));
+    // The same priority preempts nobody.
+    cluster.pod(pod("high1", "high", "600m")).await;
+    cluster.scheduled_while_deleting("high1").await;
+    cluster.pod(pod("high2", "high", "600m")).await;
+    let expected = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are \
+        available: 2 No preemption victims found for incoming pod.";
+    cluster.unschedulable_with("high2", expected).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anti_affinity_spread_constraints_and_gates_hold() {
+    let cluster = Cluster::start(Config::default()).await;
+    for (name, zone) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
+        let labels = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": zone});
+        cluster.node_with(name, labels, json!({"cpu": "8", "memory": "8Gi", "pods": "110"})).await;
+    }
+    let alone = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "alone"}}}]}});
+    for at in 0..4 {
+        let metadata = json!({"name": format!("alone{at}"), "labels": {"app": "alone"}});
+        cluster.pod(json!({"metadata": metadata, "spec": {"affinity": alone}})).await;
+    }
+    let bound = cluster.all_scheduled(3).await;
+    let nodes: std::collections::BTreeSet<_> = bound.iter().map(support::node_of).collect();
+    assert_eq!(nodes.len(), 3);
+    let waiting = cluster.waiting().await;
+    let expected = "0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules. no new claims to \
+        deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.";
+    cluster.unschedulable_with(&waiting[0], expected).await;
+
+    let spread = json!([{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "spread"}}}]);
+    for at in 0..6 {
+        let metadata = json!({"name": format!("spread{at}"), "labels": {"app": "spread"}});
+        cluster.pod(json!({"metadata": metadata, "spec": {"topologySpreadConstraints": spread}})).await;
+    }
+    let bound = cluster.all_scheduled(9).await;
+    let spread: Vec<_> = bound.iter().filter(|pod| pod.metadata.name.as_ref().unwrap().starts_with("spread")).collect();
+    assert_eq!(spread.iter().filter(|pod| support::node_of(pod) == "b1").count(), 3, "half of them in each zone");
+
+    cluster.pod(json!({"metadata": {"name": "gated"}, "spec": {"schedulingGates": [{"name": "example.com/wait"}]}})).await;
+    cluster.pod(json!({"metadata": {"name": "free"}, "spec": {}})).await;
+    cluster.scheduled("free").await;
+    assert_eq!(cluster.node_of("gated").await, "");
+    cluster.patch_pod("gated", json!({"spec": {"schedulingGates": null}})).await;
+    cluster.scheduled("gated").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_waited_for_and_bound_to_the_node() {
+    let cluster = Cluster::start(Config::default()).await;
+    for name in ["a", "b"] {
+        cluster.node(name, json!({"cpu": "8", "memory": "8Gi", "pods": "110"})).await;
+    }
+    let volume = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]);
+    cluster.pod(json!({"metadata": {"name": "p"}, "spec": {"volumes": volume}})).await;
+    let expected = "0/2 nodes are available: persistentvolumeclaim \"data\" not found. no new claims to deallocate, \
+        preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    cluster.unschedulable_with("p", expected).await;
+    cluster.storage_class("late", "WaitForFirstConsumer").await;
+    cluster.local_volume("pv-b", "late", "b").await;
+    cluster
+        .create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(json!({"metadata": {"name": "data"}, "spec": {
+            "storageClassName": "late", "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}}}))
+        .await;
+    // The volume controller, which is us, completes what the scheduler began.
+    cluster.complete_binding("pv-b", "data").await;
+    cluster.scheduled("p").await;
+    assert_eq!(cluster.node_of("p").await, "b");
     cluster.stop().await;
 }

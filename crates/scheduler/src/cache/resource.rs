@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use keelson_api::quantity::Quantity;
 
 /// What a container that requests no CPU counts as when nodes are scored.
-pub(crate) const DEFAULT_MILLI_CPU_REQUEST: i64 = 100;
+const DEFAULT_MILLI_CPU_REQUEST: i64 = 100;
 /// What a container that requests no memory counts as when nodes are scored.
-pub(crate) const DEFAULT_MEMORY_REQUEST: i64 = 200 * 1024 * 1024;
+const DEFAULT_MEMORY_REQUEST: i64 = 200 * 1024 * 1024;
 
 /// CPU in thousandths, memory and storage in bytes, all else in units.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

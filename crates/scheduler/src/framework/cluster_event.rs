@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 
 use crate::cache::PodInfo;
 
@@ -42,17 +41,17 @@ pub(crate) enum ClusterEvent {
     NodeAdded(Arc<Node>),
     NodeUpdated { old: Arc<Node>, new: Arc<Node>, change: NodeChange },
     /// Fewer nodes change the domains of a topology.
-    NodeDeleted(Arc<Node>),
+    NodeDeleted,
     AssignedPodAdded(Arc<PodInfo>),
     /// Labels or requests of a running pod changed.
     AssignedPodUpdated { old: Arc<PodInfo>, new: Arc<PodInfo> },
     AssignedPodDeleted(Arc<PodInfo>),
     /// The pod itself changed while it waited.
     PodUpdated { old: Arc<PodInfo>, new: Arc<PodInfo> },
-    NamespaceChanged(Arc<Namespace>),
+    NamespaceChanged,
     ClaimChanged(Arc<PersistentVolumeClaim>),
-    VolumeChanged(Arc<PersistentVolume>),
-    StorageClassChanged(Arc<StorageClass>),
+    VolumeChanged,
+    StorageClassChanged,
 }
 
 /// A plugin's opinion of an event for a pod that it refused.

@@ -1,17 +1,19 @@
 //! What plugins may use beside the snapshot.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keelson_client::EventRecorder;
 use kube::Client;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::Listers;
 use crate::cache::PodInfo;
 use crate::config::Config;
+use crate::queue::SchedulingQueue;
 
 /// Shared by all plugins of one scheduler.
 #[derive(Clone)]
@@ -22,6 +24,19 @@ pub(crate) struct Handle {
     pub(crate) recorder: EventRecorder,
     pub(crate) nominator: Arc<Nominator>,
     pub(crate) tasks: TaskTracker,
+    /// Changes whenever a claim does.
+    pub(crate) claim_changes: watch::Sender<()>,
+    /// Set once the queue exists; weak, because the queue owns the plugins.
+    pub(crate) queue: Arc<OnceLock<Weak<SchedulingQueue>>>,
+}
+
+impl Handle {
+    /// Lets a waiting pod be tried again without further conditions.
+    pub(crate) fn activate(&self, uid: &str) {
+        if let Some(queue) = self.queue.get().and_then(Weak::upgrade) {
+            queue.activate_pod(uid);
+        }
+    }
 }
 
 #[derive(Default)]

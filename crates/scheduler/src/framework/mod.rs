@@ -13,7 +13,7 @@ pub(crate) use cluster_event::{ClusterEvent, NodeChange, QueueingHint};
 pub(crate) use cycle_state::CycleState;
 pub(crate) use fit_error::{Diagnosis, FitError};
 pub(crate) use handle::{Handle, Nominator};
-pub(crate) use lister::{Lister, Listers};
+pub(crate) use lister::{ByNamespace, Lister, Listers};
 pub(crate) use runtime::{Framework, NO_NODES};
 pub(crate) use status::{Code, Outcome, Status};
 pub(crate) use traits::{

@@ -13,6 +13,21 @@ use crate::queue::QueuedPod;
 /// Stands for a plugin where there was no node that one could have refused.
 pub(crate) const NO_NODES: &str = "";
 
+/// Which nodes PreFilter leaves.
+pub(crate) struct Restriction {
+    /// None: all of them.
+    pub(crate) nodes: Option<NodeNames>,
+    /// The plugins that named them.
+    pub(crate) plugins: Vec<&'static str>,
+}
+
+impl Restriction {
+    /// Why all other nodes will not do.
+    pub(crate) fn refusal(&self) -> Status {
+        Status::unresolvable(format!("node(s) didn't satisfy plugin(s) [{}]", self.plugins.join(" ")))
+    }
+}
+
 /// The plugins of a profile by extension point, each list in the order of registration.
 #[derive(Default)]
 pub(crate) struct Framework {
@@ -108,13 +123,13 @@ impl Framework {
 
 /// The scheduling cycle.
 impl Framework {
-    /// Runs PreFilter; the nodes that all plugins agree on, where any of them names some, and why no other will do.
+    /// Runs PreFilter; the nodes that all plugins agree on, where any of them names some.
     pub(crate) fn run_pre_filter(
         &self,
         state: &mut CycleState,
         pod: &PodInfo,
         snapshot: &Snapshot,
-    ) -> Result<(Option<NodeNames>, Status), Status> {
+    ) -> Result<Restriction, Status> {
         let mut names: Option<NodeNames> = None;
         let mut by: Vec<&'static str> = Vec::new();
         for plugin in &self.pre_filter {
@@ -139,8 +154,7 @@ impl Framework {
                 Err(status) => return Err(status.by(plugin.name())),
             }
         }
-        let refused = Status::unresolvable(format!("node(s) didn't satisfy plugin(s) [{}]", by.join(" ")));
-        Ok((names, refused))
+        Ok(Restriction { nodes: names, plugins: by })
     }
 
     fn runs_filter(&self, state: &CycleState, name: &str) -> bool {
@@ -198,7 +212,7 @@ impl Framework {
         self.run_filter(state, pod, node)
     }
 
-    /// Runs PostFilter until a plugin has a result or fails.
+    /// Runs PostFilter until a plugin succeeds or fails; what the refusals say is put together.
     pub(crate) fn run_post_filter(
         &self,
         state: &CycleState,
@@ -206,15 +220,20 @@ impl Framework {
         snapshot: &Snapshot,
         diagnosis: &Diagnosis,
     ) -> (Option<PostFilterResult>, Outcome) {
-        let mut last = (None, Ok(()));
+        let mut result = None;
+        let mut refusal: Option<Status> = None;
         for plugin in &self.post_filter {
-            last = plugin.post_filter(self, state, pod, snapshot, diagnosis);
-            match &last.1 {
-                Err(status) if status.is_rejected() => {}
-                _ => return last,
+            let (of_plugin, outcome) = plugin.post_filter(self, state, pod, snapshot, diagnosis);
+            result = of_plugin.or(result);
+            match outcome {
+                Err(status) if status.is_rejected() => match &mut refusal {
+                    Some(refusal) => refusal.reasons.extend(status.reasons),
+                    None => refusal = Some(status.by(plugin.name())),
+                },
+                other => return (result, other.map_err(|status| status.by(plugin.name()))),
             }
         }
-        last
+        (result, refusal.map_or(Ok(()), Err))
     }
 
     pub(crate) fn run_pre_score(
@@ -258,7 +277,7 @@ impl Framework {
         totals
     }
 
-    pub(crate) fn run_reserve(&self, state: &mut CycleState, pod: &PodInfo, node: &str) -> Outcome {
+    pub(crate) fn run_reserve(&self, state: &mut CycleState, pod: &PodInfo, node: &Arc<NodeInfo>) -> Outcome {
         self.reserve.iter().try_for_each(|p| p.reserve(state, pod, node).map_err(|status| status.by(p.name())))
     }
 

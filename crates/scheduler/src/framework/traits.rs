@@ -107,7 +107,7 @@ pub(crate) trait ScorePlugin: Plugin {
 
 /// Takes and gives back what belongs to no node.
 pub(crate) trait ReservePlugin: Plugin {
-    fn reserve(&self, state: &mut CycleState, pod: &PodInfo, node: &str) -> Outcome;
+    fn reserve(&self, state: &mut CycleState, pod: &PodInfo, node: &Arc<NodeInfo>) -> Outcome;
     /// Must not fail, also when nothing was reserved.
     fn unreserve(&self, state: &CycleState, pod: &PodInfo, node: &str);
 }

@@ -39,6 +39,13 @@ enum Place {
     Unschedulable { flush: Instant, sequence: u64 },
 }
 
+struct Flight {
+    /// Number of the first event that the attempt has not seen.
+    from: u64,
+    /// The pod as the attempt sees it.
+    info: Arc<PodInfo>,
+}
+
 #[derive(Default)]
 struct State {
     pods: HashMap<Uid, (QueuedPod, Place)>,
@@ -46,8 +53,8 @@ struct State {
     backoff: BTreeMap<(Instant, u64), Uid>,
     error_backoff: BTreeMap<(Instant, u64), Uid>,
     unschedulable: BTreeMap<(Instant, u64), Uid>,
-    /// Pods that are being scheduled, with the number of the first event that they have not seen.
-    in_flight: HashMap<Uid, u64>,
+    /// Pods that are being scheduled.
+    in_flight: HashMap<Uid, Flight>,
     events: VecDeque<Arc<ClusterEvent>>,
     /// Number of the first of `events`.
     first_event: u64,
@@ -92,28 +99,36 @@ impl SchedulingQueue {
     /// A waiting pod changed.
     pub(crate) fn update(&self, info: Arc<PodInfo>) {
         let mut state = self.state.lock();
-        let Some((known, place)) = state.pods.get_mut(&info.uid) else {
-            if state.in_flight.contains_key(&info.uid) {
-                // The change is judged when the attempt has failed; what changed is not known any more then.
-                let event = ClusterEvent::PodUpdated { old: info.clone(), new: info };
+        let uid = info.uid.clone();
+        if let Some(flight) = state.in_flight.get(&uid) {
+            // Judged when the attempt has failed.
+            if differs(&flight.info, &info) {
+                let event = ClusterEvent::PodUpdated { old: flight.info.clone(), new: info };
                 state.record(Arc::new(event));
-                return;
             }
+            return;
+        }
+        let Some((known, place)) = state.pods.get_mut(&uid) else {
             drop(state);
             return self.add(info);
         };
-        let event = ClusterEvent::PodUpdated { old: known.info.clone(), new: info.clone() };
-        known.info = info;
-        let waits = matches!(place, Place::Unschedulable { .. });
-        let (uid, moved) = (known.info.uid.clone(), waits && self.helps(known, &event));
-        if moved {
-            self.move_up(&mut state, &uid);
-            drop(state);
-            self.changed.notify_one();
-        } else if matches!(place, Place::Active(..)) {
-            let Some(pod) = state.take(&uid) else { return };
-            self.activate(&mut state, pod);
+        let old = std::mem::replace(&mut known.info, info.clone());
+        if !differs(&old, &info) {
+            return;
         }
+        let event = ClusterEvent::PodUpdated { old, new: info };
+        match place {
+            Place::Unschedulable { .. } if self.helps(known, &event) => self.move_up(&mut state, &uid),
+            // It may have another rank, or a gate.
+            Place::Active(..) => {
+                if let Some(pod) = state.take(&uid) {
+                    self.activate(&mut state, pod);
+                }
+            }
+            _ => return,
+        }
+        drop(state);
+        self.changed.notify_one();
     }
 
     /// The pod is gone or has a node.
@@ -137,7 +152,8 @@ impl SchedulingQueue {
                     pod.attempts += 1;
                     pod.plugins.clear();
                     let from = state.first_event + state.events.len() as u64;
-                    state.in_flight.insert(pod.info.uid.clone(), from);
+                    let flight = Flight { from, info: pod.info.clone() };
+                    state.in_flight.insert(pod.info.uid.clone(), flight);
                     return Some(pod);
                 }
                 let first = |queue: &BTreeMap<(Instant, u64), Uid>| queue.keys().next().map(|(at, _)| *at);
@@ -292,6 +308,11 @@ impl SchedulingQueue {
     }
 }
 
+/// Whether an update may matter to a plugin: status and bookkeeping do not.
+fn differs(old: &PodInfo, new: &PodInfo) -> bool {
+    old.pod.spec != new.pod.spec || old.labels() != new.labels() || old.is_terminating() != new.is_terminating()
+}
+
 impl State {
     fn next(&mut self) -> u64 {
         self.sequence += 1;
@@ -318,10 +339,10 @@ impl State {
 
     /// Ends a flight; the events that came during it.
     fn land(&mut self, uid: &str) -> Vec<Arc<ClusterEvent>> {
-        let Some(from) = self.in_flight.remove(uid) else { return Vec::new() };
-        let skip = usize::try_from(from - self.first_event).unwrap_or(usize::MAX);
+        let Some(flight) = self.in_flight.remove(uid) else { return Vec::new() };
+        let skip = usize::try_from(flight.from - self.first_event).unwrap_or(usize::MAX);
         let seen = self.events.iter().skip(skip).cloned().collect();
-        let needed = self.in_flight.values().min().copied().unwrap_or(u64::MAX);
+        let needed = self.in_flight.values().map(|flight| flight.from).min().unwrap_or(u64::MAX);
         while self.first_event < needed && self.events.pop_front().is_some() {
             self.first_event += 1;
         }

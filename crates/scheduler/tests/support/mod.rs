@@ -4,8 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
-use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig, UserInfo};
+use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::storage::v1::StorageClass;
+use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig};
+use keelson_apiserver::user::UserInfo;
 use keelson_client::client_from_service;
 use keelson_pki::{ClusterNames, Identity, Pki};
 use keelson_scheduler::Config;
@@ -23,17 +26,17 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server and scheduler.
-pub struct Cluster {
+pub(crate) struct Cluster {
     server: ApiServer,
     store: Arc<EmbeddedStore>,
-    pub client: kube::Client,
+    pub(crate) client: kube::Client,
     scheduler: JoinHandle<()>,
     shutdown: CancellationToken,
     _directory: TempDir,
 }
 
 impl Cluster {
-    pub async fn start(config: Config) -> Self {
+    pub(crate) async fn start(config: Config) -> Self {
         let directory = TempDir::new().unwrap();
         let pki = Pki::ensure(&directory.path().join("pki"), &ClusterNames::default(), jiff::Timestamp::now()).unwrap();
         let store = EmbeddedStore::open(directory.path().join("store"), Options::default()).unwrap();
@@ -65,21 +68,21 @@ impl Cluster {
         cluster
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         tokio::time::timeout(PATIENCE, self.scheduler).await.expect("the scheduler ends").unwrap();
         self.server.shutdown().await;
         self.store.close().await;
     }
 
-    pub fn api<K>(&self) -> Api<K>
+    pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), "default")
     }
 
-    pub async fn create<K>(&self, object: Value) -> K
+    pub(crate) async fn create<K>(&self, object: Value) -> K
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -91,11 +94,11 @@ impl Cluster {
         self.api().create(&PostParams::default(), &object).await.unwrap()
     }
 
-    pub async fn node(&self, name: &str, allocatable: Value) {
+    pub(crate) async fn node(&self, name: &str, allocatable: Value) {
         self.node_with(name, json!({"kubernetes.io/hostname": name}), allocatable).await;
     }
 
-    pub async fn node_with(&self, name: &str, labels: Value, allocatable: Value) {
+    pub(crate) async fn node_with(&self, name: &str, labels: Value, allocatable: Value) {
         let nodes = Api::<Node>::all(self.client.clone());
         let node = json!({
             "metadata": {"name": name, "labels": labels},
@@ -104,16 +107,19 @@ impl Cluster {
         });
         let node: Node = serde_json::from_value(node).unwrap();
         nodes.create(&PostParams::default(), &node).await.unwrap();
+        // A new node is tainted as not ready until the node controller has seen it.
+        let ready = Patch::Merge(json!({"spec": {"taints": null}}));
+        nodes.patch(name, &PatchParams::default(), &ready).await.unwrap();
     }
 
-    pub async fn taint(&self, node: &str, key: &str, value: &str) {
+    pub(crate) async fn taint(&self, node: &str, key: &str, value: &str) {
         let patch = json!({"spec": {"taints": [{"key": key, "value": value, "effect": "NoSchedule"}]}});
         let nodes = Api::<Node>::all(self.client.clone());
         nodes.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
 
     /// Creates a pod; one container is added if there is none.
-    pub async fn pod(&self, mut pod: Value) {
+    pub(crate) async fn pod(&self, mut pod: Value) {
         if pod["spec"]["containers"].is_null() {
             pod["spec"]["containers"] = json!([{"name": "c", "image": "i"}]);
         }
@@ -121,7 +127,7 @@ impl Cluster {
     }
 
     /// `count` pods named `prefix-N` with these requests.
-    pub async fn pods(&self, prefix: &str, count: usize, requests: Value) {
+    pub(crate) async fn pods(&self, prefix: &str, count: usize, requests: Value) {
         let create = |at: usize| {
             self.pod(json!({
                 "metadata": {"name": format!("{prefix}-{at}"), "labels": {"app": prefix}},
@@ -131,9 +137,94 @@ impl Cluster {
         futures::future::join_all((0..count).map(create)).await;
     }
 
-    pub async fn delete_pod(&self, name: &str) {
+    pub(crate) async fn delete_pod(&self, name: &str) {
         let now = DeleteParams::default().grace_period(0);
         self.api::<Pod>().delete(name, &now).await.unwrap();
+    }
+
+    pub(crate) async fn patch_pod(&self, name: &str, patch: Value) {
+        self.api::<Pod>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    async fn create_global<K>(&self, object: Value)
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+            + Clone
+            + DeserializeOwned
+            + serde::Serialize
+            + std::fmt::Debug,
+    {
+        let object: K = serde_json::from_value(object).unwrap();
+        Api::<K>::all(self.client.clone()).create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    pub(crate) async fn priority_class(&self, name: &str, value: i32) {
+        self.create_global::<PriorityClass>(json!({"metadata": {"name": name}, "value": value})).await;
+    }
+
+    pub(crate) async fn storage_class(&self, name: &str, mode: &str) {
+        let provisioner = "kubernetes.io/no-provisioner";
+        let class = json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode});
+        self.create_global::<StorageClass>(class).await;
+    }
+
+    pub(crate) async fn local_volume(&self, name: &str, class: &str, node: &str) {
+        let terms = json!([{"matchExpressions": [
+            {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]);
+        let volume = json!({"metadata": {"name": name}, "spec": {
+            "storageClassName": class, "capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"],
+            "local": {"path": "/data"}, "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}});
+        self.create_global::<PersistentVolume>(volume).await;
+        let available = Patch::Merge(json!({"status": {"phase": "Available"}}));
+        let volumes = Api::<PersistentVolume>::all(self.client.clone());
+        volumes.patch_status(name, &PatchParams::default(), &available).await.unwrap();
+    }
+
+    /// Waits until the volume is given to the claim, then makes the claim bound.
+    pub(crate) async fn complete_binding(&self, volume: &str, claim: &str) {
+        let given = |volume: &PersistentVolume| volume.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_some());
+        let config = watcher::Config::default().fields(&format!("metadata.name={volume}"));
+        let api = Api::<PersistentVolume>::all(self.client.clone());
+        let mut changes = Box::pin(watcher(api, config).touched_objects());
+        let wait = async { while !given(&futures::StreamExt::next(&mut changes).await.unwrap().unwrap()) {} };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the volume is given to the claim");
+        let bound = json!({
+            "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"volumeName": volume},
+        });
+        let claims = self.api::<PersistentVolumeClaim>();
+        claims.patch(claim, &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
+    }
+
+    pub(crate) async fn names(&self) -> Vec<String> {
+        self.list().await.into_iter().map(|pod| pod.metadata.name.unwrap()).collect()
+    }
+
+    pub(crate) async fn uid_of(&self, name: &str) -> String {
+        self.api::<Pod>().get(name).await.unwrap().metadata.uid.unwrap()
+    }
+
+    /// Waits until the pod has a node, and ends terminating pods meanwhile, as a kubelet does.
+    pub(crate) async fn scheduled_while_deleting(&self, name: &str) {
+        let config = watcher::Config::default();
+        let mut changes = Box::pin(watcher(self.api::<Pod>(), config).touched_objects());
+        let wait = async {
+            loop {
+                let pod = futures::StreamExt::next(&mut changes).await.unwrap().unwrap();
+                let its_name = pod.metadata.name.clone().unwrap();
+                if its_name == name && !node_of(&pod).is_empty() {
+                    return;
+                }
+                if pod.metadata.deletion_timestamp.is_some() {
+                    let now = DeleteParams::default().grace_period(0);
+                    // It may be gone already: the watch also tells of that.
+                    drop(self.api::<Pod>().delete(&its_name, &now).await);
+                }
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            panic!("{name} scheduled: {}", describe(&self.list().await));
+        }
     }
 
     async fn list(&self) -> Vec<Pod> {
@@ -160,7 +251,7 @@ impl Cluster {
     }
 
     /// Waits until this many pods have a node; those.
-    pub async fn all_scheduled(&self, count: usize) -> Vec<Pod> {
+    pub(crate) async fn all_scheduled(&self, count: usize) -> Vec<Pod> {
         let bound = |pods: &[Pod]| {
             let bound: Vec<_> = pods.iter().filter(|pod| !node_of(pod).is_empty()).cloned().collect();
             (bound.len() >= count).then_some(bound)
@@ -168,17 +259,17 @@ impl Cluster {
         self.until(&format!("{count} pods scheduled"), bound).await
     }
 
-    pub async fn scheduled(&self, name: &str) {
+    pub(crate) async fn scheduled(&self, name: &str) {
         let has_node = |pod: &&Pod| pod.metadata.name.as_deref() == Some(name) && !node_of(pod).is_empty();
         self.until(&format!("{name} scheduled"), |pods| pods.iter().find(has_node).map(|_| ())).await;
     }
 
-    pub async fn node_of(&self, name: &str) -> String {
+    pub(crate) async fn node_of(&self, name: &str) -> String {
         node_of(&self.api::<Pod>().get(name).await.unwrap())
     }
 
     /// The pods that are known to be unschedulable; waits until every pod is bound or that.
-    pub async fn waiting(&self) -> Vec<String> {
+    pub(crate) async fn waiting(&self) -> Vec<String> {
         let settled = |pods: &[Pod]| {
             let waiting: Vec<_> = pods.iter().filter(|pod| node_of(pod).is_empty()).collect();
             let told = waiting.iter().all(|pod| condition(pod).is_some());
@@ -188,7 +279,7 @@ impl Cluster {
     }
 
     /// Waits for the condition; its message.
-    pub async fn unschedulable(&self, name: &str) -> String {
+    pub(crate) async fn unschedulable(&self, name: &str) -> String {
         let find = |pods: &[Pod]| {
             let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
             condition(pod).map(|(_, message)| message)
@@ -196,7 +287,7 @@ impl Cluster {
         self.until(&format!("{name} unschedulable"), find).await
     }
 
-    pub async fn unschedulable_with(&self, name: &str, message: &str) {
+    pub(crate) async fn unschedulable_with(&self, name: &str, message: &str) {
         let find = |pods: &[Pod]| {
             let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
             (condition(pod)? == ("Unschedulable".to_owned(), message.to_owned())).then_some(())
@@ -205,11 +296,11 @@ impl Cluster {
     }
 
     /// Waits for an event about a pod.
-    pub async fn event(&self, pod: &str, reason: &str) -> Event {
+    pub(crate) async fn event(&self, pod: &str, reason: &str) -> Event {
         self.find_event(pod, |event| event.reason.as_deref() == Some(reason)).await
     }
 
-    pub async fn event_with(&self, pod: &str, message: &str) -> Event {
+    pub(crate) async fn event_with(&self, pod: &str, message: &str) -> Event {
         self.find_event(pod, |event| event.message.as_deref() == Some(message)).await
     }
 
@@ -228,7 +319,7 @@ impl Cluster {
     }
 }
 
-pub fn node_of(pod: &Pod) -> String {
+pub(crate) fn node_of(pod: &Pod) -> String {
     pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default()
 }
 

@@ -16,10 +16,14 @@ mod cronjob;
 mod csr;
 mod daemonset;
 mod deployment;
+mod garbage_collector;
 mod job;
+mod namespace;
 mod node_ipam;
+mod podautoscaler;
 mod replicaset;
 mod root_ca;
+mod served;
 mod serviceaccount;
 mod statefulset;
 

@@ -56,7 +56,18 @@ pub const CONTROLLERS: &[Controller] = &[
     ),
     controller!("job-controller", "job-controller", crate::job::start),
     controller!("cronjob-controller", "cronjob-controller", crate::cronjob::start),
+    controller!(
+        "horizontal-pod-autoscaler-controller",
+        "horizontal-pod-autoscaler",
+        crate::podautoscaler::start
+    ),
     // Cluster.
+    controller!(
+        "garbage-collector-controller",
+        "generic-garbage-collector",
+        crate::garbage_collector::start
+    ),
+    controller!("namespace-controller", "namespace-controller", crate::namespace::start),
     controller!(
         "serviceaccount-controller",
         "service-account-controller",

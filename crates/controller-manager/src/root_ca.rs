@@ -48,7 +48,12 @@ pub(crate) async fn start(context: Context) {
             ));
         }
     });
-    if !context.before_shutdown(async { tokio::join!(namespaces.synced(), maps.synced()); }).await {
+    if !context
+        .before_shutdown(async {
+            tokio::join!(namespaces.synced(), maps.synced());
+        })
+        .await
+    {
         return;
     }
     let data = BTreeMap::from([(KEY.to_owned(), pem)]);

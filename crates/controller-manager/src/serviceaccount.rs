@@ -30,7 +30,12 @@ pub(crate) async fn start(context: Context) {
             ));
         }
     });
-    if !context.before_shutdown(async { tokio::join!(namespaces.synced(), accounts.synced()); }).await {
+    if !context
+        .before_shutdown(async {
+            tokio::join!(namespaces.synced(), accounts.synced());
+        })
+        .await
+    {
         return;
     }
     let state = Arc::new((context.client(), namespaces, accounts));

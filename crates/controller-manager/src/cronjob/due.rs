@@ -24,7 +24,10 @@ pub(super) struct Due {
 
 /// Looks at the schedule from the last time, or the object's creation, to `now`.
 pub(super) fn due(cron_job: &CronJob, schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Due {
-    let last = cron_job.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
+    let last = cron_job
+        .status
+        .as_ref()
+        .and_then(|status| status.last_schedule_time.as_ref());
     let created = cron_job.metadata.creation_timestamp.as_ref();
     let mut earliest = last.or(created).map_or(now, |time| time.0);
     if let Some(deadline) = deadline(cron_job) {
@@ -43,13 +46,20 @@ pub(super) fn due(cron_job: &CronJob, schedule: &Schedule, zone: &TimeZone, now:
 
 /// About how many times there are up to `at`.
 fn missed(schedule: &Schedule, zone: &TimeZone, earliest: Timestamp, at: Timestamp) -> i64 {
-    let Some(first) = schedule.next(earliest, zone) else { return 0 };
-    let Some(second) = schedule.next(first, zone) else { return 1 };
+    let Some(first) = schedule.next(earliest, zone) else {
+        return 0;
+    };
+    let Some(second) = schedule.next(first, zone) else {
+        return 1;
+    };
     (at.as_second() - first.as_second()) / (second.as_second() - first.as_second()).max(1) + 1
 }
 
 fn deadline(cron_job: &CronJob) -> Option<SignedDuration> {
-    cron_job.spec.starting_deadline_seconds.map(SignedDuration::from_secs)
+    cron_job
+        .spec
+        .starting_deadline_seconds
+        .map(SignedDuration::from_secs)
 }
 
 /// Whether it is too late to start a Job for that time.
@@ -64,7 +74,12 @@ mod tests {
 
     #[test]
     fn what_is_due() {
-        let check = |last: Option<&str>, deadline: Option<i64>, now: &str, at: Option<&str>, many: bool, next: u64| {
+        let check = |last: Option<&str>,
+                     deadline: Option<i64>,
+                     now: &str,
+                     at: Option<&str>,
+                     many: bool,
+                     next: u64| {
             let mut value = json!({
                 "metadata": {"name": "c", "creationTimestamp": "2026-01-01T00:00:00Z"},
                 "spec": {"schedule": "", "jobTemplate": {}, "startingDeadlineSeconds": deadline}
@@ -77,14 +92,53 @@ mod tests {
             let due = due(&cron_job, &schedule, &TimeZone::UTC, now.parse().unwrap());
             assert_eq!(due.at, at.map(|at| at.parse().unwrap()), "{now}");
             assert_eq!(due.too_many_missed, many, "{now}");
-            assert_eq!(due.next_in, Some(Duration::from_millis(next * 1000 + 100)), "{now}");
+            assert_eq!(
+                due.next_in,
+                Some(Duration::from_millis(next * 1000 + 100)),
+                "{now}"
+            );
         };
         check(None, None, "2026-01-01T00:09:00Z", None, false, 60);
-        check(None, None, "2026-01-01T00:10:01Z", Some("2026-01-01T00:10:00Z"), false, 599);
-        check(Some("2026-01-01T00:10:00Z"), None, "2026-01-01T00:10:01Z", None, false, 599);
-        check(Some("2026-01-01T00:10:00Z"), None, "2026-01-01T00:35:00Z", Some("2026-01-01T00:30:00Z"), false, 300);
-        check(None, None, "2026-01-02T00:00:00Z", Some("2026-01-02T00:00:00Z"), true, 600);
-        check(None, Some(60), "2026-01-02T00:00:30Z", Some("2026-01-02T00:00:00Z"), false, 570);
+        check(
+            None,
+            None,
+            "2026-01-01T00:10:01Z",
+            Some("2026-01-01T00:10:00Z"),
+            false,
+            599,
+        );
+        check(
+            Some("2026-01-01T00:10:00Z"),
+            None,
+            "2026-01-01T00:10:01Z",
+            None,
+            false,
+            599,
+        );
+        check(
+            Some("2026-01-01T00:10:00Z"),
+            None,
+            "2026-01-01T00:35:00Z",
+            Some("2026-01-01T00:30:00Z"),
+            false,
+            300,
+        );
+        check(
+            None,
+            None,
+            "2026-01-02T00:00:00Z",
+            Some("2026-01-02T00:00:00Z"),
+            true,
+            600,
+        );
+        check(
+            None,
+            Some(60),
+            "2026-01-02T00:00:30Z",
+            Some("2026-01-02T00:00:00Z"),
+            false,
+            570,
+        );
         check(None, Some(60), "2026-01-02T00:05:00Z", None, false, 300);
     }
 }

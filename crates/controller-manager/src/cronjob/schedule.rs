@@ -11,8 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 /// How far ahead a time is looked for: a schedule like `0 0 30 2 *` never comes.
 const HORIZON: SignedDuration = SignedDuration::from_hours(5 * 366 * 24);
 
-const MONTHS: [&str; 12] =
-    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] = [
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// Why a schedule is not valid.
@@ -29,7 +30,14 @@ pub(super) enum Error {
     #[error("failed to parse int from {0}")]
     Number(String),
     #[error("{what} ({value}) {relation} {than} ({limit}): {text}")]
-    Range { what: &'static str, value: u32, relation: &'static str, than: &'static str, limit: u32, text: String },
+    Range {
+        what: &'static str,
+        value: u32,
+        relation: &'static str,
+        than: &'static str,
+        limit: u32,
+        text: String,
+    },
     #[error("step of range should be a positive number: {0}")]
     Step(String),
     #[error("too many {0}: {1}")]
@@ -81,7 +89,10 @@ impl Schedule {
             _ => text,
         };
         if let Some(every) = fields.strip_prefix("@every ") {
-            let duration: SignedDuration = every.trim().parse().map_err(|_| Error::Every(fields.to_owned()))?;
+            let duration: SignedDuration = every
+                .trim()
+                .parse()
+                .map_err(|_| Error::Every(fields.to_owned()))?;
             let seconds = u64::try_from(duration.as_secs()).unwrap_or(0).max(1);
             return Ok(Self::Every(Duration::from_secs(seconds)));
         }
@@ -90,7 +101,10 @@ impl Schedule {
         }
         let parts: Vec<_> = fields.split_whitespace().collect();
         let [minute, hour, day, month, weekday] = parts[..] else {
-            return Err(Error::Fields(parts.len(), parts.into_iter().map(str::to_owned).collect()));
+            return Err(Error::Fields(
+                parts.len(),
+                parts.into_iter().map(str::to_owned).collect(),
+            ));
         };
         Ok(Self::Fields(Box::new(Fields {
             minute: field(minute, 0, 59, &[])?,
@@ -106,7 +120,10 @@ impl Schedule {
         match self {
             Self::Every(period) => {
                 let period = SignedDuration::try_from(*period).ok()?;
-                Timestamp::from_second(after.as_second()).ok()?.checked_add(period).ok()
+                Timestamp::from_second(after.as_second())
+                    .ok()?
+                    .checked_add(period)
+                    .ok()
             }
             Self::Fields(fields) => fields.next(after, zone),
         }
@@ -116,7 +133,11 @@ impl Schedule {
     pub(super) fn last(&self, earliest: Timestamp, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let mut back = SignedDuration::from_mins(1);
         let mut found = loop {
-            let from = now.checked_sub(back).ok().filter(|from| *from > earliest).unwrap_or(earliest);
+            let from = now
+                .checked_sub(back)
+                .ok()
+                .filter(|from| *from > earliest)
+                .unwrap_or(earliest);
             match self.next(from, zone).filter(|next| *next <= now) {
                 Some(next) => break next,
                 None if from == earliest => return None,
@@ -138,7 +159,14 @@ impl Fields {
         while at <= horizon {
             let local = at.to_zoned(zone.clone());
             let next = if !self.month.has(local.month()) {
-                local.last_of_month().ok()?.tomorrow().ok()?.start_of_day().ok()?.timestamp()
+                local
+                    .last_of_month()
+                    .ok()?
+                    .tomorrow()
+                    .ok()?
+                    .start_of_day()
+                    .ok()?
+                    .timestamp()
             } else if !self.day_matches(&local) {
                 local.tomorrow().ok()?.start_of_day().ok()?.timestamp()
             } else if !self.hour.has(local.hour()) {
@@ -157,7 +185,11 @@ impl Fields {
     fn day_matches(&self, local: &jiff::Zoned) -> bool {
         let day = self.day.has(local.day());
         let weekday = self.weekday.has(local.weekday().to_sunday_zero_offset());
-        if self.day.star || self.weekday.star { day && weekday } else { day || weekday }
+        if self.day.star || self.weekday.star {
+            day && weekday
+        } else {
+            day || weekday
+        }
     }
 }
 
@@ -168,7 +200,11 @@ fn field(text: &str, min: u32, max: u32, names: &[&str]) -> Result<Field, Error>
         field.bits |= bits;
         field.star |= star;
     }
-    if field.bits == 0 { Err(Error::Number(text.to_owned())) } else { Ok(field) }
+    if field.bits == 0 {
+        Err(Error::Number(text.to_owned()))
+    } else {
+        Ok(field)
+    }
 }
 
 /// `*`, `a`, `a-b`, each with `/step`; `a/step` reaches to the end.
@@ -253,27 +289,108 @@ mod tests {
     #[test]
     fn next_times() {
         let check = |schedule: &str, place: &str, after: &str, expected: Option<&str>| {
-            let next = Schedule::parse(schedule).unwrap().next(after.parse().unwrap(), &zone(place));
-            assert_eq!(next, expected.map(|text| text.parse().unwrap()), "{schedule} after {after}");
+            let next = Schedule::parse(schedule)
+                .unwrap()
+                .next(after.parse().unwrap(), &zone(place));
+            assert_eq!(
+                next,
+                expected.map(|text| text.parse().unwrap()),
+                "{schedule} after {after}"
+            );
         };
-        check("* * * * *", "", "2026-01-01T00:00:30Z", Some("2026-01-01T00:01:00Z"));
-        check("*/15 * * * *", "", "2026-01-01T00:15:00Z", Some("2026-01-01T00:30:00Z"));
-        check("5/20 * * * *", "", "2026-01-01T00:26:00Z", Some("2026-01-01T00:45:00Z"));
-        check("0 12 * * mon-fri", "", "2026-01-02T12:00:00Z", Some("2026-01-05T12:00:00Z"));
-        check("0 0 31 * *", "", "2026-01-31T00:00:00Z", Some("2026-03-31T00:00:00Z"));
-        check("0 0 29 FEB ?", "", "2026-01-01T00:00:00Z", Some("2028-02-29T00:00:00Z"));
+        check(
+            "* * * * *",
+            "",
+            "2026-01-01T00:00:30Z",
+            Some("2026-01-01T00:01:00Z"),
+        );
+        check(
+            "*/15 * * * *",
+            "",
+            "2026-01-01T00:15:00Z",
+            Some("2026-01-01T00:30:00Z"),
+        );
+        check(
+            "5/20 * * * *",
+            "",
+            "2026-01-01T00:26:00Z",
+            Some("2026-01-01T00:45:00Z"),
+        );
+        check(
+            "0 12 * * mon-fri",
+            "",
+            "2026-01-02T12:00:00Z",
+            Some("2026-01-05T12:00:00Z"),
+        );
+        check(
+            "0 0 31 * *",
+            "",
+            "2026-01-31T00:00:00Z",
+            Some("2026-03-31T00:00:00Z"),
+        );
+        check(
+            "0 0 29 FEB ?",
+            "",
+            "2026-01-01T00:00:00Z",
+            Some("2028-02-29T00:00:00Z"),
+        );
         check("0 0 30 2 *", "", "2026-01-01T00:00:00Z", None);
         // Day of month or day of week: the 13th, and every Friday.
-        check("0 0 13 * 5", "", "2026-01-09T00:00:00Z", Some("2026-01-13T00:00:00Z"));
-        check("0 0 13 * 5", "", "2026-01-13T00:00:00Z", Some("2026-01-16T00:00:00Z"));
-        check("@hourly", "", "2026-01-01T00:00:00Z", Some("2026-01-01T01:00:00Z"));
-        check("@yearly", "", "2026-01-01T00:00:00Z", Some("2027-01-01T00:00:00Z"));
-        check("@every 1h30m", "", "2026-01-01T00:00:00.5Z", Some("2026-01-01T01:30:00Z"));
-        check("30 8 * * *", "Berlin", "2026-01-01T00:00:00Z", Some("2026-01-01T07:30:00Z"));
-        check("30 8 * * *", "Berlin", "2026-07-01T00:00:00Z", Some("2026-07-01T06:30:00Z"));
+        check(
+            "0 0 13 * 5",
+            "",
+            "2026-01-09T00:00:00Z",
+            Some("2026-01-13T00:00:00Z"),
+        );
+        check(
+            "0 0 13 * 5",
+            "",
+            "2026-01-13T00:00:00Z",
+            Some("2026-01-16T00:00:00Z"),
+        );
+        check(
+            "@hourly",
+            "",
+            "2026-01-01T00:00:00Z",
+            Some("2026-01-01T01:00:00Z"),
+        );
+        check(
+            "@yearly",
+            "",
+            "2026-01-01T00:00:00Z",
+            Some("2027-01-01T00:00:00Z"),
+        );
+        check(
+            "@every 1h30m",
+            "",
+            "2026-01-01T00:00:00.5Z",
+            Some("2026-01-01T01:30:00Z"),
+        );
+        check(
+            "30 8 * * *",
+            "Berlin",
+            "2026-01-01T00:00:00Z",
+            Some("2026-01-01T07:30:00Z"),
+        );
+        check(
+            "30 8 * * *",
+            "Berlin",
+            "2026-07-01T00:00:00Z",
+            Some("2026-07-01T06:30:00Z"),
+        );
         // 2:30 does not exist on the day that summer time begins, and comes twice on the day that it ends.
-        check("30 2 * * *", "Berlin", "2026-03-28T12:00:00Z", Some("2026-03-30T00:30:00Z"));
-        check("30 2 * * *", "Berlin", "2026-10-25T00:30:00Z", Some("2026-10-25T01:30:00Z"));
+        check(
+            "30 2 * * *",
+            "Berlin",
+            "2026-03-28T12:00:00Z",
+            Some("2026-03-30T00:30:00Z"),
+        );
+        check(
+            "30 2 * * *",
+            "Berlin",
+            "2026-10-25T00:30:00Z",
+            Some("2026-10-25T01:30:00Z"),
+        );
     }
 
     #[test]
@@ -283,16 +400,47 @@ mod tests {
             let last = schedule.last(earliest.parse().unwrap(), now.parse().unwrap(), &TimeZone::UTC);
             assert_eq!(last, expected.map(|text| text.parse().unwrap()));
         };
-        check("0 * * * *", "2026-01-01T00:00:00Z", "2026-01-05T03:59:00Z", Some("2026-01-05T03:00:00Z"));
+        check(
+            "0 * * * *",
+            "2026-01-01T00:00:00Z",
+            "2026-01-05T03:59:00Z",
+            Some("2026-01-05T03:00:00Z"),
+        );
         check("0 * * * *", "2026-01-01T00:00:00Z", "2026-01-01T00:59:59Z", None);
-        check("0 * * * *", "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", Some("2026-01-01T01:00:00Z"));
-        check("0 0 1 1 *", "2020-06-01T00:00:00Z", "2026-06-01T00:00:00Z", Some("2026-01-01T00:00:00Z"));
+        check(
+            "0 * * * *",
+            "2026-01-01T00:00:00Z",
+            "2026-01-01T01:00:00Z",
+            Some("2026-01-01T01:00:00Z"),
+        );
+        check(
+            "0 0 1 1 *",
+            "2020-06-01T00:00:00Z",
+            "2026-06-01T00:00:00Z",
+            Some("2026-01-01T00:00:00Z"),
+        );
     }
 
     #[test]
     fn bad_schedules() {
-        let bad = ["", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 7",
-            "5-1 * * * *", "*/0 * * * *", "a * * * *", "1-2-3 * * * *", "1/2/3 * * * *", "@never", "@every x", "-1 * * * *"];
+        let bad = [
+            "",
+            "* * * *",
+            "* * * * * *",
+            "60 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * * 13 *",
+            "* * * * 7",
+            "5-1 * * * *",
+            "*/0 * * * *",
+            "a * * * *",
+            "1-2-3 * * * *",
+            "1/2/3 * * * *",
+            "@never",
+            "@every x",
+            "-1 * * * *",
+        ];
         for schedule in bad {
             assert!(Schedule::parse(schedule).is_err(), "{schedule}");
         }

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use keelson_client::{EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, object_reference};
+use keelson_client::{
+    EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, object_reference,
+};
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 
@@ -29,22 +31,41 @@ pub(super) struct Syncer {
 
 /// How a Job ended.
 fn finished(job: &Job) -> Option<&'static str> {
-    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let holds = |type_: &str| conditions.iter().any(|found| found.type_ == type_ && found.status == "True");
+    let conditions = job
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let holds = |type_: &str| {
+        conditions
+            .iter()
+            .any(|found| found.type_ == type_ && found.status == "True")
+    };
     ["Complete", "Failed"].into_iter().find(|type_| holds(type_))
 }
 
 impl Syncer {
     pub(super) async fn sync(&self, key: &NamespacedName) -> Result<Reconciled, ReconcileError> {
-        let Some(cached) = self.cron_jobs.get(key) else { return Ok(Reconciled::Done) };
+        let Some(cached) = self.cron_jobs.get(key) else {
+            return Ok(Reconciled::Done);
+        };
         let mut cron_job = CronJob::clone(&cached);
-        let jobs = self.jobs_by_owner.get(&OwnerKey::Controller(uid(&cron_job).to_owned()));
+        let jobs = self
+            .jobs_by_owner
+            .get(&OwnerKey::Controller(uid(&cron_job).to_owned()));
         let now = Timestamp::now();
         let changed = self.follow(&mut cron_job, &jobs).await?;
-        let (started, wait) = if is_deleting(&cron_job) { (false, None) } else { self.start(&mut cron_job, now).await? };
+        let (started, wait) = if is_deleting(&cron_job) {
+            (false, None)
+        } else {
+            self.start(&mut cron_job, now).await?
+        };
         if changed || started {
             let api = Api::<CronJob>::namespaced(self.client.clone(), namespace(&cron_job));
-            match api.replace_status(name(&cron_job), &PostParams::default(), &cron_job).await {
+            match api
+                .replace_status(name(&cron_job), &PostParams::default(), &cron_job)
+                .await
+            {
                 Err(error) if api_error::is_not_found(&error) => return Ok(Reconciled::Done),
                 other => drop(other?),
             }
@@ -58,11 +79,15 @@ impl Syncer {
         let mut status = cron_job.status.clone().unwrap_or_default();
         let mut active = status.active.take().unwrap_or_default();
         for job in jobs {
-            let listed = active.iter().any(|reference| reference.uid.as_deref() == Some(uid(job.as_ref())));
+            let listed = active
+                .iter()
+                .any(|reference| reference.uid.as_deref() == Some(uid(job.as_ref())));
             match finished(job) {
                 None if !listed => {
-                    let message =
-                        format!("Saw a job that the controller did not create or forgot: {}", name(job.as_ref()));
+                    let message = format!(
+                        "Saw a job that the controller did not create or forgot: {}",
+                        name(job.as_ref())
+                    );
                     // One that we started a moment ago, whose status is not in the cache yet, is no surprise.
                     if self.forgot(cron_job, job).await? {
                         self.event(cron_job, EventType::Warning, "UnexpectedJob", message);
@@ -75,7 +100,10 @@ impl Syncer {
                 }
                 _ => {}
             }
-            let completed = job.status.as_ref().and_then(|status| status.completion_time.clone());
+            let completed = job
+                .status
+                .as_ref()
+                .and_then(|status| status.completion_time.clone());
             if finished(job) == Some("Complete") && completed > status.last_successful_time {
                 status.last_successful_time = completed;
             }
@@ -83,7 +111,9 @@ impl Syncer {
         let api = self.jobs(cron_job);
         let mut kept = Vec::new();
         for reference in active {
-            let known = jobs.iter().any(|job| reference.uid.as_deref() == Some(uid(job.as_ref())));
+            let known = jobs
+                .iter()
+                .any(|job| reference.uid.as_deref() == Some(uid(job.as_ref())));
             let job_name = reference.name.clone().unwrap_or_default();
             if known || api.get_opt(&job_name).await?.is_some() {
                 kept.push(reference);
@@ -101,8 +131,13 @@ impl Syncer {
     async fn forgot(&self, cron_job: &CronJob, job: &Job) -> Result<bool, kube::Error> {
         let api = Api::<CronJob>::namespaced(self.client.clone(), namespace(cron_job));
         let fresh = api.get_opt(name(cron_job)).await?;
-        let active = fresh.and_then(|fresh| fresh.status).and_then(|status| status.active).unwrap_or_default();
-        Ok(!active.iter().any(|reference| reference.uid.as_deref() == Some(uid(job))))
+        let active = fresh
+            .and_then(|fresh| fresh.status)
+            .and_then(|status| status.active)
+            .unwrap_or_default();
+        Ok(!active
+            .iter()
+            .any(|reference| reference.uid.as_deref() == Some(uid(job))))
     }
 
     /// Starts a Job if one is due; whether the status changed, and when to look again.
@@ -136,38 +171,60 @@ impl Syncer {
         };
         let due = due(cron_job, &schedule, &zone, now);
         if due.too_many_missed {
-            let message =
-                "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
-            self.event(cron_job, EventType::Warning, "TooManyMissedTimes", message.to_owned());
+            let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+            self.event(
+                cron_job,
+                EventType::Warning,
+                "TooManyMissedTimes",
+                message.to_owned(),
+            );
         }
-        let Some(at) = due.at else { return Ok((false, due.next_in)) };
+        let Some(at) = due.at else {
+            return Ok((false, due.next_in));
+        };
         if is_too_late(cron_job, at, now) {
             let shown = at.to_zoned(zone).strftime("%a, %d %b %Y %H:%M:%S %z");
             let message = format!("Missed scheduled time to start a job: {shown}");
             self.event(cron_job, EventType::Warning, "MissSchedule", message);
             return Ok((false, due.next_in));
         }
-        let active = cron_job.status.as_ref().and_then(|status| status.active.clone()).unwrap_or_default();
+        let active = cron_job
+            .status
+            .as_ref()
+            .and_then(|status| status.active.clone())
+            .unwrap_or_default();
         let job_name = job_name(cron_job, at);
-        if active.iter().any(|reference| reference.name.as_deref() == Some(&job_name)) {
+        if active
+            .iter()
+            .any(|reference| reference.name.as_deref() == Some(&job_name))
+        {
             return Ok((false, due.next_in));
         }
         match cron_job.spec.concurrency_policy.as_deref() {
             Some("Forbid") if !active.is_empty() => {
                 let message =
                     "Not starting job because prior execution is running and concurrency policy is Forbid";
-                self.event(cron_job, EventType::Normal, "JobAlreadyActive", message.to_owned());
+                self.event(
+                    cron_job,
+                    EventType::Normal,
+                    "JobAlreadyActive",
+                    message.to_owned(),
+                );
                 return Ok((false, due.next_in));
             }
             Some("Replace") => {
                 for reference in active {
-                    self.delete(cron_job, reference.name.as_deref().unwrap_or_default()).await?;
+                    self.delete(cron_job, reference.name.as_deref().unwrap_or_default())
+                        .await?;
                 }
                 cron_job.status.get_or_insert_default().active = None;
             }
             _ => {}
         }
-        let Some(job) = self.create(cron_job, job_template(cron_job, job_name, at, zone)).await? else {
+        let Some(job) = self
+            .create(cron_job, job_template(cron_job, job_name, at, zone))
+            .await?
+        else {
             return Ok((false, None));
         };
         let status = cron_job.status.get_or_insert_default();
@@ -183,7 +240,12 @@ impl Syncer {
         let api = self.jobs(cron_job);
         let error = match api.create(&PostParams::default(), &job).await {
             Ok(job) => {
-                self.event(cron_job, EventType::Normal, "SuccessfulCreate", format!("Created job {}", name(&job)));
+                self.event(
+                    cron_job,
+                    EventType::Normal,
+                    "SuccessfulCreate",
+                    format!("Created job {}", name(&job)),
+                );
                 return Ok(Some(job));
             }
             Err(error) => error,
@@ -211,7 +273,12 @@ impl Syncer {
                 Err(error)
             }
             Ok(_) => {
-                self.event(cron_job, EventType::Normal, "SuccessfulDelete", format!("Deleted job {job}"));
+                self.event(
+                    cron_job,
+                    EventType::Normal,
+                    "SuccessfulDelete",
+                    format!("Deleted job {job}"),
+                );
                 Ok(())
             }
         }
@@ -220,7 +287,10 @@ impl Syncer {
     /// Deletes the oldest finished Jobs beyond the history limits.
     async fn clean_up(&self, cron_job: &CronJob, jobs: &[Arc<Job>]) -> Result<(), kube::Error> {
         let limits = [
-            ("Complete", cron_job.spec.successful_jobs_history_limit.unwrap_or(3)),
+            (
+                "Complete",
+                cron_job.spec.successful_jobs_history_limit.unwrap_or(3),
+            ),
             ("Failed", cron_job.spec.failed_jobs_history_limit.unwrap_or(1)),
         ];
         for (how, limit) in limits {
@@ -245,7 +315,8 @@ impl Syncer {
     }
 
     fn event(&self, cron_job: &CronJob, kind: EventType, reason: &str, message: String) {
-        self.recorder.event(&object_reference(cron_job), kind, reason, message);
+        self.recorder
+            .event(&object_reference(cron_job), kind, reason, message);
     }
 }
 
@@ -260,7 +331,11 @@ fn job_template(cron_job: &CronJob, job_name: String, at: Timestamp, zone: TimeZ
     let mut annotations = meta.annotations.unwrap_or_default();
     // RFC 3339 with the offset of the schedule's time zone.
     let local = at.to_zoned(zone);
-    let stamp = if local.offset().is_zero() { at.to_string() } else { local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string() };
+    let stamp = if local.offset().is_zero() {
+        at.to_string()
+    } else {
+        local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+    };
     annotations.insert(SCHEDULED.into(), stamp);
     Job {
         metadata: ObjectMeta {
@@ -292,7 +367,10 @@ mod tests {
         assert_eq!(job_name(&cron_job, at), "hello-29453761");
         let zone = TimeZone::posix("CET-1").unwrap();
         let job = job_template(&cron_job, "j".into(), at, zone);
-        assert_eq!(job.metadata.annotations.as_ref().unwrap()[SCHEDULED], "2026-01-01T01:01:00+01:00");
+        assert_eq!(
+            job.metadata.annotations.as_ref().unwrap()[SCHEDULED],
+            "2026-01-01T01:01:00+01:00"
+        );
         assert!(is_controlled_by(&job.metadata, "u"));
     }
 }

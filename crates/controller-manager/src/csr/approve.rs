@@ -29,7 +29,12 @@ pub(crate) async fn start(context: Context) {
     let nodes = context.informer::<Node>();
     let sink = queue.clone();
     requests.on_change(move |change| sink.add(NamespacedName::of(change.object().as_ref())));
-    if !context.before_shutdown(async { tokio::join!(requests.synced(), nodes.synced()); }).await {
+    if !context
+        .before_shutdown(async {
+            tokio::join!(requests.synced(), nodes.synced());
+        })
+        .await
+    {
         return;
     }
     let state = Arc::new(State {

@@ -96,9 +96,17 @@ impl Cluster {
             "system:serviceaccounts:kube-system",
             authenticated,
         ];
-        let services = CONTROLLERS.iter().map(|controller| controller.account);
-        let clients: HashMap<String, Client> = services
-            .into_iter()
+        let client = |account: &str| {
+            let user = UserInfo::new(format!("system:serviceaccount:kube-system:{account}"), &groups);
+            client_from_service(self.server.local_service(user))
+        };
+        let client = |account: &str| {
+            let user = UserInfo::new(format!("system:serviceaccount:kube-system:{account}"), &groups);
+            client_from_service(self.server.local_service(user))
+        };
+        let clients: HashMap<String, Client> = CONTROLLERS
+            .iter()
+            .map(|controller| controller.account)
             .map(|account| (account.to_owned(), client(account)))
             .collect();
         let fallback = self.client.clone();

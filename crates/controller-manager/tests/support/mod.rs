@@ -100,10 +100,6 @@ impl Cluster {
             let user = UserInfo::new(format!("system:serviceaccount:kube-system:{account}"), &groups);
             client_from_service(self.server.local_service(user))
         };
-        let client = |account: &str| {
-            let user = UserInfo::new(format!("system:serviceaccount:kube-system:{account}"), &groups);
-            client_from_service(self.server.local_service(user))
-        };
         let clients: HashMap<String, Client> = CONTROLLERS
             .iter()
             .map(|controller| controller.account)

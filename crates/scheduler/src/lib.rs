@@ -17,6 +17,8 @@ mod plugins;
 mod queue;
 mod schedule_one;
 mod scheduler;
+#[cfg(test)]
+mod testing;
 
 pub use config::{Config, Error};
 pub use scheduler::run;

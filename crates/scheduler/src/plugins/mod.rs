@@ -17,6 +17,8 @@ mod preemption_candidates;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
+#[cfg(test)]
+mod tests;
 mod volume_binding;
 mod volume_matching;
 

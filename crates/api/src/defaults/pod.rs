@@ -13,7 +13,7 @@ pub(super) fn pod(fields: &mut Fields) {
     if let Some(spec) = child(fields, "spec") {
         pod_spec(spec);
         for list in ["containers", "initContainers"] {
-            each(spec, list, |container| requests_from_limits(container));
+            each(spec, list, requests_from_limits);
         }
         pod_requests(spec);
         default_to(spec, "enableServiceLinks", true);

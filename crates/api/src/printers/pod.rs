@@ -90,11 +90,11 @@ fn containers(pod: &Value, summary: &mut Summary) {
 fn summarize(pod: &Value) -> Summary {
     let status = &pod["status"];
     let phase = text(status, "phase");
-    let mut summary = Summary::default();
-    summary.reason = match text(status, "reason") {
+    let reason = match text(status, "reason") {
         "" => phase.to_owned(),
         reason => reason.to_owned(),
     };
+    let mut summary = Summary { reason, ..Summary::default() };
     if condition(pod, "PodScheduled").is_some_and(|c| c["reason"] == "SchedulingGated") {
         summary.reason = "SchedulingGated".to_owned();
     }

@@ -5,6 +5,7 @@
 //! - `kinds`: one row per kind
 //! - `create`, `update`: what writes reset and set
 //! - `job`: the selector and labels that jobs get
+//! - `service`: what a Service keeps and loses
 //! - `pod_resources`: requests of pods and their quality of service
 //! - `warnings`: texts of `Warning` headers
 
@@ -13,6 +14,7 @@ mod custom;
 mod job;
 mod kinds;
 pub mod pod_resources;
+mod service;
 #[cfg(test)]
 mod tests;
 mod update;

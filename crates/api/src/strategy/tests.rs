@@ -178,6 +178,39 @@ fn updates() {
 }
 
 #[test]
+fn services_keep_and_lose() {
+    let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+        "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30_001}]}});
+    let mut new = old.clone();
+    new["spec"]["type"] = json!("ClusterIP");
+    update(
+        "",
+        "Service",
+        "",
+        old.clone(),
+        new,
+        &[
+            ("/spec/ports/0/nodePort", Value::Null),
+            ("/spec/externalTrafficPolicy", Value::Null),
+            ("/spec/clusterIP", json!("10.0.0.1")),
+        ],
+    );
+    let mut new = old.clone();
+    new["spec"] = json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]});
+    update(
+        "",
+        "Service",
+        "",
+        old.clone(),
+        new,
+        &[("/spec/ports/0/nodePort", json!(30_001)), ("/spec/clusterIPs", json!(["10.0.0.1"]))],
+    );
+    let mut new = old.clone();
+    new["spec"]["type"] = json!("ExternalName");
+    update("", "Service", "", old, new, &[("/spec/clusterIP", Value::Null), ("/spec/clusterIPs", Value::Null)]);
+}
+
+#[test]
 fn custom_resources() {
     let old = json!({"metadata": {"generation": 1}, "spec": 1, "status": 1});
     let mut new = json!({"metadata": {"generation": 1}, "spec": 2, "status": 2});

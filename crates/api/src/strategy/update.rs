@@ -41,7 +41,7 @@ fn main_resource(gvk: &GroupVersionKind, resets_status: bool, new: &mut Value, o
         },
         ("certificates.k8s.io", "CertificateSigningRequest") => copy(new, old, "spec"),
         ("apps", "DaemonSet") => raise_template_generation(new, old),
-        ("batch", "Job") => {}
+        ("", "Service") => super::service::update(new, old),
         _ => {}
     }
 }

@@ -45,14 +45,12 @@ pub fn warnings_on_create(gvk: &GroupVersionKind, object: &Value) -> Vec<String>
             let path = spec.children(&["jobTemplate", "spec", "template", "spec"]);
             pod_spec(&path, &object["spec"]["jobTemplate"]["spec"]["template"]["spec"], &mut warnings);
         }
-        ("networking.k8s.io", "Ingress") => {
-            if !object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_null() {
-                warnings.push(
-                    "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' \
-                     instead"
-                        .to_owned(),
-                );
-            }
+        ("networking.k8s.io", "Ingress")
+            if !object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_null() =>
+        {
+            let why = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' \
+                       instead";
+            warnings.push(why.to_owned());
         }
         _ => {}
     }

@@ -121,7 +121,11 @@ pub(super) fn cron_job(errors: &mut ErrorList, path: &Path, object: &Value) {
     } else if let Some(zone) = spec["timeZone"].as_str() {
         let shaped = zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_+-".contains(&b));
         if zone.eq_ignore_ascii_case("local") || !shaped {
-            let why = if shaped { "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned() } else { format!("unknown time zone {zone}") };
+            let why = if shaped {
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned()
+            } else {
+                format!("unknown time zone {zone}")
+            };
             errors.push(Error::invalid(&path.child("timeZone"), zone, why));
         }
     }

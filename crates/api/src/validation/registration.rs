@@ -110,11 +110,9 @@ pub(super) fn api_service(errors: &mut ErrorList, path: &Path, object: &Value) {
         errors.push(Error::invalid(&Path::new("metadata").child("name"), name, why));
     }
     if !spec["service"].is_object() {
-        for field in ["caBundle"] {
-            if !is_empty(&spec[field]) {
-                let why = "local APIServices may not have a caBundle";
-                errors.push(Error::invalid(&path.child(field), spec[field].clone(), why));
-            }
+        if !is_empty(&spec["caBundle"]) {
+            let why = "local APIServices may not have a caBundle";
+            errors.push(Error::invalid(&path.child("caBundle"), spec["caBundle"].clone(), why));
         }
     } else {
         for field in ["namespace", "name"] {
@@ -204,11 +202,12 @@ fn webhook(errors: &mut ErrorList, path: &Path, hook: &Value) {
             if list.is_empty() {
                 errors.push(Error::required(&path.child(field), ""));
             } else if list.len() > 1 && list.iter().any(|v| v == "*") && field != "resources" {
-                let why = if field == "operations" {
-                    "if '*' is present, must not specify other operations".to_owned()
-                } else {
-                    "if '*' is present, must not specify other API groups".replace("groups", if field == "apiGroups" { "groups" } else { "versions" })
+                let what = match field {
+                    "operations" => "operations",
+                    "apiGroups" => "API groups",
+                    _ => "API versions",
                 };
+                let why = format!("if '*' is present, must not specify other {what}");
                 errors.push(Error::invalid(&path.child(field), rule[field].clone(), why));
             }
         }

@@ -50,7 +50,6 @@ fn one(errors: &mut ErrorList, path: &Path, kind: &str, source: &Value) {
         "persistentVolumeClaim" => &["claimName"],
         "csi" => &["driver"],
         "iscsi" => &["targetPortal", "iqn"],
-        "cephfs" => &[],
         _ => &[],
     };
     for field in need {
@@ -68,11 +67,9 @@ fn one(errors: &mut ErrorList, path: &Path, kind: &str, source: &Value) {
                 errors.push(Error::invalid(&path.child("path"), exported, "must be an absolute path"));
             }
         }
-        "emptyDir" => {
-            if super::rules::quantity(&source["sizeLimit"]).is_some_and(|q| q.sign() < 0) {
-                let why = "SizeLimit field must be a valid resource quantity";
-                errors.push(Error::forbidden(&path.child("sizeLimit"), why));
-            }
+        "emptyDir" if super::rules::quantity(&source["sizeLimit"]).is_some_and(|q| q.sign() < 0) => {
+            let why = "SizeLimit field must be a valid resource quantity";
+            errors.push(Error::forbidden(&path.child("sizeLimit"), why));
         }
         "downwardAPI" => {
             mode(errors, path, source, "defaultMode");

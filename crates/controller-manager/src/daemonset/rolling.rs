@@ -51,8 +51,11 @@ pub(super) struct Step {
     pub(super) create_on: Vec<String>,
 }
 
-/// The new and the old pod of a node; `None` if there are several of one kind, which is not the update's business.
-fn pair(pods: &[Arc<Pod>], hash: &str) -> Option<(Option<Arc<Pod>>, Option<Arc<Pod>>)> {
+/// The new and the old pod of a node.
+type Pair = (Option<Arc<Pod>>, Option<Arc<Pod>>);
+
+/// The pair of a node; `None` if there are several of one kind, which is not the update's business.
+fn pair(pods: &[Arc<Pod>], hash: &str) -> Option<Pair> {
     let (mut new, mut old) = (None, None);
     for pod in pods.iter().filter(|pod| !is_deleting(pod.as_ref())) {
         let slot = if is_updated(pod, hash) { &mut new } else { &mut old };

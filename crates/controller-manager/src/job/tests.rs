@@ -180,7 +180,7 @@ fn pods_to_make_and_delete() {
             create: made,
             delete: gone,
             wait: waits,
-        } = with(spec.clone(), status, pods, |seen, found| scale(seen, found));
+        } = with(spec.clone(), status, pods, scale);
         let gone: Vec<_> = gone.iter().map(|pod| uid(pod.as_ref()).to_owned()).collect();
         assert_eq!(
             (made.as_slice(), gone.as_slice()),

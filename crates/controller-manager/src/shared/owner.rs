@@ -220,7 +220,7 @@ mod tests {
                     ..OwnerReference::default()
                 }]
             }),
-            deletion_timestamp: deleting.then(|| Time(jiff::Timestamp::UNIX_EPOCH)),
+            deletion_timestamp: deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
             ..ObjectMeta::default()
         };
         let check = |controller, deleting, owner_deleting, matching, expected| {

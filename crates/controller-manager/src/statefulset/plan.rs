@@ -11,9 +11,7 @@ pub(super) struct View {
     pub(super) finished: bool,
     pub(super) terminating: bool,
     pub(super) pending: bool,
-    /// Running and ready.
-    pub(super) ready: bool,
-    /// Ready for long enough.
+    /// Running, and ready for long enough.
     pub(super) available: bool,
     /// Of the newest revision.
     pub(super) updated: bool,
@@ -129,7 +127,7 @@ fn update(wanted: &Wanted, replicas: &[(i32, Option<&View>)], actions: &mut Vec<
         }
         if !pod.unavailable() {
             if left <= 0 {
-                return;
+                continue;
             }
             left -= 1;
         }
@@ -152,7 +150,6 @@ mod tests {
             finished: has('f'),
             terminating: has('t'),
             pending: has('p'),
-            ready: has('r'),
             available: has('r'),
             updated: !has('o'),
             identified: true,
@@ -238,7 +235,7 @@ mod tests {
         check(
             &wanted(0, 4, false, 0, 1),
             "0ro 1uo 2ro 3r",
-            &[Replace(1)][..0].as_ref(),
+            &[Replace(1)],
         );
         check(&wanted(0, 2, false, 0, 1), "0ro 1uo", &[Replace(1)]);
         let on_delete = Wanted {

@@ -317,14 +317,12 @@ impl Syncer {
 }
 
 fn view(ordinal: i32, pod: &Pod, wanted: &Wanted, update: &str, now: Timestamp) -> View {
-    let ready = is_running_ready(pod);
     View {
         ordinal,
         finished: is_finished(pod),
         terminating: is_deleting(pod),
         pending: phase(pod) == "Pending",
-        ready,
-        available: ready && is_available(pod, wanted.min_ready_seconds, now),
+        available: is_running_ready(pod) && is_available(pod, wanted.min_ready_seconds, now),
         updated: label(pod, REVISION_HASH) == Some(update),
         identified: identity::identity_matches(pod, ordinal),
     }

@@ -53,13 +53,19 @@ pub(crate) fn ensure<'a>(fields: &'a mut Fields, key: &str) -> &'a mut Fields {
     if !fields.get(key).is_some_and(Value::is_object) {
         fields.insert(key.to_owned(), Value::Object(Map::new()));
     }
-    fields.get_mut(key).and_then(Value::as_object_mut).expect("invariant: an object was put there")
+    fields
+        .get_mut(key)
+        .and_then(Value::as_object_mut)
+        .expect("invariant: an object was put there")
 }
 
 /// Calls `visit` with every struct of the list at a field.
 pub(crate) fn each(fields: &mut Fields, key: &str, mut visit: impl FnMut(&mut Fields)) {
     if let Some(Value::Array(items)) = fields.get_mut(key) {
-        items.iter_mut().filter_map(Value::as_object_mut).for_each(&mut visit);
+        items
+            .iter_mut()
+            .filter_map(Value::as_object_mut)
+            .for_each(&mut visit);
     }
 }
 

@@ -60,7 +60,9 @@ fn defaults_of(gvk: &GroupVersionKind) -> Option<fn(&mut Fields)> {
         ("resource.k8s.io", "ResourceSlice") => others::resource_slice,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => registration::custom_resource_definition,
         ("apiregistration.k8s.io", "APIService") => registration::api_service,
-        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => registration::validating_webhooks,
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
+            registration::validating_webhooks
+        }
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => registration::mutating_webhooks,
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => registration::validating_policy,
         ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => registration::mutating_policy,

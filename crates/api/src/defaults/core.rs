@@ -53,7 +53,9 @@ pub(super) fn service(fields: &mut Fields) {
 
 /// `Endpoints`.
 pub(super) fn endpoints(fields: &mut Fields) {
-    each(fields, "subsets", |subset| each(subset, "ports", |port| default_text(port, "protocol", "TCP")));
+    each(fields, "subsets", |subset| {
+        each(subset, "ports", |port| default_text(port, "protocol", "TCP"))
+    });
 }
 
 /// `Secret`: its type, and `stringData` written into `data`.
@@ -64,7 +66,10 @@ pub(super) fn secret(fields: &mut Fields) {
     {
         let data = ensure(fields, "data");
         for (key, value) in texts {
-            data.insert(key, Value::from(STANDARD.encode(value.as_str().unwrap_or_default())));
+            data.insert(
+                key,
+                Value::from(STANDARD.encode(value.as_str().unwrap_or_default())),
+            );
         }
     }
 }
@@ -105,7 +110,11 @@ pub(super) fn node(fields: &mut Fields) {
 /// `podCIDR` and the first of `podCIDRs` are the same.
 fn same_cidrs(spec: &mut Fields) {
     let single = str_of(spec, "podCIDR").to_owned();
-    let first = spec.get("podCIDRs").and_then(|list| list[0].as_str()).unwrap_or_default().to_owned();
+    let first = spec
+        .get("podCIDRs")
+        .and_then(|list| list[0].as_str())
+        .unwrap_or_default()
+        .to_owned();
     if single.is_empty() && !first.is_empty() {
         spec.insert("podCIDR".to_owned(), Value::from(first));
     } else if !single.is_empty() && single != first {
@@ -158,7 +167,9 @@ pub(super) fn limit_range(fields: &mut Fields) {
 
 /// Copies the entries of `from` that `to` lacks.
 fn fill(item: &mut Fields, from: &str, to: &str) {
-    let Some(Value::Object(source)) = item.get(from) else { return };
+    let Some(Value::Object(source)) = item.get(from) else {
+        return;
+    };
     let known = item.get(to).and_then(Value::as_object);
     let missing: Map<String, Value> = source
         .iter()

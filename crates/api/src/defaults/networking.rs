@@ -8,10 +8,16 @@ use crate::access::{Fields, child, default_text, default_to, each, ensure, is_un
 pub(super) fn network_policy(fields: &mut Fields) {
     let spec = ensure(fields, "spec");
     for list in ["ingress", "egress"] {
-        each(spec, list, |rule| each(rule, "ports", |port| default_to(port, "protocol", "TCP")));
+        each(spec, list, |rule| {
+            each(rule, "ports", |port| default_to(port, "protocol", "TCP"))
+        });
     }
     if is_unset(spec, "policyTypes") {
-        let types = if is_unset(spec, "egress") { json!(["Ingress"]) } else { json!(["Ingress", "Egress"]) };
+        let types = if is_unset(spec, "egress") {
+            json!(["Ingress"])
+        } else {
+            json!(["Ingress", "Egress"])
+        };
         spec.insert("policyTypes".to_owned(), types);
     }
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::access::{Fields, child, default_nonzero, default_text, default_to, each, ensure, is_unset, str_of};
+use crate::access::{
+    Fields, child, default_nonzero, default_text, default_to, each, ensure, is_unset, str_of,
+};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -16,7 +18,12 @@ pub(super) fn storage_class(fields: &mut Fields) {
 pub(super) fn csi_driver(fields: &mut Fields) {
     let spec = ensure(fields, "spec");
     default_to(spec, "attachRequired", true);
-    for field in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
+    for field in [
+        "podInfoOnMount",
+        "storageCapacity",
+        "requiresRepublish",
+        "seLinuxMount",
+    ] {
         default_to(spec, field, false);
     }
     default_to(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
@@ -55,7 +62,8 @@ pub(super) fn priority_level(fields: &mut Fields) {
     if let Some(limited) = child(spec, "limited") {
         default_to(limited, "nominalConcurrencyShares", 30);
         default_to(limited, "lendablePercent", 0);
-        if let Some(queuing) = child(limited, "limitResponse").and_then(|response| child(response, "queuing")) {
+        if let Some(queuing) = child(limited, "limitResponse").and_then(|response| child(response, "queuing"))
+        {
             default_nonzero(queuing, "handSize", 8);
             default_nonzero(queuing, "queues", 64);
             default_nonzero(queuing, "queueLengthLimit", 50);
@@ -68,11 +76,15 @@ fn device_request(request: &mut Fields) {
     if str_of(request, "allocationMode") == "ExactCount" {
         default_nonzero(request, "count", 1);
     }
-    each(request, "tolerations", |toleration| default_text(toleration, "operator", "Equal"));
+    each(request, "tolerations", |toleration| {
+        default_text(toleration, "operator", "Equal")
+    });
 }
 
 fn claim_spec(spec: &mut Fields) {
-    let Some(devices) = child(spec, "devices") else { return };
+    let Some(devices) = child(spec, "devices") else {
+        return;
+    };
     each(devices, "requests", |request| {
         if let Some(exactly) = child(request, "exactly") {
             device_request(exactly);

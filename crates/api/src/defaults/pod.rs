@@ -3,7 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::volume;
-use crate::access::{Fields, child, default_nonzero, default_text, default_to, each, ensure, is_nil, is_unset, str_of};
+use crate::access::{
+    Fields, child, default_nonzero, default_text, default_to, each, ensure, is_nil, is_unset, str_of,
+};
 use crate::quantity::Quantity;
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -43,7 +45,11 @@ pub(super) fn template(fields: &mut Fields) {
 /// `podIP` and the first of `podIPs` are the same.
 fn same_ips(status: &mut Fields) {
     let single = str_of(status, "podIP").to_owned();
-    let first = status.get("podIPs").and_then(|ips| ips[0]["ip"].as_str()).unwrap_or_default().to_owned();
+    let first = status
+        .get("podIPs")
+        .and_then(|ips| ips[0]["ip"].as_str())
+        .unwrap_or_default()
+        .to_owned();
     if single.is_empty() && !first.is_empty() {
         status.insert("podIP".to_owned(), Value::from(first));
     } else if !single.is_empty() && single != first {
@@ -54,13 +60,20 @@ fn same_ips(status: &mut Fields) {
 }
 
 fn host_port(port: &mut Fields) {
-    let number = port.get("containerPort").and_then(Value::as_i64).unwrap_or_default();
+    let number = port
+        .get("containerPort")
+        .and_then(Value::as_i64)
+        .unwrap_or_default();
     default_nonzero(port, "hostPort", number);
 }
 
 fn requests_from_limits(container: &mut Fields) {
-    let Some(resources) = child(container, "resources") else { return };
-    let Some(Value::Object(limits)) = resources.get("limits") else { return };
+    let Some(resources) = child(container, "resources") else {
+        return;
+    };
+    let Some(Value::Object(limits)) = resources.get("limits") else {
+        return;
+    };
     let requests = resources.get("requests").and_then(Value::as_object);
     let missing: Vec<(String, Value)> = limits
         .iter()
@@ -121,7 +134,9 @@ fn service_account(spec: &mut Fields) {
         "" => str_of(spec, "serviceAccount"),
         name => name,
     };
-    if name.is_empty() || (str_of(spec, "serviceAccount") == name && str_of(spec, "serviceAccountName") == name) {
+    if name.is_empty()
+        || (str_of(spec, "serviceAccount") == name && str_of(spec, "serviceAccountName") == name)
+    {
         return;
     }
     let name = Value::from(name);
@@ -211,7 +226,11 @@ pub(super) fn round_up(list: &mut Fields) {
 
 /// The pull policy of an image without one: Always when its tag is `latest` or it has neither tag nor digest.
 pub(super) fn pull_policy(image: &str) -> &'static str {
-    if tag(image) == Some("latest") { "Always" } else { "IfNotPresent" }
+    if tag(image) == Some("latest") {
+        "Always"
+    } else {
+        "IfNotPresent"
+    }
 }
 
 /// The tag of an image name; `None` for a digest alone and for what is no image name.
@@ -226,12 +245,16 @@ fn tag(image: &str) -> Option<&str> {
         None => (name, None),
     };
     let path_is_valid = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-:[]".contains(&b))
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-:[]".contains(&b))
     };
     let mut parts = name.split('/');
     let first = parts.next().unwrap_or_default();
     // The first part may be a host, which may have capitals.
-    let first_valid = path_is_valid(first) || (name.contains('/') && path_is_valid(&first.to_ascii_lowercase()));
+    let first_valid =
+        path_is_valid(first) || (name.contains('/') && path_is_valid(&first.to_ascii_lowercase()));
     if !first_valid || !parts.all(path_is_valid) {
         return None;
     }

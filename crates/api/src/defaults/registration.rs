@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::access::{Fields, child, default_nonzero, default_text, default_to, each, ensure, is_nil, is_unset, str_of};
+use crate::access::{
+    Fields, child, default_nonzero, default_text, default_to, each, ensure, is_nil, is_unset, str_of,
+};
 
 fn empty(fields: &mut Fields, key: &str) {
     if is_nil(fields, key) {
@@ -28,8 +30,14 @@ pub(super) fn custom_resource_definition(fields: &mut Fields) {
     if let Some(config) = child(conversion, "webhook").and_then(|webhook| child(webhook, "clientConfig")) {
         service_port(config);
     }
-    let versions = spec.get("versions").and_then(Value::as_array).into_iter().flatten();
-    let mut stored = versions.filter(|version| version["storage"] == true).map(|version| version["name"].clone());
+    let versions = spec
+        .get("versions")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let mut stored = versions
+        .filter(|version| version["storage"] == true)
+        .map(|version| version["name"].clone());
     let stored = stored.next();
     let status = ensure(fields, "status");
     if is_unset(status, "storedVersions")

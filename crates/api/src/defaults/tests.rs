@@ -48,21 +48,36 @@ fn pods() {
             ("/spec/volumes/1/secret/defaultMode", json!(420)),
             ("/spec/volumes/2/hostPath/type", json!("")),
             ("/spec/volumes/3/projected/defaultMode", json!(420)),
-            ("/spec/volumes/3/projected/sources/0/serviceAccountToken/expirationSeconds", json!(3600)),
+            (
+                "/spec/volumes/3/projected/sources/0/serviceAccountToken/expirationSeconds",
+                json!(3600),
+            ),
             ("/spec/volumes/4/image/pullPolicy", json!("IfNotPresent")),
             ("/spec/containers/0/imagePullPolicy", json!("Always")),
             ("/spec/containers/1/imagePullPolicy", json!("IfNotPresent")),
             ("/spec/containers/2/imagePullPolicy", json!("IfNotPresent")),
-            ("/spec/containers/0/terminationMessagePath", json!("/dev/termination-log")),
-            ("/spec/containers/0/ports/0", json!({"containerPort": 80, "hostPort": 80, "protocol": "TCP"})),
-            ("/spec/containers/0/env/0/valueFrom/fieldRef/apiVersion", json!("v1")),
+            (
+                "/spec/containers/0/terminationMessagePath",
+                json!("/dev/termination-log"),
+            ),
+            (
+                "/spec/containers/0/ports/0",
+                json!({"containerPort": 80, "hostPort": 80, "protocol": "TCP"}),
+            ),
+            (
+                "/spec/containers/0/env/0/valueFrom/fieldRef/apiVersion",
+                json!("v1"),
+            ),
             (
                 "/spec/containers/0/livenessProbe",
                 json!({"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1,
                     "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}),
             ),
             ("/spec/containers/0/readinessProbe/grpc/service", json!("")),
-            ("/spec/containers/0/resources/requests", json!({"cpu": "500m", "memory": "1Gi"})),
+            (
+                "/spec/containers/0/resources/requests",
+                json!({"cpu": "500m", "memory": "1Gi"}),
+            ),
         ],
     );
 }
@@ -73,12 +88,17 @@ fn pod_level_requests() {
         "containers": [{"name": "a", "resources": {"requests": {"cpu": "250m"}}},
             {"name": "b", "resources": {"requests": {"cpu": "250m"}}}]});
     let requests = json!({"cpu": "500m", "memory": "1Gi"});
-    check(POD, json!({"spec": spec}), &[("/spec/resources/requests", requests)]);
+    check(
+        POD,
+        json!({"spec": spec}),
+        &[("/spec/resources/requests", requests)],
+    );
 }
 
 #[test]
 fn workloads() {
-    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "i:1"}]}});
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "i:1"}]}});
     let pod = ("/spec/template/spec/restartPolicy", json!("Always"));
     let no_links = ("/spec/template/spec/enableServiceLinks", Value::Null);
     check(
@@ -99,19 +119,28 @@ fn workloads() {
     check(
         ("apps", "v1", "Deployment"),
         json!({"spec": {"replicas": 0, "strategy": {"type": "Recreate"}}}),
-        &[("/spec/strategy", json!({"type": "Recreate"})), ("/spec/replicas", json!(0))],
+        &[
+            ("/spec/strategy", json!({"type": "Recreate"})),
+            ("/spec/replicas", json!(0)),
+        ],
     );
     check(
         ("apps", "v1", "DaemonSet"),
         json!({"spec": {"template": template}}),
-        &[("/spec/updateStrategy/rollingUpdate", json!({"maxUnavailable": 1, "maxSurge": 0}))],
+        &[(
+            "/spec/updateStrategy/rollingUpdate",
+            json!({"maxUnavailable": 1, "maxSurge": 0}),
+        )],
     );
     check(
         ("apps", "v1", "StatefulSet"),
         json!({"spec": {"template": template, "volumeClaimTemplates": [{"metadata": {"name": "x"}, "spec": {}}]}}),
         &[
             ("/spec/podManagementPolicy", json!("OrderedReady")),
-            ("/spec/updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})),
+            (
+                "/spec/updateStrategy",
+                json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}),
+            ),
             (
                 "/spec/persistentVolumeClaimRetentionPolicy",
                 json!({"whenDeleted": "Retain", "whenScaled": "Retain"}),
@@ -139,7 +168,10 @@ fn workloads() {
     check(
         ("batch", "v1", "Job"),
         json!({"spec": {"template": {}, "parallelism": 2, "backoffLimitPerIndex": 1}}),
-        &[("/spec/completions", Value::Null), ("/spec/backoffLimit", json!(i32::MAX))],
+        &[
+            ("/spec/completions", Value::Null),
+            ("/spec/backoffLimit", json!(i32::MAX)),
+        ],
     );
     check(
         ("batch", "v1", "CronJob"),
@@ -147,14 +179,21 @@ fn workloads() {
         &[
             ("/spec/concurrencyPolicy", json!("Allow")),
             ("/spec/successfulJobsHistoryLimit", json!(3)),
-            ("/spec/jobTemplate/spec/template/spec/dnsPolicy", json!("ClusterFirst")),
+            (
+                "/spec/jobTemplate/spec/template/spec/dnsPolicy",
+                json!("ClusterFirst"),
+            ),
             ("/spec/jobTemplate/spec/backoffLimit", Value::Null),
         ],
     );
     check(
         ("", "v1", "ReplicationController"),
         json!({"spec": {"template": template}}),
-        &[pod, ("/spec/selector", json!({"a": "b"})), ("/metadata/labels", json!({"a": "b"}))],
+        &[
+            pod,
+            ("/spec/selector", json!({"a": "b"})),
+            ("/metadata/labels", json!({"a": "b"})),
+        ],
     );
 }
 
@@ -165,18 +204,27 @@ fn core_group() {
         json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80}, {"port": 81, "targetPort": "x"}],
             "sessionAffinity": "ClientIP"}}),
         &[
-            ("/spec/ports/0", json!({"port": 80, "protocol": "TCP", "targetPort": 80})),
+            (
+                "/spec/ports/0",
+                json!({"port": 80, "protocol": "TCP", "targetPort": 80}),
+            ),
             ("/spec/ports/1/targetPort", json!("x")),
             ("/spec/externalTrafficPolicy", json!("Cluster")),
             ("/spec/internalTrafficPolicy", json!("Cluster")),
             ("/spec/allocateLoadBalancerNodePorts", json!(true)),
-            ("/spec/sessionAffinityConfig/clientIP/timeoutSeconds", json!(10_800)),
+            (
+                "/spec/sessionAffinityConfig/clientIP/timeoutSeconds",
+                json!(10_800),
+            ),
         ],
     );
     check(
         ("", "v1", "Service"),
         json!({"spec": {}}),
-        &[("/spec/type", json!("ClusterIP")), ("/spec/externalTrafficPolicy", Value::Null)],
+        &[
+            ("/spec/type", json!("ClusterIP")),
+            ("/spec/externalTrafficPolicy", Value::Null),
+        ],
     );
     check(
         ("", "v1", "Service"),
@@ -203,7 +251,10 @@ fn core_group() {
     check(
         ("", "v1", "Node"),
         json!({"spec": {"podCIDR": "10.0.0.0/24"}, "status": {"capacity": {"cpu": "1500u"}}}),
-        &[("/status/allocatable", json!({"cpu": "2m"})), ("/spec/podCIDRs", json!(["10.0.0.0/24"]))],
+        &[
+            ("/status/allocatable", json!({"cpu": "2m"})),
+            ("/spec/podCIDRs", json!(["10.0.0.0/24"])),
+        ],
     );
     check(
         ("", "v1", "PersistentVolume"),
@@ -219,7 +270,10 @@ fn core_group() {
         json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}, "min": {"memory": "1Mi"}}]}}),
         &[
             ("/spec/limits/0/default", json!({"cpu": "2"})),
-            ("/spec/limits/0/defaultRequest", json!({"cpu": "2", "memory": "1Mi"})),
+            (
+                "/spec/limits/0/defaultRequest",
+                json!({"cpu": "2", "memory": "1Mi"}),
+            ),
         ],
     );
 }
@@ -256,7 +310,11 @@ fn other_groups() {
         ],
     );
     check(
-        ("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration"),
+        (
+            "admissionregistration.k8s.io",
+            "v1",
+            "MutatingWebhookConfiguration",
+        ),
         json!({"webhooks": [{"name": "x", "rules": [{}], "clientConfig": {"service": {"name": "s"}}}]}),
         &[(
             "/webhooks/0",
@@ -283,7 +341,10 @@ fn other_groups() {
     check(
         ("storage.k8s.io", "v1", "StorageClass"),
         json!({}),
-        &[("/reclaimPolicy", json!("Delete")), ("/volumeBindingMode", json!("Immediate"))],
+        &[
+            ("/reclaimPolicy", json!("Delete")),
+            ("/volumeBindingMode", json!("Immediate")),
+        ],
     );
     check(
         ("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration"),

@@ -11,7 +11,10 @@ const TOKEN_SECONDS: i64 = 3600;
 
 /// `Volume`: an empty directory when no source is given.
 pub(super) fn volume(volume: &mut Fields) {
-    if volume.iter().all(|(name, value)| name == "name" || value.is_null()) {
+    if volume
+        .iter()
+        .all(|(name, value)| name == "name" || value.is_null())
+    {
         volume.insert("emptyDir".to_owned(), Value::Object(Map::new()));
         return;
     }
@@ -33,8 +36,9 @@ pub(super) fn volume(volume: &mut Fields) {
         let policy = pull_policy(str_of(source, "reference"));
         source.insert("pullPolicy".to_owned(), Value::from(policy));
     }
-    if let Some(spec) =
-        child(volume, "ephemeral").and_then(|e| child(e, "volumeClaimTemplate")).and_then(|t| child(t, "spec"))
+    if let Some(spec) = child(volume, "ephemeral")
+        .and_then(|e| child(e, "volumeClaimTemplate"))
+        .and_then(|t| child(t, "spec"))
     {
         core::claim_spec(spec);
     }

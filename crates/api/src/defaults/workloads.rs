@@ -20,7 +20,10 @@ pub(super) fn replication_controller(fields: &mut Fields) {
 
 fn template_labels(spec: &Fields) -> Option<Value> {
     let labels = spec.get("template")?.get("metadata")?.get("labels")?;
-    labels.as_object().filter(|map| !map.is_empty()).map(|_| labels.clone())
+    labels
+        .as_object()
+        .filter(|map| !map.is_empty())
+        .map(|_| labels.clone())
 }
 
 fn default_labels(fields: &mut Fields, labels: Value) {
@@ -104,12 +107,19 @@ pub(super) fn job(fields: &mut Fields) {
     default_to(spec, "parallelism", 1);
     if is_nil(spec, "backoffLimit") {
         let per_index = !is_nil(spec, "backoffLimitPerIndex");
-        spec.insert("backoffLimit".to_owned(), Value::from(if per_index { i32::MAX } else { 6 }));
+        spec.insert(
+            "backoffLimit".to_owned(),
+            Value::from(if per_index { i32::MAX } else { 6 }),
+        );
     }
     default_to(spec, "completionMode", "NonIndexed");
     default_to(spec, "suspend", false);
     if is_nil(spec, "podReplacementPolicy") {
-        let policy = if is_nil(spec, "podFailurePolicy") { "TerminatingOrFailed" } else { "Failed" };
+        let policy = if is_nil(spec, "podFailurePolicy") {
+            "TerminatingOrFailed"
+        } else {
+            "Failed"
+        };
         spec.insert("podReplacementPolicy".to_owned(), Value::from(policy));
     }
     if let Some(labels) = template_labels(spec) {
@@ -122,7 +132,9 @@ fn job_spec_template(spec: &mut Fields) {
     pod::template(spec);
     if let Some(policy) = child(spec, "podFailurePolicy") {
         each(policy, "rules", |rule| {
-            each(rule, "onPodConditions", |pattern| default_text(pattern, "status", "True"));
+            each(rule, "onPodConditions", |pattern| {
+                default_text(pattern, "status", "True")
+            });
         });
     }
 }

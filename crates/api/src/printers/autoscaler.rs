@@ -9,7 +9,9 @@ use crate::access::{int, items, text};
 fn row(object: &Value, now: Timestamp, metrics: String) -> Vec<Value> {
     let (spec, status) = (&object["spec"], &object["status"]);
     let target = &spec["scaleTargetRef"];
-    let minimum = spec["minReplicas"].as_i64().map_or_else(|| "<unset>".to_owned(), |n| n.to_string());
+    let minimum = spec["minReplicas"]
+        .as_i64()
+        .map_or_else(|| "<unset>".to_owned(), |n| n.to_string());
     vec![
         name(object),
         Value::from(format!("{}/{}", text(target, "kind"), text(target, "name"))),
@@ -23,12 +25,20 @@ fn row(object: &Value, now: Timestamp, metrics: String) -> Vec<Value> {
 
 /// autoscaling/v1.
 pub(super) fn v1(object: &Value, now: Timestamp) -> Vec<Value> {
-    let percent = |value: &Value, none: &str| value.as_i64().map_or_else(|| none.to_owned(), |n| format!("{n}%"));
+    let percent = |value: &Value, none: &str| {
+        value
+            .as_i64()
+            .map_or_else(|| none.to_owned(), |n| format!("{n}%"))
+    };
     let metrics = match &object["spec"]["targetCPUUtilizationPercentage"] {
         Value::Null => "<none>".to_owned(),
         target => {
             let current = &object["status"]["currentCPUUtilizationPercentage"];
-            format!("cpu: {}/{}", percent(current, "<unknown>"), percent(target, "<auto>"))
+            format!(
+                "cpu: {}/{}",
+                percent(current, "<unknown>"),
+                percent(target, "<auto>")
+            )
         }
     };
     row(object, now, metrics)
@@ -39,7 +49,11 @@ pub(super) fn v2(object: &Value, now: Timestamp) -> Vec<Value> {
     const SHOWN: usize = 2;
     let specs = items(&object["spec"]["metrics"]);
     let statuses = &object["status"]["currentMetrics"];
-    let list: Vec<String> = specs.iter().enumerate().map(|(at, spec)| metric(spec, &statuses[at])).collect();
+    let list: Vec<String> = specs
+        .iter()
+        .enumerate()
+        .map(|(at, spec)| metric(spec, &statuses[at]))
+        .collect();
     let shown = list[..list.len().min(SHOWN)].join(", ");
     let metrics = match list.len() {
         0 => "<none>".to_owned(),
@@ -64,16 +78,28 @@ fn metric(spec: &Value, status: &Value) -> String {
     let average = value(target, "averageValue");
     match (field, average) {
         ("pods", average) => {
-            format!("{}/{}", known(value(current, "averageValue")), average.unwrap_or_else(|| "0".to_owned()))
+            format!(
+                "{}/{}",
+                known(value(current, "averageValue")),
+                average.unwrap_or_else(|| "0".to_owned())
+            )
         }
         ("external" | "object", Some(average)) => {
             format!("{}/{average} (avg)", known(value(current, "averageValue")))
         }
         ("external" | "object", None) => {
-            format!("{}/{}", known(value(current, "value")), value(target, "value").unwrap_or_else(|| "0".to_owned()))
+            format!(
+                "{}/{}",
+                known(value(current, "value")),
+                value(target, "value").unwrap_or_else(|| "0".to_owned())
+            )
         }
         (_, Some(average)) => {
-            format!("{}: {}/{average}", text(source, "name"), known(value(current, "averageValue")))
+            format!(
+                "{}: {}/{average}",
+                text(source, "name"),
+                known(value(current, "averageValue"))
+            )
         }
         (_, None) => {
             let percent = |from: &Value| from["averageUtilization"].as_i64().map(|n| format!("{n}%"));

@@ -21,14 +21,26 @@ pub struct Column {
 type Key = (&'static str, &'static str, &'static str);
 
 static COLUMNS: LazyLock<HashMap<Key, Vec<Column>>> = LazyLock::new(|| {
-    let lines = include_str!("../data/columns.tsv").lines().filter(|line| !line.starts_with('#'));
+    let lines = include_str!("../data/columns.tsv")
+        .lines()
+        .filter(|line| !line.starts_with('#'));
     lines.filter_map(parse_line).collect()
 });
 
 /// What kinds without columns of their own show.
 static DEFAULT: [Column; 2] = [
-    Column { name: "Name", kind: "string", format: "name", priority: 0 },
-    Column { name: "Created At", kind: "date", format: "", priority: 0 },
+    Column {
+        name: "Name",
+        kind: "string",
+        format: "name",
+        priority: 0,
+    },
+    Column {
+        name: "Created At",
+        kind: "date",
+        format: "",
+        priority: 0,
+    },
 ];
 
 fn parse_line(line: &'static str) -> Option<(Key, Vec<Column>)> {
@@ -43,7 +55,12 @@ fn parse_column(text: &'static str) -> Column {
     let name = parts.next().unwrap_or_default();
     let kind = parts.next().unwrap_or("string");
     let format = parts.next().unwrap_or(if name == "Name" { "name" } else { "" });
-    Column { name, kind, format, priority }
+    Column {
+        name,
+        kind,
+        format,
+        priority,
+    }
 }
 
 /// The columns of a built-in resource; name and creation time for what has none.

@@ -22,7 +22,10 @@ pub(super) fn node(node: &Value, now: Timestamp) -> Vec<Value> {
     }
     let mut roles = BTreeSet::new();
     for (key, value) in entries(&node["metadata"]["labels"]) {
-        if let Some(role) = key.strip_prefix("node-role.kubernetes.io/").filter(|role| !role.is_empty()) {
+        if let Some(role) = key
+            .strip_prefix("node-role.kubernetes.io/")
+            .filter(|role| !role.is_empty())
+        {
             roles.insert(role);
         } else if key == "kubernetes.io/role" {
             roles.extend(value.as_str().filter(|role| !role.is_empty()));
@@ -50,7 +53,11 @@ pub(super) fn node(node: &Value, now: Timestamp) -> Vec<Value> {
 
 /// `Namespace`.
 pub(super) fn namespace(namespace: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(namespace), Value::from(text(&namespace["status"], "phase")), age(namespace, now)]
+    vec![
+        name(namespace),
+        Value::from(text(&namespace["status"], "phase")),
+        age(namespace, now),
+    ]
 }
 
 /// Addresses or host names of a load balancer, sorted.
@@ -101,14 +108,22 @@ pub(super) fn service(service: &Value, now: Timestamp) -> Vec<Value> {
 
 /// A host and a port; IPv6 addresses stand in brackets.
 fn host_port(host: &str, port: i64) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 /// `Endpoints`.
 pub(super) fn endpoints(endpoints: &Value, now: Timestamp) -> Vec<Value> {
     let mut list = Vec::new();
     for subset in items(&endpoints["subsets"]) {
-        let ips = || items(&subset["addresses"]).iter().map(|address| text(address, "ip"));
+        let ips = || {
+            items(&subset["addresses"])
+                .iter()
+                .map(|address| text(address, "ip"))
+        };
         let ports = items(&subset["ports"]);
         if ports.is_empty() {
             list.extend(ips().map(str::to_owned));
@@ -117,14 +132,28 @@ pub(super) fn endpoints(endpoints: &Value, now: Timestamp) -> Vec<Value> {
             list.extend(ips().map(|ip| host_port(ip, int(port, "port"))));
         }
     }
-    let none = if items(&endpoints["subsets"]).is_empty() { "<none>" } else { "" };
-    vec![name(endpoints), Value::from(super::format::with_more(&list, none)), age(endpoints, now)]
+    let none = if items(&endpoints["subsets"]).is_empty() {
+        "<none>"
+    } else {
+        ""
+    };
+    vec![
+        name(endpoints),
+        Value::from(super::format::with_more(&list, none)),
+        age(endpoints, now),
+    ]
 }
 
 /// `Event` of both groups.
 pub(super) fn event(event: &Value, now: Timestamp) -> Vec<Value> {
     // events.k8s.io calls the fields otherwise.
-    let either = |core: &str, other: &str| if event[core].is_null() { &event[other] } else { &event[core] };
+    let either = |core: &str, other: &str| {
+        if event[core].is_null() {
+            &event[other]
+        } else {
+            &event[core]
+        }
+    };
     let object = either("involvedObject", "regarding");
     let mut first = since(either("firstTimestamp", "deprecatedFirstTimestamp"), now);
     if first == "<unknown>" {
@@ -147,7 +176,9 @@ pub(super) fn event(event: &Value, now: Timestamp) -> Vec<Value> {
         name => format!("{kind}/{name}"),
     };
     let source = either("source", "deprecatedSource");
-    let reporting = either("reportingComponent", "reportingController").as_str().unwrap_or_default();
+    let reporting = either("reportingComponent", "reportingController")
+        .as_str()
+        .unwrap_or_default();
     let component = or(text(source, "component"), reporting);
     let source = match or(text(source, "host"), text(event, "reportingInstance")) {
         "" => component.to_owned(),
@@ -170,7 +201,12 @@ pub(super) fn event(event: &Value, now: Timestamp) -> Vec<Value> {
 
 /// `Secret`.
 pub(super) fn secret(secret: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(secret), Value::from(text(secret, "type")), size(&secret["data"]), age(secret, now)]
+    vec![
+        name(secret),
+        Value::from(text(secret, "type")),
+        size(&secret["data"]),
+        age(secret, now),
+    ]
 }
 
 /// `ConfigMap`.
@@ -191,23 +227,44 @@ pub(super) fn resource_quota(quota: &Value, now: Timestamp) -> Vec<Value> {
     for (resource, hard) in entries(&status["hard"]) {
         let used = status["used"][&**resource].as_str().unwrap_or("0");
         let cell = format!("{resource}: {used}/{}", hard.as_str().unwrap_or("0"));
-        if resource.starts_with("limits.") { limits.push(cell) } else { requests.push(cell) }
+        if resource.starts_with("limits.") {
+            limits.push(cell)
+        } else {
+            requests.push(cell)
+        }
     }
     requests.sort_unstable();
     limits.sort_unstable();
-    vec![name(quota), Value::from(requests.join(", ")), Value::from(limits.join(", ")), age(quota, now)]
+    vec![
+        name(quota),
+        Value::from(requests.join(", ")),
+        Value::from(limits.join(", ")),
+        age(quota, now),
+    ]
 }
 
 /// `ComponentStatus`.
 pub(super) fn component_status(component: &Value, _now: Timestamp) -> Vec<Value> {
     let (mut status, mut message, mut error) = ("Unknown", "", "");
-    for condition in items(&component["conditions"]).iter().filter(|c| c["type"] == "Healthy") {
-        status = if condition["status"] == "True" { "Healthy" } else { "Unhealthy" };
+    for condition in items(&component["conditions"])
+        .iter()
+        .filter(|c| c["type"] == "Healthy")
+    {
+        status = if condition["status"] == "True" {
+            "Healthy"
+        } else {
+            "Unhealthy"
+        };
         message = text(condition, "message");
         error = match text(condition, "error") {
             "nil" => "",
             error => error,
         };
     }
-    vec![name(component), Value::from(status), Value::from(message), Value::from(error)]
+    vec![
+        name(component),
+        Value::from(status),
+        Value::from(message),
+        Value::from(error),
+    ]
 }

@@ -46,7 +46,10 @@ pub(super) fn seconds_between(start: Timestamp, end: Timestamp) -> i64 {
 
 /// How long ago a timestamp is.
 pub(super) fn since(value: &Value, now: Timestamp) -> String {
-    timestamp(value).map_or_else(|| "<unknown>".to_owned(), |t| human_duration(seconds_between(t, now)))
+    timestamp(value).map_or_else(
+        || "<unknown>".to_owned(),
+        |t| human_duration(seconds_between(t, now)),
+    )
 }
 
 /// How long ago the object was created.
@@ -76,10 +79,15 @@ pub(super) fn or_none(text: &str) -> Value {
 
 /// Labels as `a=b,c=d`, or `<none>`.
 pub(super) fn labels(value: &Value) -> String {
-    let mut pairs: Vec<String> =
-        entries(value).map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let mut pairs: Vec<String> = entries(value)
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
     pairs.sort_unstable();
-    if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
+    if pairs.is_empty() {
+        "<none>".to_owned()
+    } else {
+        pairs.join(",")
+    }
 }
 
 /// A label selector as text; empty when it selects all or nothing.
@@ -93,7 +101,11 @@ pub(super) fn selector(value: &Value) -> String {
 /// A label selector as text, or `<none>`.
 pub(super) fn selector_or_none(value: &Value) -> String {
     let text = selector(value);
-    if text.is_empty() { "<none>".to_owned() } else { text }
+    if text.is_empty() {
+        "<none>".to_owned()
+    } else {
+        text
+    }
 }
 
 /// The names and images of containers, each joined by commas.
@@ -135,7 +147,9 @@ pub(super) fn texts(value: &Value) -> Vec<&str> {
 
 /// The condition of a type.
 pub(super) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    items(&object["status"]["conditions"]).iter().find(|c| c["type"] == kind)
+    items(&object["status"]["conditions"])
+        .iter()
+        .find(|c| c["type"] == kind)
 }
 
 /// How many entries a map has.

@@ -42,25 +42,40 @@ pub(super) fn ingress_class(object: &Value, now: Timestamp) -> Vec<Value> {
     let spec = &object["spec"];
     let parameters = &spec["parameters"];
     let parameters = if parameters.is_object() {
-        let group = parameters["apiGroup"].as_str().map(|group| format!(".{group}")).unwrap_or_default();
+        let group = parameters["apiGroup"]
+            .as_str()
+            .map(|group| format!(".{group}"))
+            .unwrap_or_default();
         format!("{}{group}/{}", text(parameters, "kind"), text(parameters, "name"))
     } else {
         "<none>".to_owned()
     };
-    vec![name(object), Value::from(text(spec, "controller")), Value::from(parameters), age(object, now)]
+    vec![
+        name(object),
+        Value::from(text(spec, "controller")),
+        Value::from(parameters),
+        age(object, now),
+    ]
 }
 
 /// `NetworkPolicy`.
 pub(super) fn network_policy(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(object), Value::from(selector_or_none(&object["spec"]["podSelector"])), age(object, now)]
+    vec![
+        name(object),
+        Value::from(selector_or_none(&object["spec"]["podSelector"])),
+        age(object, now),
+    ]
 }
 
 /// `IPAddress`.
 pub(super) fn ip_address(object: &Value, _now: Timestamp) -> Vec<Value> {
     let parent = &object["spec"]["parentRef"];
     let reference = if parent.is_object() {
-        let resource =
-            GroupResource::new(text(parent, "group").to_owned(), text(parent, "resource").to_owned()).to_string();
+        let resource = GroupResource::new(
+            text(parent, "group").to_owned(),
+            text(parent, "resource").to_owned(),
+        )
+        .to_string();
         let mut reference = resource.to_lowercase();
         for part in ["namespace", "name"] {
             if !text(parent, part).is_empty() {
@@ -77,7 +92,11 @@ pub(super) fn ip_address(object: &Value, _now: Timestamp) -> Vec<Value> {
 
 /// `ServiceCIDR`.
 pub(super) fn service_cidr(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(object), Value::from(texts(&object["spec"]["cidrs"]).join(",")), age(object, now)]
+    vec![
+        name(object),
+        Value::from(texts(&object["spec"]["cidrs"]).join(",")),
+        age(object, now),
+    ]
 }
 
 /// `EndpointSlice`.
@@ -87,7 +106,9 @@ pub(super) fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
         None => port["name"].as_str().unwrap_or("*").to_owned(),
     };
     let ports: Vec<String> = items(&object["ports"]).iter().map(port).collect();
-    let addresses = items(&object["endpoints"]).iter().flat_map(|endpoint| texts(&endpoint["addresses"]));
+    let addresses = items(&object["endpoints"])
+        .iter()
+        .flat_map(|endpoint| texts(&endpoint["addresses"]));
     let addresses: Vec<String> = addresses.map(str::to_owned).collect();
     vec![
         name(object),

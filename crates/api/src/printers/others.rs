@@ -41,7 +41,9 @@ pub(super) fn certificate_request(object: &Value, now: Timestamp) -> Vec<Value> 
 pub(super) fn role_binding(object: &Value, now: Timestamp) -> Vec<Value> {
     let role = &object["roleRef"];
     let subjects = |kind: &str| {
-        let of_kind = items(&object["subjects"]).iter().filter(|subject| subject["kind"] == kind);
+        let of_kind = items(&object["subjects"])
+            .iter()
+            .filter(|subject| subject["kind"] == kind);
         let names: Vec<String> = of_kind
             .map(|subject| match kind {
                 "ServiceAccount" => format!("{}/{}", text(subject, "namespace"), text(subject, "name")),
@@ -62,12 +64,20 @@ pub(super) fn role_binding(object: &Value, now: Timestamp) -> Vec<Value> {
 
 /// `Lease`.
 pub(super) fn lease(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(object), Value::from(text(&object["spec"], "holderIdentity")), age(object, now)]
+    vec![
+        name(object),
+        Value::from(text(&object["spec"], "holderIdentity")),
+        age(object, now),
+    ]
 }
 
 /// `RuntimeClass`.
 pub(super) fn runtime_class(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(object), Value::from(text(object, "handler")), age(object, now)]
+    vec![
+        name(object),
+        Value::from(text(object, "handler")),
+        age(object, now),
+    ]
 }
 
 /// `PriorityClass`.
@@ -96,7 +106,12 @@ pub(super) fn api_service(object: &Value, now: Timestamp) -> Vec<Value> {
             (status, _) => status.to_owned(),
         },
     );
-    vec![name(object), Value::from(service), Value::from(available), age(object, now)]
+    vec![
+        name(object),
+        Value::from(service),
+        Value::from(available),
+        age(object, now),
+    ]
 }
 
 /// `FlowSchema`.
@@ -118,7 +133,13 @@ pub(super) fn priority_level(object: &Value, now: Timestamp) -> Vec<Value> {
     let spec = &object["spec"];
     let limited = &spec["limited"];
     let queuing = &limited["limitResponse"]["queuing"];
-    let number = |value: &Value| if value.is_null() { Value::from("<none>") } else { value.clone() };
+    let number = |value: &Value| {
+        if value.is_null() {
+            Value::from("<none>")
+        } else {
+            value.clone()
+        }
+    };
     vec![
         name(object),
         Value::from(text(spec, "type")),
@@ -162,7 +183,11 @@ pub(super) fn resource_slice(object: &Value, now: Timestamp) -> Vec<Value> {
 
 /// `ValidatingWebhookConfiguration` and `MutatingWebhookConfiguration`.
 pub(super) fn webhooks(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(object), Value::from(items(&object["webhooks"]).len()), age(object, now)]
+    vec![
+        name(object),
+        Value::from(items(&object["webhooks"]).len()),
+        age(object, now),
+    ]
 }
 
 fn policy(object: &Value, now: Timestamp, list: &str) -> Vec<Value> {
@@ -173,7 +198,12 @@ fn policy(object: &Value, now: Timestamp, list: &str) -> Vec<Value> {
     } else {
         "<unset>".to_owned()
     };
-    vec![name(object), Value::from(items(&spec[list]).len()), Value::from(parameters), age(object, now)]
+    vec![
+        name(object),
+        Value::from(items(&spec[list]).len()),
+        Value::from(parameters),
+        age(object, now),
+    ]
 }
 
 /// `ValidatingAdmissionPolicy`.
@@ -197,5 +227,10 @@ pub(super) fn policy_binding(object: &Value, now: Timestamp) -> Vec<Value> {
         (namespace, "") => format!("{namespace}/*"),
         (namespace, name) => format!("{namespace}/{name}"),
     };
-    vec![name(object), Value::from(text(spec, "policyName")), Value::from(reference), age(object, now)]
+    vec![
+        name(object),
+        Value::from(text(spec, "policyName")),
+        Value::from(reference),
+        age(object, now),
+    ]
 }

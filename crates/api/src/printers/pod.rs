@@ -24,7 +24,9 @@ impl Summary {
 }
 
 fn is_sidecar(spec: &Value, status: &Value) -> bool {
-    let spec = items(&spec["initContainers"]).iter().find(|c| c["name"] == status["name"]);
+    let spec = items(&spec["initContainers"])
+        .iter()
+        .find(|c| c["name"] == status["name"]);
     spec.is_some_and(|c| text(c, "restartPolicy") == "Always")
 }
 
@@ -94,7 +96,10 @@ fn summarize(pod: &Value) -> Summary {
         "" => phase.to_owned(),
         reason => reason.to_owned(),
     };
-    let mut summary = Summary { reason, ..Summary::default() };
+    let mut summary = Summary {
+        reason,
+        ..Summary::default()
+    };
     if condition(pod, "PodScheduled").is_some_and(|c| c["reason"] == "SchedulingGated") {
         summary.reason = "SchedulingGated".to_owned();
     }
@@ -119,11 +124,18 @@ fn summarize(pod: &Value) -> Summary {
 pub(super) fn pod(pod: &Value, now: Timestamp) -> Vec<Value> {
     let (spec, status) = (&pod["spec"], &pod["status"]);
     let summary = summarize(pod);
-    let sidecars = items(&spec["initContainers"]).iter().filter(|c| text(c, "restartPolicy") == "Always").count();
+    let sidecars = items(&spec["initContainers"])
+        .iter()
+        .filter(|c| text(c, "restartPolicy") == "Always")
+        .count();
     let total = items(&spec["containers"]).len() + sidecars;
     let restarts = match summary.last_restart {
         Some(time) if summary.restarts != 0 => {
-            format!("{} ({} ago)", summary.restarts, human_duration(seconds_between(time, now)))
+            format!(
+                "{} ({} ago)",
+                summary.restarts,
+                human_duration(seconds_between(time, now))
+            )
         }
         _ => summary.restarts.to_string(),
     };

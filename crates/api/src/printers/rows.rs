@@ -10,7 +10,10 @@ use crate::gvk::GroupVersionKind;
 pub fn row(gvk: &GroupVersionKind, object: &Value, now: Timestamp) -> Vec<Value> {
     match cells_of(gvk) {
         Some(cells) => cells(object, now),
-        None => vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()],
+        None => vec![
+            object["metadata"]["name"].clone(),
+            object["metadata"]["creationTimestamp"].clone(),
+        ],
     }
 }
 

@@ -14,18 +14,28 @@ fn access_modes(value: &Value) -> String {
         ("ReadWriteOncePod", "RWOP"),
     ];
     let given = texts(value);
-    let short: Vec<&str> = MODES.iter().filter(|(mode, _)| given.contains(mode)).map(|(_, short)| *short).collect();
+    let short: Vec<&str> = MODES
+        .iter()
+        .filter(|(mode, _)| given.contains(mode))
+        .map(|(_, short)| *short)
+        .collect();
     short.join(",")
 }
 
 fn class(object: &Value) -> Value {
     let annotation = &object["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"];
-    let class = annotation.as_str().unwrap_or_else(|| text(&object["spec"], "storageClassName"));
+    let class = annotation
+        .as_str()
+        .unwrap_or_else(|| text(&object["spec"], "storageClassName"));
     Value::from(class)
 }
 
 fn phase(object: &Value) -> Value {
-    Value::from(if is_deleting(object) { "Terminating" } else { text(&object["status"], "phase") })
+    Value::from(if is_deleting(object) {
+        "Terminating"
+    } else {
+        text(&object["status"], "phase")
+    })
 }
 
 fn set_or_unset(value: &Value) -> Value {
@@ -83,15 +93,19 @@ pub(super) fn persistent_volume_claim(object: &Value, now: Timestamp) -> Vec<Val
 }
 
 fn default_name(object: &Value, annotations: &[&str]) -> Value {
-    let is_default = annotations.iter().any(|a| object["metadata"]["annotations"][*a] == "true");
+    let is_default = annotations
+        .iter()
+        .any(|a| object["metadata"]["annotations"][*a] == "true");
     let suffix = if is_default { " (default)" } else { "" };
     Value::from(format!("{}{suffix}", text(&object["metadata"], "name")))
 }
 
 /// `StorageClass`.
 pub(super) fn storage_class(object: &Value, now: Timestamp) -> Vec<Value> {
-    const DEFAULT: [&str; 2] =
-        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+    const DEFAULT: [&str; 2] = [
+        "storageclass.kubernetes.io/is-default-class",
+        "storageclass.beta.kubernetes.io/is-default-class",
+    ];
     vec![
         default_name(object, &DEFAULT),
         Value::from(text(object, "provisioner")),
@@ -105,14 +119,22 @@ pub(super) fn storage_class(object: &Value, now: Timestamp) -> Vec<Value> {
 /// `VolumeAttributesClass`.
 pub(super) fn volume_attributes_class(object: &Value, now: Timestamp) -> Vec<Value> {
     const DEFAULT: [&str; 1] = ["volumeattributesclass.alpha.kubernetes.io/is-default-class"];
-    vec![default_name(object, &DEFAULT), Value::from(text(object, "driverName")), age(object, now)]
+    vec![
+        default_name(object, &DEFAULT),
+        Value::from(text(object, "driverName")),
+        age(object, now),
+    ]
 }
 
 /// `CSIDriver`.
 pub(super) fn csi_driver(object: &Value, now: Timestamp) -> Vec<Value> {
     let spec = &object["spec"];
     let tokens = match &spec["tokenRequests"] {
-        Value::Array(list) => list.iter().map(|t| text(t, "audience")).collect::<Vec<_>>().join(","),
+        Value::Array(list) => list
+            .iter()
+            .map(|t| text(t, "audience"))
+            .collect::<Vec<_>>()
+            .join(","),
         _ => "<unset>".to_owned(),
     };
     vec![
@@ -129,7 +151,11 @@ pub(super) fn csi_driver(object: &Value, now: Timestamp) -> Vec<Value> {
 
 /// `CSINode`.
 pub(super) fn csi_node(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(object), Value::from(items(&object["spec"]["drivers"]).len()), age(object, now)]
+    vec![
+        name(object),
+        Value::from(items(&object["spec"]["drivers"]).len()),
+        age(object, now),
+    ]
 }
 
 /// `VolumeAttachment`.

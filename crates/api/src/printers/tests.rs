@@ -66,16 +66,22 @@ fn pods() {
     let status = |status: Value| json!({"spec": spec, "status": status});
     pod(status(json!({"phase": "Pending"})), ["0/2", "Pending", "0"]);
     pod(
-        status(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]})),
+        status(
+            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}),
+        ),
         ["0/2", "SchedulingGated", "0"],
     );
     pod(
-        status(json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]})),
+        status(
+            json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}),
+        ),
         ["0/2", "Init:0/1", "0"],
     );
     pod(
-        status(json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "restartCount": 2,
-            "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]})),
+        status(
+            json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "restartCount": 2,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}),
+        ),
         ["0/2", "Init:CrashLoopBackOff", "2"],
     );
     pod(
@@ -85,11 +91,13 @@ fn pods() {
     );
     let done = json!([{"name": "i", "state": {"terminated": {"exitCode": 0}}, "restartCount": 4}]);
     pod(
-        status(json!({"phase": "Running", "initContainerStatuses": done, "containerStatuses": [
+        status(
+            json!({"phase": "Running", "initContainerStatuses": done, "containerStatuses": [
             {"name": "a", "ready": true, "state": {"running": {}}, "restartCount": 1,
              "lastState": {"terminated": {"finishedAt": "2026-01-01T23:58:20Z"}}},
             {"name": "b", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 2,
-             "lastState": {"terminated": {"finishedAt": "2026-01-01T23:55:00Z"}}}]})),
+             "lastState": {"terminated": {"finishedAt": "2026-01-01T23:55:00Z"}}}]}),
+        ),
         ["1/2", "CrashLoopBackOff", "3 (100s ago)"],
     );
     pod(
@@ -104,7 +112,9 @@ fn pods() {
         ["1/2", "NotReady", "0"],
     );
     pod(
-        status(json!({"phase": "Failed", "containerStatuses": [{"name": "a", "state": {"terminated": {"signal": 9}}}]})),
+        status(
+            json!({"phase": "Failed", "containerStatuses": [{"name": "a", "state": {"terminated": {"signal": 9}}}]}),
+        ),
         ["0/2", "Signal:9", "0"],
     );
     let mut deleting = status(json!({"phase": "Running"}));
@@ -128,15 +138,33 @@ fn core_kinds() {
             "status": {"conditions": [{"type": "Ready", "status": "Unknown"}],
                 "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
                 "nodeInfo": {"kubeletVersion": "v1.36.0", "osImage": "Linux"}}}),
-        json!(["x", "NotReady,SchedulingDisabled", "control-plane", "5m", "v1.36.0", "10.0.0.1", "<none>", "Linux",
-            "<unknown>", "<unknown>"]),
+        json!([
+            "x",
+            "NotReady,SchedulingDisabled",
+            "control-plane",
+            "5m",
+            "v1.36.0",
+            "10.0.0.1",
+            "<none>",
+            "Linux",
+            "<unknown>",
+            "<unknown>"
+        ]),
     );
     check(
         "",
         "Service",
         json!({"spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.9"], "selector": {"b": "2", "a": "1"},
             "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}}),
-        json!(["x", "LoadBalancer", "10.96.0.9", "<pending>", "80:30080/TCP,53/UDP", "5m", "a=1,b=2"]),
+        json!([
+            "x",
+            "LoadBalancer",
+            "10.96.0.9",
+            "<pending>",
+            "80:30080/TCP,53/UDP",
+            "5m",
+            "a=1,b=2"
+        ]),
     );
     check(
         "",
@@ -150,14 +178,35 @@ fn core_kinds() {
         json!({"type": "Normal", "reason": "Pulled", "message": " m\n", "count": 3,
             "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "kubelet", "host": "n"},
             "firstTimestamp": CREATED, "lastTimestamp": "2026-01-01T23:59:00Z"}),
-        json!(["60s", "Normal", "Pulled", "pod/p", "", "kubelet, n", "m", "5m", 3, "x"]),
+        json!([
+            "60s",
+            "Normal",
+            "Pulled",
+            "pod/p",
+            "",
+            "kubelet, n",
+            "m",
+            "5m",
+            3,
+            "x"
+        ]),
     );
     check(
         "",
         "PersistentVolumeClaim",
         json!({"spec": {"volumeName": "v", "storageClassName": "s", "volumeMode": "Filesystem"},
             "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany", "ReadWriteOnce"]}}),
-        json!(["x", "Bound", "v", "1Gi", "RWO,RWX", "s", "<unset>", "5m", "Filesystem"]),
+        json!([
+            "x",
+            "Bound",
+            "v",
+            "1Gi",
+            "RWO,RWX",
+            "s",
+            "<unset>",
+            "5m",
+            "Filesystem"
+        ]),
     );
     check(
         "",
@@ -169,7 +218,8 @@ fn core_kinds() {
 
 #[test]
 fn workload_kinds() {
-    let template = json!({"spec": {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "j"}]}});
+    let template =
+        json!({"spec": {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "j"}]}});
     let selector = json!({"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "k", "operator": "In", "values": ["y", "z"]}]});
     check(
         "apps",
@@ -196,7 +246,18 @@ fn workload_kinds() {
         "batch",
         "CronJob",
         json!({"spec": {"schedule": "* * * * *", "suspend": false}, "status": {"active": [1]}}),
-        json!(["x", "* * * * *", "<none>", "False", 1, "<none>", "5m", "", "", "<none>"]),
+        json!([
+            "x",
+            "* * * * *",
+            "<none>",
+            "False",
+            1,
+            "<none>",
+            "5m",
+            "",
+            "",
+            "<none>"
+        ]),
     );
     check(
         "apps",
@@ -218,7 +279,15 @@ fn workload_kinds() {
             {"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 80}}},
             {"type": "Pods", "pods": {"target": {"averageValue": "10"}}}, {"type": "x"}]},
             "status": {"currentMetrics": [{"resource": {"current": {"averageUtilization": 12}}}], "currentReplicas": 2}}),
-        json!(["x", "Deployment/d", "cpu: 12%/80%, <unknown>/10 + 1 more...", "1", 5, 2, "5m"]),
+        json!([
+            "x",
+            "Deployment/d",
+            "cpu: 12%/80%, <unknown>/10 + 1 more...",
+            "1",
+            5,
+            2,
+            "5m"
+        ]),
     );
 }
 
@@ -264,5 +333,10 @@ fn other_kinds() {
         json!({"metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}, "provisioner": "p"}),
         json!(["x (default)", "p", "Delete", "Immediate", false, "5m"]),
     );
-    check("rbac.authorization.k8s.io", "Role", json!({}), json!(["x", CREATED]));
+    check(
+        "rbac.authorization.k8s.io",
+        "Role",
+        json!({}),
+        json!(["x", CREATED]),
+    );
 }

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::format::{
-    age, containers, human_duration, is_deleting, labels, name, seconds_between, selector, selector_or_none, since,
-    timestamp, truth,
+    age, containers, human_duration, is_deleting, labels, name, seconds_between, selector, selector_or_none,
+    since, timestamp, truth,
 };
 use crate::access::{flag, int, items, text};
 use crate::gvk::{GroupKind, GroupVersion};
@@ -42,14 +42,21 @@ pub(super) fn replica_set(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn ready(object: &Value) -> Value {
-    Value::from(format!("{}/{}", int(&object["status"], "readyReplicas"), int(&object["spec"], "replicas")))
+    Value::from(format!(
+        "{}/{}",
+        int(&object["status"], "readyReplicas"),
+        int(&object["spec"], "replicas")
+    ))
 }
 
 /// `Deployment`.
 pub(super) fn deployment(object: &Value, now: Timestamp) -> Vec<Value> {
     let mut row = vec![name(object), ready(object)];
     // These columns are strings, but upstream fills them with numbers.
-    row.extend(counts(&object["status"], &["updatedReplicas", "availableReplicas"]));
+    row.extend(counts(
+        &object["status"],
+        &["updatedReplicas", "availableReplicas"],
+    ));
     row.push(age(object, now));
     row.extend(containers(&object["spec"]["template"]));
     row.push(Value::from(selector(&object["spec"]["selector"])));
@@ -74,7 +81,9 @@ pub(super) fn daemon_set(object: &Value, now: Timestamp) -> Vec<Value> {
     ];
     let mut row = vec![name(object)];
     row.extend(counts(&object["status"], &COUNTS));
-    row.push(Value::from(labels(&object["spec"]["template"]["spec"]["nodeSelector"])));
+    row.push(Value::from(labels(
+        &object["spec"]["template"]["spec"]["nodeSelector"],
+    )));
     row.push(age(object, now));
     row.extend(containers(&object["spec"]["template"]));
     row.push(Value::from(selector_or_none(&object["spec"]["selector"])));
@@ -83,16 +92,27 @@ pub(super) fn daemon_set(object: &Value, now: Timestamp) -> Vec<Value> {
 
 /// `ControllerRevision`.
 pub(super) fn controller_revision(object: &Value, now: Timestamp) -> Vec<Value> {
-    let owner = items(&object["metadata"]["ownerReferences"]).iter().find(|owner| flag(owner, "controller"));
+    let owner = items(&object["metadata"]["ownerReferences"])
+        .iter()
+        .find(|owner| flag(owner, "controller"));
     let controller = owner.map_or_else(
         || "<none>".to_owned(),
         |owner| {
-            let group = GroupVersion::parse(text(owner, "apiVersion")).map(|gv| gv.group).unwrap_or_default();
-            let kind = GroupKind::new(group, text(owner, "kind").to_owned()).to_string().to_lowercase();
+            let group = GroupVersion::parse(text(owner, "apiVersion"))
+                .map(|gv| gv.group)
+                .unwrap_or_default();
+            let kind = GroupKind::new(group, text(owner, "kind").to_owned())
+                .to_string()
+                .to_lowercase();
             format!("{kind}/{}", text(owner, "name"))
         },
     );
-    vec![name(object), Value::from(controller), Value::from(int(object, "revision")), age(object, now)]
+    vec![
+        name(object),
+        Value::from(controller),
+        Value::from(int(object, "revision")),
+        age(object, now),
+    ]
 }
 
 /// `Job`.
@@ -104,11 +124,19 @@ pub(super) fn job(job: &Value, now: Timestamp) -> Vec<Value> {
         (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
         (None, _) => format!("{succeeded}/1"),
     };
-    let duration = match (timestamp(&status["startTime"]), timestamp(&status["completionTime"])) {
+    let duration = match (
+        timestamp(&status["startTime"]),
+        timestamp(&status["completionTime"]),
+    ) {
         (None, _) => String::new(),
         (Some(start), end) => human_duration(seconds_between(start, end.unwrap_or(now))),
     };
-    let has = |kind: &str| items(&status["conditions"]).iter().find(|c| c["type"] == kind).is_some_and(|c| c["status"] == "True");
+    let has = |kind: &str| {
+        items(&status["conditions"])
+            .iter()
+            .find(|c| c["type"] == kind)
+            .is_some_and(|c| c["status"] == "True")
+    };
     let state = match () {
         () if has("Complete") => "Complete",
         () if has("Failed") => "Failed",
@@ -118,8 +146,13 @@ pub(super) fn job(job: &Value, now: Timestamp) -> Vec<Value> {
         () if has("SuccessCriteriaMet") => "SuccessCriteriaMet",
         () => "Running",
     };
-    let mut row =
-        vec![name(job), Value::from(state), Value::from(completions), Value::from(duration), age(job, now)];
+    let mut row = vec![
+        name(job),
+        Value::from(state),
+        Value::from(completions),
+        Value::from(duration),
+        age(job, now),
+    ];
     row.extend(containers(&spec["template"]));
     row.push(Value::from(selector_or_none(&spec["selector"])));
     row
@@ -142,7 +175,9 @@ pub(super) fn cron_job(object: &Value, now: Timestamp) -> Vec<Value> {
         age(object, now),
     ];
     row.extend(containers(&spec["jobTemplate"]["spec"]["template"]));
-    row.push(Value::from(selector_or_none(&spec["jobTemplate"]["spec"]["selector"])));
+    row.push(Value::from(selector_or_none(
+        &spec["jobTemplate"]["spec"]["selector"],
+    )));
     row
 }
 

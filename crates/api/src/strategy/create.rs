@@ -84,14 +84,18 @@ fn pod(pod: &mut Value) {
 /// Writes the values of `matchLabelKeys` and `mismatchLabelKeys` into the label selectors beside them.
 fn match_label_keys(pod: &mut Value) {
     let labels = pod["metadata"]["labels"].clone();
-    let Some(spec) = pod["spec"].as_object_mut() else { return };
+    let Some(spec) = pod["spec"].as_object_mut() else {
+        return;
+    };
     let mut terms: Vec<&mut Value> = Vec::new();
     for (name, value) in spec.iter_mut() {
         match (&**name, value) {
             ("topologySpreadConstraints", Value::Array(list)) => terms.extend(list),
             ("affinity", Value::Object(affinity)) => {
                 for (_, kind) in affinity.iter_mut().filter(|(name, _)| *name != "nodeAffinity") {
-                    let Some(kind) = kind.as_object_mut() else { continue };
+                    let Some(kind) = kind.as_object_mut() else {
+                        continue;
+                    };
                     for (name, list) in kind.iter_mut() {
                         let Some(list) = list.as_array_mut() else { continue };
                         if name.starts_with("preferred") {
@@ -107,12 +111,17 @@ fn match_label_keys(pod: &mut Value) {
     }
     for term in terms {
         for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
-            let keys: Vec<String> = items(&term[field]).iter().filter_map(|k| Some(k.as_str()?.to_owned())).collect();
+            let keys: Vec<String> = items(&term[field])
+                .iter()
+                .filter_map(|k| Some(k.as_str()?.to_owned()))
+                .collect();
             if !term["labelSelector"].is_object() {
                 continue;
             }
             for key in keys {
-                let Some(value) = labels[&*key].as_str() else { continue };
+                let Some(value) = labels[&*key].as_str() else {
+                    continue;
+                };
                 let requirement = json!({"key": key, "operator": operator, "values": [value]});
                 match term["labelSelector"]["matchExpressions"].as_array_mut() {
                     Some(list) => list.push(requirement),
@@ -139,21 +148,30 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 fn daemon_set(object: &mut Value) {
     object["status"] = json!({"currentNumberScheduled": 0, "numberMisscheduled": 0,
         "desiredNumberScheduled": 0, "numberReady": 0});
-    let given = text(&object["metadata"]["annotations"], TEMPLATE_GENERATION).parse::<i64>().unwrap_or_default();
+    let given = text(&object["metadata"]["annotations"], TEMPLATE_GENERATION)
+        .parse::<i64>()
+        .unwrap_or_default();
     object["metadata"]["annotations"][TEMPLATE_GENERATION] = Value::from(given.max(1).to_string());
 }
 
 /// Raises the annotation that counts the templates of a DaemonSet.
 pub(super) fn raise_template_generation(new: &mut Value, old: &Value) {
-    let count = text(&old["metadata"]["annotations"], TEMPLATE_GENERATION).parse::<i64>().unwrap_or_default();
+    let count = text(&old["metadata"]["annotations"], TEMPLATE_GENERATION)
+        .parse::<i64>()
+        .unwrap_or_default();
     let changed = new["spec"]["template"] != old["spec"]["template"];
     let count = if changed { count + 1 } else { count };
     new["metadata"]["annotations"][TEMPLATE_GENERATION] = Value::from(count.to_string());
 }
 
 fn custom_resource_definition(object: &mut Value) {
-    let stored = items(&object["spec"]["versions"]).iter().find(|v| v["storage"] == true);
-    let stored: Vec<Value> = stored.map(|version| version["name"].clone()).into_iter().collect();
+    let stored = items(&object["spec"]["versions"])
+        .iter()
+        .find(|v| v["storage"] == true);
+    let stored: Vec<Value> = stored
+        .map(|version| version["name"].clone())
+        .into_iter()
+        .collect();
     object["status"] =
         json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored});
 }

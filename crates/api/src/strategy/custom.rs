@@ -26,8 +26,14 @@ pub fn prepare_custom_for_update(has_status: bool, subresource: &str, new: &mut 
             None => fields.remove("status"),
         };
         *new = Value::Object(fields);
-        const KEPT: &[&str] =
-            &["labels", "annotations", "ownerReferences", "finalizers", "deletionTimestamp", "generation"];
+        const KEPT: &[&str] = &[
+            "labels",
+            "annotations",
+            "ownerReferences",
+            "finalizers",
+            "deletionTimestamp",
+            "generation",
+        ];
         keep_metadata(new, old, KEPT);
         return;
     }
@@ -37,7 +43,11 @@ pub fn prepare_custom_for_update(has_status: bool, subresource: &str, new: &mut 
             None => fields.remove("status"),
         };
     }
-    let except: &[&str] = if has_status { &["metadata", "status"] } else { &["metadata"] };
+    let except: &[&str] = if has_status {
+        &["metadata", "status"]
+    } else {
+        &["metadata"]
+    };
     if body_differs(new, old, except) {
         raise_generation(new, old);
     } else {

@@ -33,10 +33,21 @@ pub(super) struct Rule {
     pub(super) status_keeps: &'static [&'static str],
 }
 
-const ALL_METADATA: &[&str] = &["labels", "annotations", "ownerReferences", "finalizers", "deletionTimestamp", "generation"];
+const ALL_METADATA: &[&str] = &[
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "finalizers",
+    "deletionTimestamp",
+    "generation",
+];
 
 const fn rule(resets_status: bool, generation: Generation, status_keeps: &'static [&'static str]) -> Rule {
-    Rule { resets_status, generation, status_keeps }
+    Rule {
+        resets_status,
+        generation,
+        status_keeps,
+    }
 }
 
 /// The row of a kind; kinds without one are stored as they come.
@@ -66,9 +77,11 @@ pub(super) fn rule_of(gvk: &GroupVersionKind) -> Rule {
         ("resource.k8s.io", "ResourceClaim") => rule(true, None, ALL_METADATA),
         ("resource.k8s.io", "ResourceSlice" | "DeviceClass") => rule(false, Spec, &[]),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => rule(true, Spec, ALL_METADATA),
-        ("apiregistration.k8s.io", "APIService") => {
-            rule(true, None, &["labels", "annotations", "ownerReferences", "finalizers"])
-        }
+        ("apiregistration.k8s.io", "APIService") => rule(
+            true,
+            None,
+            &["labels", "annotations", "ownerReferences", "finalizers"],
+        ),
         (
             "admissionregistration.k8s.io",
             "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration",
@@ -95,7 +108,9 @@ pub(super) fn raises_generation(generation: Generation, new: &Value, old: &Value
 /// Whether two objects differ in a field other than the given ones, `apiVersion` and `kind`.
 pub(super) fn body_differs(new: &Value, old: &Value, except: &[&str]) -> bool {
     let ignored = |name: &str| except.contains(&name) || matches!(name, "apiVersion" | "kind");
-    let (Value::Object(new), Value::Object(old)) = (new, old) else { return new != old };
+    let (Value::Object(new), Value::Object(old)) = (new, old) else {
+        return new != old;
+    };
     let covers = |a: &Fields, b: &Fields| a.iter().all(|(name, v)| ignored(name) || b.get(name) == Some(v));
     !covers(new, old) || !covers(old, new)
 }

@@ -13,7 +13,9 @@ pub type ResourceList = BTreeMap<String, Quantity>;
 /// The quantities of a JSON resource list; malformed ones are left out.
 pub fn resource_list(value: &Value) -> ResourceList {
     let entries = value.as_object().into_iter().flatten();
-    entries.filter_map(|(name, q)| Some((name.clone(), Quantity::parse(q.as_str()?).ok()?))).collect()
+    entries
+        .filter_map(|(name, q)| Some((name.clone(), Quantity::parse(q.as_str()?).ok()?)))
+        .collect()
 }
 
 fn add(sum: &mut ResourceList, list: &ResourceList) {
@@ -25,7 +27,10 @@ fn add(sum: &mut ResourceList, list: &ResourceList) {
 
 fn maximum(most: &mut ResourceList, list: &ResourceList) {
     for (name, quantity) in list {
-        if most.get(name).is_none_or(|known| known.nanos() < quantity.nanos()) {
+        if most
+            .get(name)
+            .is_none_or(|known| known.nanos() < quantity.nanos())
+        {
             most.insert(name.clone(), *quantity);
         }
     }
@@ -83,6 +88,12 @@ pub fn qos_class(spec: &Value) -> &'static str {
     if requests.is_empty() && limits.is_empty() {
         return "BestEffort";
     }
-    let equal = requests.iter().all(|(name, q)| limits.get(name).is_some_and(|l| l.nanos() == q.nanos()));
-    if guaranteed && equal && requests.len() == limits.len() { "Guaranteed" } else { "Burstable" }
+    let equal = requests
+        .iter()
+        .all(|(name, q)| limits.get(name).is_some_and(|l| l.nanos() == q.nanos()));
+    if guaranteed && equal && requests.len() == limits.len() {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
 }

@@ -5,7 +5,10 @@ use serde_json::Value;
 use crate::access::{Fields, each, int, is_empty, items, text};
 
 fn needs_cluster_ip(service: &Value) -> bool {
-    matches!(text(&service["spec"], "type"), "ClusterIP" | "NodePort" | "LoadBalancer")
+    matches!(
+        text(&service["spec"], "type"),
+        "ClusterIP" | "NodePort" | "LoadBalancer"
+    )
 }
 
 fn balanced(service: &Value) -> bool {
@@ -28,7 +31,10 @@ fn externally_accessible(service: &Value) -> bool {
 }
 
 fn node_ports(service: &Value) -> Vec<i64> {
-    let mut ports: Vec<i64> = items(&service["spec"]["ports"]).iter().map(|p| int(p, "nodePort")).collect();
+    let mut ports: Vec<i64> = items(&service["spec"]["ports"])
+        .iter()
+        .map(|p| int(p, "nodePort"))
+        .collect();
     ports.retain(|port| *port != 0);
     ports.sort_unstable();
     ports
@@ -51,8 +57,11 @@ pub(super) fn update(new: &mut Value, old: &Value) {
     if externally_accessible(old) && !externally_accessible(new) {
         unneeded.push("externalTrafficPolicy");
     }
-    let drop_node_ports = needs_node_ports(old) && !needs_node_ports(new) && node_ports(old) == node_ports(new);
-    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let drop_node_ports =
+        needs_node_ports(old) && !needs_node_ports(new) && node_ports(old) == node_ports(new);
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
     for field in unneeded {
         // What the client changed itself is for validation to refuse.
         if spec.get(field) == before.get(field) {
@@ -71,26 +80,42 @@ fn keep_allocated(new: &mut Value, old: &Value) {
     let addresses = needs_cluster_ip(old) && needs_cluster_ip(new);
     let ports = needs_node_ports(old) && needs_node_ports(new);
     let health = needs_health_port(old) && needs_health_port(new);
-    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    if addresses && spec.get("clusterIP").is_none_or(is_empty) && spec.get("clusterIPs").is_none_or(is_empty) {
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
+    if addresses && spec.get("clusterIP").is_none_or(is_empty) && spec.get("clusterIPs").is_none_or(is_empty)
+    {
         take(spec, before, "clusterIP");
         take(spec, before, "clusterIPs");
     }
     if ports {
         let mut taken: Vec<i64> = Vec::new();
-        each(spec, "ports", |port| taken.extend(port.get("nodePort").and_then(Value::as_i64)));
+        each(spec, "ports", |port| {
+            taken.extend(port.get("nodePort").and_then(Value::as_i64))
+        });
         each(spec, "ports", |port| {
             if port.get("nodePort").and_then(Value::as_i64).unwrap_or_default() != 0 {
                 return;
             }
-            let same = |known: &&Value| known.get("port") == port.get("port") && known.get("protocol") == port.get("protocol");
-            let known = items(&before["ports"]).iter().find(same).map_or(0, |known| int(known, "nodePort"));
+            let same = |known: &&Value| {
+                known.get("port") == port.get("port") && known.get("protocol") == port.get("protocol")
+            };
+            let known = items(&before["ports"])
+                .iter()
+                .find(same)
+                .map_or(0, |known| int(known, "nodePort"));
             if known != 0 && !taken.contains(&known) {
                 port.insert("nodePort".to_owned(), Value::from(known));
             }
         });
     }
-    if health && spec.get("healthCheckNodePort").and_then(Value::as_i64).unwrap_or_default() == 0 {
+    if health
+        && spec
+            .get("healthCheckNodePort")
+            .and_then(Value::as_i64)
+            .unwrap_or_default()
+            == 0
+    {
         take(spec, before, "healthCheckNodePort");
     }
 }

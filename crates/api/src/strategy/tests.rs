@@ -12,14 +12,31 @@ fn create(group: &'static str, kind: &'static str, mut object: Value, expected: 
     compare(&object, expected);
 }
 
-fn update(group: &'static str, kind: &'static str, sub: &str, old: Value, mut new: Value, expected: &[(&str, Value)]) {
-    prepare_for_update(&GroupVersionKind::new(group, "v1", kind), sub, &mut new, &old, NOW);
+fn update(
+    group: &'static str,
+    kind: &'static str,
+    sub: &str,
+    old: Value,
+    mut new: Value,
+    expected: &[(&str, Value)],
+) {
+    prepare_for_update(
+        &GroupVersionKind::new(group, "v1", kind),
+        sub,
+        &mut new,
+        &old,
+        NOW,
+    );
     compare(&new, expected);
 }
 
 fn compare(object: &Value, expected: &[(&str, Value)]) {
     for (pointer, value) in expected {
-        assert_eq!(object.pointer(pointer).unwrap_or(&Value::Null), value, "{pointer} in {object}");
+        assert_eq!(
+            object.pointer(pointer).unwrap_or(&Value::Null),
+            value,
+            "{pointer} in {object}"
+        );
     }
 }
 
@@ -43,7 +60,12 @@ fn creates() {
         json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "1"}}}]}}),
         &[("/status/qosClass", json!("Burstable"))],
     );
-    create("", "Pod", json!({"spec": {"containers": [{}]}}), &[("/status/qosClass", json!("BestEffort"))]);
+    create(
+        "",
+        "Pod",
+        json!({"spec": {"containers": [{}]}}),
+        &[("/status/qosClass", json!("BestEffort"))],
+    );
     create(
         "",
         "Pod",
@@ -74,16 +96,27 @@ fn creates() {
                 json!({"x": "y", "controller-uid": "u", "batch.kubernetes.io/controller-uid": "u",
                 "job-name": "j", "batch.kubernetes.io/job-name": "j"}),
             ),
-            ("/spec/selector/matchLabels", json!({"batch.kubernetes.io/controller-uid": "u"})),
+            (
+                "/spec/selector/matchLabels",
+                json!({"batch.kubernetes.io/controller-uid": "u"}),
+            ),
         ],
     );
     create(
         "apps",
         "DaemonSet",
         json!({"metadata": {}}),
-        &[("/metadata/annotations/deprecated.daemonset.template.generation", json!("1"))],
+        &[(
+            "/metadata/annotations/deprecated.daemonset.template.generation",
+            json!("1"),
+        )],
     );
-    create("", "Node", json!({"metadata": {}, "status": {"a": 1}}), &[("/status/a", json!(1))]);
+    create(
+        "",
+        "Node",
+        json!({"metadata": {}, "status": {"a": 1}}),
+        &[("/status/a", json!(1))],
+    );
     create(
         "apps",
         "Deployment",
@@ -102,7 +135,11 @@ fn updates() {
         "",
         old.clone(),
         changed.clone(),
-        &[("/metadata/generation", json!(4)), ("/status/replicas", json!(1)), ("/spec/replicas", json!(2))],
+        &[
+            ("/metadata/generation", json!(4)),
+            ("/status/replicas", json!(1)),
+            ("/spec/replicas", json!(2)),
+        ],
     );
     update(
         "apps",
@@ -110,19 +147,47 @@ fn updates() {
         "status",
         old.clone(),
         changed.clone(),
-        &[("/metadata/generation", json!(3)), ("/status/replicas", json!(7)), ("/spec/replicas", json!(1))],
+        &[
+            ("/metadata/generation", json!(3)),
+            ("/status/replicas", json!(7)),
+            ("/spec/replicas", json!(1)),
+        ],
     );
     let annotated = json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"replicas": 1}});
-    update("apps", "Deployment", "", old.clone(), annotated.clone(), &[("/metadata/generation", json!(4))]);
-    update("apps", "ReplicaSet", "", old.clone(), annotated, &[("/metadata/generation", json!(3))]);
-    update("", "Node", "", old, changed, &[("/status/replicas", json!(1)), ("/metadata/generation", json!(9))]);
+    update(
+        "apps",
+        "Deployment",
+        "",
+        old.clone(),
+        annotated.clone(),
+        &[("/metadata/generation", json!(4))],
+    );
+    update(
+        "apps",
+        "ReplicaSet",
+        "",
+        old.clone(),
+        annotated,
+        &[("/metadata/generation", json!(3))],
+    );
+    update(
+        "",
+        "Node",
+        "",
+        old,
+        changed,
+        &[("/status/replicas", json!(1)), ("/metadata/generation", json!(9))],
+    );
     update(
         "",
         "Pod",
         "binding",
         json!({"metadata": {"generation": 1}, "spec": {}}),
         json!({"metadata": {"generation": 1}, "spec": {"nodeName": "n"}, "status": {"conditions": [1]}}),
-        &[("/status/conditions", json!([1])), ("/metadata/generation", json!(2))],
+        &[
+            ("/status/conditions", json!([1])),
+            ("/metadata/generation", json!(2)),
+        ],
     );
     update(
         "",
@@ -130,7 +195,10 @@ fn updates() {
         "",
         json!({"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}),
         json!({"spec": {}}),
-        &[("/spec/finalizers", json!(["kubernetes"])), ("/status/phase", json!("Active"))],
+        &[
+            ("/spec/finalizers", json!(["kubernetes"])),
+            ("/status/phase", json!("Active")),
+        ],
     );
     update(
         "",
@@ -138,7 +206,10 @@ fn updates() {
         "finalize",
         json!({"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Terminating"}}),
         json!({"spec": {}}),
-        &[("/spec/finalizers", Value::Null), ("/status/phase", json!("Terminating"))],
+        &[
+            ("/spec/finalizers", Value::Null),
+            ("/status/phase", json!("Terminating")),
+        ],
     );
     update(
         "",
@@ -203,11 +274,24 @@ fn services_keep_and_lose() {
         "",
         old.clone(),
         new,
-        &[("/spec/ports/0/nodePort", json!(30_001)), ("/spec/clusterIPs", json!(["10.0.0.1"]))],
+        &[
+            ("/spec/ports/0/nodePort", json!(30_001)),
+            ("/spec/clusterIPs", json!(["10.0.0.1"])),
+        ],
     );
     let mut new = old.clone();
     new["spec"]["type"] = json!("ExternalName");
-    update("", "Service", "", old, new, &[("/spec/clusterIP", Value::Null), ("/spec/clusterIPs", Value::Null)]);
+    update(
+        "",
+        "Service",
+        "",
+        old,
+        new,
+        &[
+            ("/spec/clusterIP", Value::Null),
+            ("/spec/clusterIPs", Value::Null),
+        ],
+    );
 }
 
 #[test]
@@ -215,10 +299,16 @@ fn custom_resources() {
     let old = json!({"metadata": {"generation": 1}, "spec": 1, "status": 1});
     let mut new = json!({"metadata": {"generation": 1}, "spec": 2, "status": 2});
     prepare_custom_for_update(true, "", &mut new, &old);
-    assert_eq!(new, json!({"metadata": {"generation": 2}, "spec": 2, "status": 1}));
+    assert_eq!(
+        new,
+        json!({"metadata": {"generation": 2}, "spec": 2, "status": 1})
+    );
     let mut new = json!({"metadata": {"labels": {"a": "b"}}, "spec": 2, "status": 2});
     prepare_custom_for_update(true, "status", &mut new, &old);
-    assert_eq!(new, json!({"metadata": {"generation": 1}, "spec": 1, "status": 2}));
+    assert_eq!(
+        new,
+        json!({"metadata": {"generation": 1}, "spec": 1, "status": 2})
+    );
     let mut new = json!({"metadata": {"generation": 1}, "spec": 1, "status": 2});
     prepare_custom_for_update(false, "", &mut new, &old);
     assert_eq!(new["metadata"]["generation"], 2);

@@ -9,7 +9,13 @@ use crate::gvk::GroupVersionKind;
 
 /// Takes from `old` what a write to the object itself or to `subresource` cannot change, and raises the generation where the
 /// kind says so. `now` is a `metav1.Time`.
-pub fn prepare_for_update(gvk: &GroupVersionKind, subresource: &str, new: &mut Value, old: &Value, now: &str) {
+pub fn prepare_for_update(
+    gvk: &GroupVersionKind,
+    subresource: &str,
+    new: &mut Value,
+    old: &Value,
+    now: &str,
+) {
     let rule = rule_of(gvk);
     match (&*gvk.group, &*gvk.kind, subresource) {
         (_, _, "status") => return prepare_for_status_update(gvk, new, old, now),
@@ -62,7 +68,8 @@ pub fn prepare_for_status_update(gvk: &GroupVersionKind, new: &mut Value, old: &
         ("", "Pod") => pod_status(new, old),
         ("", "PersistentVolume") => {
             let phase = |volume: &Value| text(&volume["status"], "phase").to_owned();
-            if phase(new) != phase(old) && new["status"]["lastPhaseTransitionTime"] == old["status"]["lastPhaseTransitionTime"]
+            if phase(new) != phase(old)
+                && new["status"]["lastPhaseTransitionTime"] == old["status"]["lastPhaseTransitionTime"]
             {
                 new["status"]["lastPhaseTransitionTime"] = Value::from(now);
             }
@@ -76,19 +83,32 @@ pub fn prepare_for_status_update(gvk: &GroupVersionKind, new: &mut Value, old: &
 }
 
 fn pod_status(new: &mut Value, old: &Value) {
-    let Some(status) = new.as_object_mut().map(|pod| ensure(pod, "status")) else { return };
+    let Some(status) = new.as_object_mut().map(|pod| ensure(pod, "status")) else {
+        return;
+    };
     let before = &old["status"];
     if status.get("qosClass").is_none_or(is_empty) && !before["qosClass"].is_null() {
         status.insert("qosClass".to_owned(), before["qosClass"].clone());
     }
-    if status.get("observedGeneration").and_then(Value::as_i64).unwrap_or_default() == 0
+    if status
+        .get("observedGeneration")
+        .and_then(Value::as_i64)
+        .unwrap_or_default()
+        == 0
         && int(before, "observedGeneration") != 0
     {
-        status.insert("observedGeneration".to_owned(), before["observedGeneration"].clone());
+        status.insert(
+            "observedGeneration".to_owned(),
+            before["observedGeneration"].clone(),
+        );
     }
-    let Some(Value::Array(conditions)) = status.get_mut("conditions") else { return };
+    let Some(Value::Array(conditions)) = status.get_mut("conditions") else {
+        return;
+    };
     for condition in conditions {
-        let known = items(&before["conditions"]).iter().find(|c| c["type"] == condition["type"]);
+        let known = items(&before["conditions"])
+            .iter()
+            .find(|c| c["type"] == condition["type"]);
         let generation = known.map_or(0, |c| int(c, "observedGeneration"));
         if int(condition, "observedGeneration") == 0 && generation != 0 {
             condition["observedGeneration"] = Value::from(generation);
@@ -109,7 +129,9 @@ pub(super) fn keep_metadata(new: &mut Value, old: &Value, names: &[&str]) {
     if names.is_empty() {
         return;
     }
-    let Some(metadata) = new.as_object_mut().map(|fields| ensure(fields, "metadata")) else { return };
+    let Some(metadata) = new.as_object_mut().map(|fields| ensure(fields, "metadata")) else {
+        return;
+    };
     for name in names {
         match old["metadata"].get(name) {
             Some(value) => metadata.insert((*name).to_owned(), value.clone()),
@@ -118,7 +140,13 @@ pub(super) fn keep_metadata(new: &mut Value, old: &Value, names: &[&str]) {
     }
 }
 
-const KEPT: &[&str] = &["labels", "annotations", "ownerReferences", "finalizers", "deletionTimestamp"];
+const KEPT: &[&str] = &[
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "finalizers",
+    "deletionTimestamp",
+];
 
 fn only_ephemeral_containers(new: &mut Value, old: &Value) {
     let containers = new["spec"]["ephemeralContainers"].take();
@@ -144,7 +172,9 @@ fn only_resources(new: &mut Value, old: &Value) {
             spec[list] = new["spec"][list].clone();
             continue;
         }
-        let Some(Value::Array(containers)) = spec.get_mut(list) else { continue };
+        let Some(Value::Array(containers)) = spec.get_mut(list) else {
+            continue;
+        };
         for (container, given) in containers.iter_mut().filter_map(Value::as_object_mut).zip(given) {
             take(container, given, "resources");
             take(container, given, "resizePolicy");
@@ -187,8 +217,14 @@ fn is_approval(condition: &Value) -> bool {
 
 /// A status update of a certificate request leaves approvals and denials as they were.
 fn keep_approval(new: &mut Value, old: &Value) {
-    let kept = items(&old["status"]["conditions"]).iter().filter(|c| is_approval(c)).cloned();
-    let others = items(&new["status"]["conditions"]).iter().filter(|c| !is_approval(c)).cloned();
+    let kept = items(&old["status"]["conditions"])
+        .iter()
+        .filter(|c| is_approval(c))
+        .cloned();
+    let others = items(&new["status"]["conditions"])
+        .iter()
+        .filter(|c| !is_approval(c))
+        .cloned();
     let conditions: Vec<Value> = kept.chain(others).collect();
     if !conditions.is_empty() {
         new["status"]["conditions"] = json!(conditions);
@@ -199,14 +235,19 @@ fn keep_approval(new: &mut Value, old: &Value) {
 
 /// New conditions get the time of the write.
 fn condition_times(new: &mut Value, old: &Value, now: &str) {
-    let Some(Value::Array(conditions)) = new.get_mut("status").and_then(|s| s.get_mut("conditions")) else { return };
+    let Some(Value::Array(conditions)) = new.get_mut("status").and_then(|s| s.get_mut("conditions")) else {
+        return;
+    };
     for condition in conditions {
-        let known = items(&old["status"]["conditions"]).iter().find(|c| c["type"] == condition["type"]);
+        let known = items(&old["status"]["conditions"])
+            .iter()
+            .find(|c| c["type"] == condition["type"]);
         if condition["lastUpdateTime"].is_null() {
             condition["lastUpdateTime"] = Value::from(now);
         }
         if condition["lastTransitionTime"].is_null() {
-            let same = known.filter(|c| c["status"] == condition["status"] && !c["lastTransitionTime"].is_null());
+            let same =
+                known.filter(|c| c["status"] == condition["status"] && !c["lastTransitionTime"].is_null());
             condition["lastTransitionTime"] =
                 same.map_or_else(|| Value::from(now), |c| c["lastTransitionTime"].clone());
         }

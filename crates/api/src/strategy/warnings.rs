@@ -43,7 +43,11 @@ pub fn warnings_on_create(gvk: &GroupVersionKind, object: &Value) -> Vec<String>
         }
         ("batch", "CronJob") => {
             let path = spec.children(&["jobTemplate", "spec", "template", "spec"]);
-            pod_spec(&path, &object["spec"]["jobTemplate"]["spec"]["template"]["spec"], &mut warnings);
+            pod_spec(
+                &path,
+                &object["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+                &mut warnings,
+            );
         }
         ("networking.k8s.io", "Ingress")
             if !object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_null() =>
@@ -58,8 +62,14 @@ pub fn warnings_on_create(gvk: &GroupVersionKind, object: &Value) -> Vec<String>
 }
 
 const OLD_NODE_LABELS: [(&str, &str); 5] = [
-    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
-    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
+    (
+        "beta.kubernetes.io/arch",
+        "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
+    ),
+    (
+        "beta.kubernetes.io/os",
+        "deprecated since v1.14; use \"kubernetes.io/os\" instead",
+    ),
     (
         "failure-domain.beta.kubernetes.io/region",
         "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
@@ -98,7 +108,9 @@ fn container_warnings(path: &Path, container: &Value, warnings: &mut Vec<String>
     for list in ["limits", "requests"] {
         let resources = &container["resources"][list];
         for name in ["memory", "ephemeral-storage"] {
-            let Some(given) = resources[name].as_str() else { continue };
+            let Some(given) = resources[name].as_str() else {
+                continue;
+            };
             let whole = Quantity::parse(given).is_ok_and(|q| q.nanos() % 1_000_000_000 == 0);
             if !whole {
                 warnings.push(format!(
@@ -126,7 +138,9 @@ fn duplicate_ports(path: &Path, spec: &Value, warnings: &mut Vec<String>) {
         let list = items(&container["ports"]);
         for (index, port) in list.iter().enumerate() {
             let same = |other: &&Value| {
-                ["containerPort", "protocol", "hostPort", "hostIP"].iter().all(|field| other[*field] == port[*field])
+                ["containerPort", "protocol", "hostPort", "hostIP"]
+                    .iter()
+                    .all(|field| other[*field] == port[*field])
             };
             if let Some(first) = list[..index].iter().position(|other| same(&other)) {
                 warnings.push(format!(

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    autoscaling, batch, core, enums, metadata, networking, pod, pod_update, rbac, registration, service, storage,
-    workloads,
+    autoscaling, batch, core, enums, metadata, networking, pod, pod_update, rbac, registration, service,
+    storage, workloads,
 };
 use crate::field::{ErrorList, Path};
 use crate::gvk::GroupVersionKind;
@@ -15,7 +15,8 @@ type Update = fn(&mut ErrorList, &Path, &Value, &Value);
 
 /// Judges a new object of a built-in kind: metadata, enumerations, and what the kind itself says.
 pub fn validate_create(gvk: &GroupVersionKind, object: &Value) -> ErrorList {
-    let namespaced = resources::by_gvk(&gvk.group, &gvk.version, &gvk.kind).is_some_and(|info| info.namespaced);
+    let namespaced =
+        resources::by_gvk(&gvk.group, &gvk.version, &gvk.kind).is_some_and(|info| info.namespaced);
     let mut errors = metadata::validate_metadata(gvk, namespaced, object);
     body(&mut errors, gvk, object);
     if let Some(create) = only_on_create(gvk) {
@@ -142,7 +143,9 @@ fn update_of(gvk: &GroupVersionKind) -> Option<Update> {
         ("networking.k8s.io", "IngressClass") => networking::ingress_class_update,
         ("discovery.k8s.io", "EndpointSlice") => networking::endpoint_slice_update,
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => rbac::binding_update,
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => registration::custom_resource_definition_update,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            registration::custom_resource_definition_update
+        }
         _ => return None,
     })
 }

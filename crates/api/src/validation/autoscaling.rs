@@ -12,10 +12,18 @@ pub(super) fn autoscaler(errors: &mut ErrorList, path: &Path, object: &Value) {
     let spec = &object["spec"];
     let (most, least) = (int(spec, "maxReplicas"), spec["minReplicas"].as_i64());
     if let Some(least) = least.filter(|least| *least < 1) {
-        errors.push(Error::invalid(&path.child("minReplicas"), least, "must be greater than or equal to 1"));
+        errors.push(Error::invalid(
+            &path.child("minReplicas"),
+            least,
+            "must be greater than or equal to 1",
+        ));
     }
     if most < 1 {
-        errors.push(Error::invalid(&path.child("maxReplicas"), most, "must be greater than 0"));
+        errors.push(Error::invalid(
+            &path.child("maxReplicas"),
+            most,
+            "must be greater than 0",
+        ));
     }
     if least.is_some_and(|least| most < least) {
         let why = "must be greater than or equal to `minReplicas`";
@@ -25,7 +33,12 @@ pub(super) fn autoscaler(errors: &mut ErrorList, path: &Path, object: &Value) {
     for field in ["kind", "name"] {
         let given = required_text(errors, &target, &spec["scaleTargetRef"], field);
         if !given.is_empty() {
-            rules::invalid_all(errors, &target.child(field), given, names::path_segment_name(given));
+            rules::invalid_all(
+                errors,
+                &target.child(field),
+                given,
+                names::path_segment_name(given),
+            );
         }
     }
     positive(errors, path, spec, "targetCPUUtilizationPercentage");
@@ -38,7 +51,10 @@ pub(super) fn autoscaler(errors: &mut ErrorList, path: &Path, object: &Value) {
             "ContainerResource" => ("ContainerResource", "containerResource"),
             "External" => ("External", "external"),
             "" => {
-                errors.push(Error::required(&path.child("type"), "must specify a metric source type"));
+                errors.push(Error::required(
+                    &path.child("type"),
+                    "must specify a metric source type",
+                ));
                 continue;
             }
             _ => continue,
@@ -65,7 +81,10 @@ pub(super) fn autoscaler(errors: &mut ErrorList, path: &Path, object: &Value) {
             }
         }
         if text(target, "type").is_empty() {
-            errors.push(Error::required(&target_path.child("type"), "must specify a metric target type"));
+            errors.push(Error::required(
+                &target_path.child("type"),
+                "must specify a metric target type",
+            ));
         }
     }
     for direction in ["scaleUp", "scaleDown"] {
@@ -77,24 +96,43 @@ pub(super) fn autoscaler(errors: &mut ErrorList, path: &Path, object: &Value) {
         if let Some(window) = rules["stabilizationWindowSeconds"].as_i64() {
             let path = path.child("stabilizationWindowSeconds");
             if window < 0 {
-                errors.push(Error::invalid(&path, window, "must be greater than or equal to zero"));
+                errors.push(Error::invalid(
+                    &path,
+                    window,
+                    "must be greater than or equal to zero",
+                ));
             } else if window > 3600 {
-                errors.push(Error::invalid(&path, window, "must be less than or equal to 3600"));
+                errors.push(Error::invalid(
+                    &path,
+                    window,
+                    "must be less than or equal to 3600",
+                ));
             }
         }
         if items(&rules["policies"]).is_empty() {
-            errors.push(Error::required(&path.child("policies"), "must specify at least one Policy"));
+            errors.push(Error::required(
+                &path.child("policies"),
+                "must specify at least one Policy",
+            ));
         }
         for (at, policy) in items(&rules["policies"]).iter().enumerate() {
             let path = path.child("policies").index(at);
             for field in ["value", "periodSeconds"] {
                 if int(policy, field) <= 0 {
-                    errors.push(Error::invalid(&path.child(field), int(policy, field), "must be greater than zero"));
+                    errors.push(Error::invalid(
+                        &path.child(field),
+                        int(policy, field),
+                        "must be greater than zero",
+                    ));
                 }
             }
             if int(policy, "periodSeconds") > 1800 {
                 let given = int(policy, "periodSeconds");
-                errors.push(Error::invalid(&path.child("periodSeconds"), given, "must be less than or equal to 1800"));
+                errors.push(Error::invalid(
+                    &path.child("periodSeconds"),
+                    given,
+                    "must be less than or equal to 1800",
+                ));
             }
         }
     }

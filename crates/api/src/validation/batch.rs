@@ -16,7 +16,11 @@ pub(super) fn job(errors: &mut ErrorList, path: &Path, object: &Value) {
         let selector = crate::selector::LabelSelector::from_label_selector_value(&spec["selector"]);
         if selector.is_ok_and(|s| !s.matches_by(|key| labels[key].as_str())) {
             let why = "`selector` does not match template `labels`";
-            errors.push(Error::invalid(&path.children(&["template", "metadata", "labels"]), labels.clone(), why));
+            errors.push(Error::invalid(
+                &path.children(&["template", "metadata", "labels"]),
+                labels.clone(),
+                why,
+            ));
         }
     } else {
         errors.push(Error::required(&path.child("selector"), ""));
@@ -44,17 +48,28 @@ fn job_spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
     }
     if indexed && int(spec, "parallelism") > 100_000 {
         let why = "must be less than or equal to 100000 when completion mode is Indexed";
-        errors.push(Error::invalid(&path.child("parallelism"), int(spec, "parallelism"), why));
+        errors.push(Error::invalid(
+            &path.child("parallelism"),
+            int(spec, "parallelism"),
+            why,
+        ));
     }
     if !indexed && !spec["backoffLimitPerIndex"].is_null() {
         let given = spec["backoffLimitPerIndex"].clone();
-        errors.push(Error::invalid(&path.child("backoffLimitPerIndex"), given, "requires indexed completion mode"));
+        errors.push(Error::invalid(
+            &path.child("backoffLimitPerIndex"),
+            given,
+            "requires indexed completion mode",
+        ));
     }
     let template = &spec["template"];
     pod::template(errors, &path.child("template"), template);
     let policy_path = path.children(&["template", "spec", "restartPolicy"]);
     match text(&template["spec"], "restartPolicy") {
-        "" | "Always" => errors.push(Error::required(&policy_path, "valid values: \"OnFailure\", \"Never\"")),
+        "" | "Always" => errors.push(Error::required(
+            &policy_path,
+            "valid values: \"OnFailure\", \"Never\"",
+        )),
         "OnFailure" if spec["podFailurePolicy"].is_object() => {
             let why = "only \"Never\" is supported when podFailurePolicy is specified";
             errors.push(Error::invalid(&policy_path, "OnFailure", why));
@@ -69,7 +84,14 @@ pub(super) fn job_update(errors: &mut ErrorList, path: &Path, new: &Value, old: 
     let (spec, before) = (&new["spec"], &old["spec"]);
     let indexed = text(before, "completionMode") == "Indexed";
     let scaled = indexed && spec["completions"] == spec["parallelism"] && !spec["completions"].is_null();
-    for field in ["completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
+    for field in [
+        "completions",
+        "selector",
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+    ] {
         if field != "completions" || !scaled {
             rules::immutable(errors, &path.child(field), &spec[field], &before[field]);
         }
@@ -81,7 +103,14 @@ pub(super) fn job_update(errors: &mut ErrorList, path: &Path, new: &Value, old: 
         if may_move {
             for part in ["metadata", "spec"] {
                 if let Some(fields) = template.get_mut(part).and_then(Value::as_object_mut) {
-                    for name in ["labels", "annotations", "nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+                    for name in [
+                        "labels",
+                        "annotations",
+                        "nodeSelector",
+                        "affinity",
+                        "tolerations",
+                        "schedulingGates",
+                    ] {
                         fields.remove(name);
                     }
                 }
@@ -90,7 +119,11 @@ pub(super) fn job_update(errors: &mut ErrorList, path: &Path, new: &Value, old: 
         template
     };
     if fixed(spec) != fixed(before) {
-        errors.push(Error::invalid(&path.child("template"), spec["template"].clone(), rules::IMMUTABLE));
+        errors.push(Error::invalid(
+            &path.child("template"),
+            spec["template"].clone(),
+            rules::IMMUTABLE,
+        ));
     }
 }
 
@@ -98,7 +131,11 @@ pub(super) fn job_update(errors: &mut ErrorList, path: &Path, new: &Value, old: 
 pub(super) fn cron_job_name(errors: &mut ErrorList, _root: &Path, object: &Value) {
     let name = text(&object["metadata"], "name");
     if name.len() > 52 {
-        errors.push(Error::invalid(&Path::new("metadata").child("name"), name, "must be no more than 52 characters"));
+        errors.push(Error::invalid(
+            &Path::new("metadata").child("name"),
+            name,
+            "must be no more than 52 characters",
+        ));
     }
 }
 
@@ -117,33 +154,53 @@ pub(super) fn cron_job(errors: &mut ErrorList, path: &Path, object: &Value) {
         errors.push(Error::invalid(&schedule_path, schedule, why));
     }
     if spec["timeZone"] == "" {
-        errors.push(Error::invalid(&path.child("timeZone"), "", "timeZone must be nil or non-empty string"));
+        errors.push(Error::invalid(
+            &path.child("timeZone"),
+            "",
+            "timeZone must be nil or non-empty string",
+        ));
     } else if let Some(zone) = spec["timeZone"].as_str() {
-        let shaped = zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_+-".contains(&b));
+        let shaped = zone
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/_+-".contains(&b));
         if zone.eq_ignore_ascii_case("local") || !shaped {
             let why = if shaped {
-                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned()
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
+                    .to_owned()
             } else {
                 format!("unknown time zone {zone}")
             };
             errors.push(Error::invalid(&path.child("timeZone"), zone, why));
         }
     }
-    for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+    for field in [
+        "startingDeadlineSeconds",
+        "successfulJobsHistoryLimit",
+        "failedJobsHistoryLimit",
+    ] {
         not_negative(errors, path, spec, field);
     }
     let job = path.child("jobTemplate");
-    rules::labels(errors, &job.child("labels"), &spec["jobTemplate"]["metadata"]["labels"]);
+    rules::labels(
+        errors,
+        &job.child("labels"),
+        &spec["jobTemplate"]["metadata"]["labels"],
+    );
     let job_spec_value = &spec["jobTemplate"]["spec"];
     job_spec(errors, &job.child("spec"), job_spec_value);
     if flag(job_spec_value, "manualSelector") {
         let why = "\"auto-generated\"";
-        errors.push(Error::not_supported(&job.children(&["spec", "manualSelector"]), true, &[why]));
+        errors.push(Error::not_supported(
+            &job.children(&["spec", "manualSelector"]),
+            true,
+            &[why],
+        ));
     }
 }
 
-const MONTHS: &[&str] =
-    &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: &[&str] = &[
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+];
 const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// Judges a schedule of five fields or a descriptor; the texts are those of the library that upstream uses.
@@ -165,9 +222,19 @@ fn parse_schedule(schedule: &str) -> Result<(), String> {
     }
     let fields: Vec<&str> = rest.split_whitespace().collect();
     if fields.len() != 5 {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+        return Err(format!(
+            "expected exactly 5 fields, found {}: [{}]",
+            fields.len(),
+            fields.join(" ")
+        ));
     }
-    let bounds: [(i64, i64, &[&str]); 5] = [(0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, MONTHS), (0, 6, DAYS)];
+    let bounds: [(i64, i64, &[&str]); 5] = [
+        (0, 59, &[]),
+        (0, 23, &[]),
+        (1, 31, &[]),
+        (1, 12, MONTHS),
+        (0, 6, DAYS),
+    ];
     for (field, (low, high, names)) in fields.iter().zip(bounds) {
         for part in field.split(',').filter(|part| !part.is_empty()) {
             parse_range(part, low, high, names)?;
@@ -204,14 +271,17 @@ fn parse_range(part: &str, low: i64, high: i64, names: &[&str]) -> Result<(), St
         _ => return Err(format!("too many slashes: {part}")),
     }
     if start < low {
-        return Err(format!("beginning of range ({start}) below minimum ({low}): {part}"));
+        return Err(format!(
+            "beginning of range ({start}) below minimum ({low}): {part}"
+        ));
     }
     if end > high {
         return Err(format!("end of range ({end}) above maximum ({high}): {part}"));
     }
     if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
+        return Err(format!(
+            "beginning of range ({start}) beyond end of range ({end}): {part}"
+        ));
     }
     Ok(())
 }
-

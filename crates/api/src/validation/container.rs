@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::rules::{self, checked_text, invalid_all, no_backsteps, not_negative, port_or_name, required_text};
+use super::rules::{
+    self, checked_text, invalid_all, no_backsteps, not_negative, port_or_name, required_text,
+};
 use crate::access::{entries, int, items, text};
 use crate::field::{Error, ErrorList, Path};
 use crate::names;
@@ -51,7 +53,10 @@ pub(super) fn list<'a>(
             let number = int(port, "hostPort");
             let key = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
             if number != 0 && kind == ContainerKind::Regular && !host_ports.insert(key.clone()) {
-                errors.push(Error::duplicate(&path.child("ports").index(at).child("hostPort"), key));
+                errors.push(Error::duplicate(
+                    &path.child("ports").index(at).child("hostPort"),
+                    key,
+                ));
             }
         }
     }
@@ -60,14 +65,25 @@ pub(super) fn list<'a>(
 fn one(errors: &mut ErrorList, path: &Path, container: &Value, kind: ContainerKind, scope: &Scope<'_>) {
     let image = required_text(errors, path, container, "image");
     if image.trim() != image {
-        errors.push(Error::invalid(&path.child("image"), image, "must not have leading or trailing whitespace"));
+        errors.push(Error::invalid(
+            &path.child("image"),
+            image,
+            "must not have leading or trailing whitespace",
+        ));
     }
     ports(errors, &path.child("ports"), items(&container["ports"]), scope);
     environment(errors, path, container);
     mounts(errors, path, container, scope);
     resources(errors, &path.child("resources"), &container["resources"]);
-    security(errors, &path.child("securityContext"), &container["securityContext"]);
-    if !matches!(text(container, "terminationMessagePolicy"), "" | "File" | "FallbackToLogsOnError") {
+    security(
+        errors,
+        &path.child("securityContext"),
+        &container["securityContext"],
+    );
+    if !matches!(
+        text(container, "terminationMessagePolicy"),
+        "" | "File" | "FallbackToLogsOnError"
+    ) {
         errors.push(Error::invalid(
             &path.child("terminationMessagePolicy"),
             text(container, "terminationMessagePolicy"),
@@ -95,7 +111,12 @@ fn lifecycle_and_probes(errors: &mut ErrorList, path: &Path, container: &Value, 
         } else if name == "lifecycle" {
             for hook in ["postStart", "preStop"] {
                 if value[hook].is_object() {
-                    handler(errors, &path.child(hook), &value[hook], &["exec", "httpGet", "tcpSocket", "sleep"]);
+                    handler(
+                        errors,
+                        &path.child(hook),
+                        &value[hook],
+                        &["exec", "httpGet", "tcpSocket", "sleep"],
+                    );
                 }
             }
         } else {
@@ -106,16 +127,30 @@ fn lifecycle_and_probes(errors: &mut ErrorList, path: &Path, container: &Value, 
 
 fn probe(errors: &mut ErrorList, path: &Path, probe: &Value, name: &str) {
     handler(errors, path, probe, &["exec", "httpGet", "tcpSocket", "grpc"]);
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for field in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
         not_negative(errors, path, probe, field);
     }
     if name != "readinessProbe" && int(probe, "successThreshold") > 1 {
-        errors.push(Error::invalid(&path.child("successThreshold"), int(probe, "successThreshold"), "must be 1"));
+        errors.push(Error::invalid(
+            &path.child("successThreshold"),
+            int(probe, "successThreshold"),
+            "must be 1",
+        ));
     }
     if let Some(seconds) = probe["terminationGracePeriodSeconds"].as_i64() {
         let path = path.child("terminationGracePeriodSeconds");
         if name == "readinessProbe" {
-            errors.push(Error::invalid(&path, seconds, "must not be set for readinessProbes"));
+            errors.push(Error::invalid(
+                &path,
+                seconds,
+                "must not be set for readinessProbes",
+            ));
         } else if seconds <= 0 {
             errors.push(Error::invalid(&path, seconds, "must be greater than 0"));
         }
@@ -132,7 +167,10 @@ fn handler(errors: &mut ErrorList, path: &Path, handler: &Value, kinds: &[&'stat
         given += 1;
         let path = path.child(kind);
         if given > 1 {
-            errors.push(Error::forbidden(&path, "may not specify more than 1 handler type"));
+            errors.push(Error::forbidden(
+                &path,
+                "may not specify more than 1 handler type",
+            ));
             continue;
         }
         match *kind {
@@ -205,7 +243,12 @@ fn environment(errors: &mut ErrorList, path: &Path, container: &Value) {
         checked_text(errors, &path, env, "name", names::env_var_name);
         let source = &env["valueFrom"];
         if source.is_object() {
-            env_source(errors, &path.child("valueFrom"), source, !text(env, "value").is_empty());
+            env_source(
+                errors,
+                &path.child("valueFrom"),
+                source,
+                !text(env, "value").is_empty(),
+            );
         }
     }
     for (at, from) in items(&container["envFrom"]).iter().enumerate() {
@@ -214,15 +257,25 @@ fn environment(errors: &mut ErrorList, path: &Path, container: &Value) {
         if !prefix.is_empty() {
             invalid_all(errors, &path.child("prefix"), prefix, names::env_var_name(prefix));
         }
-        let given: Vec<&'static str> =
-            ["configMapRef", "secretRef"].into_iter().filter(|field| from[*field].is_object()).collect();
+        let given: Vec<&'static str> = ["configMapRef", "secretRef"]
+            .into_iter()
+            .filter(|field| from[*field].is_object())
+            .collect();
         for field in &given {
             required_text(errors, &path.child(field), &from[*field], "name");
         }
         match given.len() {
-            0 => errors.push(Error::invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`")),
+            0 => errors.push(Error::invalid(
+                &path,
+                "",
+                "must specify one of: `configMapRef` or `secretRef`",
+            )),
             1 => {}
-            _ => errors.push(Error::invalid(&path, "", "may not have more than one field specified at a time")),
+            _ => errors.push(Error::invalid(
+                &path,
+                "",
+                "may not have more than one field specified at a time",
+            )),
         }
     }
 }
@@ -253,7 +306,12 @@ fn env_source(errors: &mut ErrorList, path: &Path, source: &Value, has_value: bo
     }
     if source["resourceFieldRef"].is_object() {
         given += 1;
-        required_text(errors, &path.child("resourceFieldRef"), &source["resourceFieldRef"], "resource");
+        required_text(
+            errors,
+            &path.child("resourceFieldRef"),
+            &source["resourceFieldRef"],
+            "resource",
+        );
     }
     for name in ["configMapKeyRef", "secretKeyRef"] {
         if source[name].is_object() {
@@ -266,14 +324,23 @@ fn env_source(errors: &mut ErrorList, path: &Path, source: &Value, has_value: bo
     given += usize::from(source["fileKeyRef"].is_object());
     match given {
         0 => {
-            let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+            let why =
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
             errors.push(Error::invalid(path, "", why));
         }
         _ if has_value => {
-            errors.push(Error::invalid(path, "", "may not be specified when `value` is not empty"));
+            errors.push(Error::invalid(
+                path,
+                "",
+                "may not be specified when `value` is not empty",
+            ));
         }
         1 => {}
-        _ => errors.push(Error::invalid(path, "", "may not have more than one field specified at a time")),
+        _ => errors.push(Error::invalid(
+            path,
+            "",
+            "may not have more than one field specified at a time",
+        )),
     }
 }
 
@@ -310,7 +377,11 @@ fn mounts(errors: &mut ErrorList, path: &Path, container: &Value, scope: &Scope<
         }
         let target = required_text(errors, &path, device, "devicePath");
         if seen.contains(&target) {
-            errors.push(Error::invalid(&path.child("devicePath"), target, "must be unique"));
+            errors.push(Error::invalid(
+                &path.child("devicePath"),
+                target,
+                "must be unique",
+            ));
         }
     }
 }
@@ -319,7 +390,11 @@ fn resource_name(errors: &mut ErrorList, path: &Path, name: &str) {
     invalid_all(errors, path, name, names::qualified_name(name));
     let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if !name.contains('/') && !standard {
-        errors.push(Error::invalid(path, name, "must be a standard resource for containers"));
+        errors.push(Error::invalid(
+            path,
+            name,
+            "must be a standard resource for containers",
+        ));
     }
 }
 
@@ -339,10 +414,16 @@ pub(super) fn resources(errors: &mut ErrorList, path: &Path, resources: &Value) 
     let requests = path.child("requests");
     for (name, request) in entries(&resources["requests"]) {
         let limit = &resources["limits"][&**name];
-        let (Some(asked), Some(most)) = (rules::quantity(request), rules::quantity(limit)) else { continue };
+        let (Some(asked), Some(most)) = (rules::quantity(request), rules::quantity(limit)) else {
+            continue;
+        };
         let overcommit = !name.contains('/') && !name.starts_with("hugepages-");
         if !overcommit && asked.nanos() != most.nanos() {
-            errors.push(Error::invalid(&requests, request.clone(), format!("must be equal to {name} limit of {most}")));
+            errors.push(Error::invalid(
+                &requests,
+                request.clone(),
+                format!("must be equal to {name} limit of {most}"),
+            ));
         } else if asked.nanos() > most.nanos() {
             let why = format!("must be less than or equal to {name} limit of {most}");
             errors.push(Error::invalid(&requests, request.clone(), why));
@@ -357,7 +438,10 @@ fn security(errors: &mut ErrorList, path: &Path, context: &Value) {
             let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
             errors.push(Error::invalid(path, context.clone(), why));
         }
-        if items(&context["capabilities"]["add"]).iter().any(|c| matches!(c.as_str(), Some("CAP_SYS_ADMIN" | "SYS_ADMIN"))) {
+        if items(&context["capabilities"]["add"])
+            .iter()
+            .any(|c| matches!(c.as_str(), Some("CAP_SYS_ADMIN" | "SYS_ADMIN")))
+        {
             let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             errors.push(Error::invalid(path, context.clone(), why));
         }

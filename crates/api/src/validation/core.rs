@@ -13,7 +13,9 @@ use crate::names;
 const DATA_MAX: usize = 1024 * 1024;
 
 fn decoded(value: &Value) -> Vec<u8> {
-    STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default()
+    STANDARD
+        .decode(value.as_str().unwrap_or_default())
+        .unwrap_or_default()
 }
 
 /// `Secret`
@@ -37,15 +39,28 @@ pub(super) fn secret(errors: &mut ErrorList, _spec: &Path, object: &Value) {
         "kubernetes.io/service-account-token" => {
             let annotation = "kubernetes.io/service-account.name";
             if text(&object["metadata"]["annotations"], annotation).is_empty() {
-                errors.push(Error::required(&Path::new("metadata").child("annotations").key(annotation), ""));
+                errors.push(Error::required(
+                    &Path::new("metadata").child("annotations").key(annotation),
+                    "",
+                ));
             }
         }
         "kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson" => {
-            let key = if text(object, "type").ends_with("json") { ".dockerconfigjson" } else { ".dockercfg" };
+            let key = if text(object, "type").ends_with("json") {
+                ".dockerconfigjson"
+            } else {
+                ".dockercfg"
+            };
             need(errors, key);
-            if let Some(error) = data[key].as_str().and_then(|_| serde_json::from_slice::<Value>(&decoded(&data[key])).err())
+            if let Some(error) = data[key]
+                .as_str()
+                .and_then(|_| serde_json::from_slice::<Value>(&decoded(&data[key])).err())
             {
-                errors.push(Error::invalid(&path.key(key), "<secret contents redacted>", error.to_string()));
+                errors.push(Error::invalid(
+                    &path.key(key),
+                    "<secret contents redacted>",
+                    error.to_string(),
+                ));
             }
         }
         "kubernetes.io/basic-auth" if data["username"].is_null() && data["password"].is_null() => {
@@ -89,12 +104,21 @@ pub(super) fn config_map(errors: &mut ErrorList, _spec: &Path, object: &Value) {
         let path = Path::new("data").key(key.clone());
         invalid_all(errors, &path, key, names::config_map_key(key));
         if !object["binaryData"][&**key].is_null() {
-            errors.push(Error::invalid(&path, key.as_str(), "duplicate of key present in binaryData"));
+            errors.push(Error::invalid(
+                &path,
+                key.as_str(),
+                "duplicate of key present in binaryData",
+            ));
         }
         size += value.as_str().map_or(0, str::len);
     }
     for (key, value) in entries(&object["binaryData"]) {
-        invalid_all(errors, &Path::new("binaryData").key(key.clone()), key, names::config_map_key(key));
+        invalid_all(
+            errors,
+            &Path::new("binaryData").key(key.clone()),
+            key,
+            names::config_map_key(key),
+        );
         size += decoded(value).len();
     }
     if size > DATA_MAX {
@@ -147,12 +171,20 @@ pub(super) fn endpoints(errors: &mut ErrorList, _spec: &Path, object: &Value) {
     for (at, subset) in items(&object["subsets"]).iter().enumerate() {
         let path = Path::new("subsets").index(at);
         if is_empty(&subset["addresses"]) && is_empty(&subset["notReadyAddresses"]) {
-            errors.push(Error::required(&path, "must specify `addresses` or `notReadyAddresses`"));
+            errors.push(Error::required(
+                &path,
+                "must specify `addresses` or `notReadyAddresses`",
+            ));
         }
         for list in ["addresses", "notReadyAddresses"] {
             for (at, address) in items(&subset[list]).iter().enumerate() {
                 let path = path.child(list).index(at).child("ip");
-                invalid_all(errors, &path, text(address, "ip"), names::ip_address(text(address, "ip")));
+                invalid_all(
+                    errors,
+                    &path,
+                    text(address, "ip"),
+                    names::ip_address(text(address, "ip")),
+                );
             }
         }
         let ports = items(&subset["ports"]);
@@ -184,7 +216,10 @@ pub(super) fn limit_range(errors: &mut ErrorList, path: &Path, object: &Value) {
         if kind == "Pod" {
             for list in ["default", "defaultRequest"] {
                 if !is_empty(&item[list]) {
-                    errors.push(Error::forbidden(&path.child(list), "may not be specified when `type` is 'Pod'"));
+                    errors.push(Error::forbidden(
+                        &path.child(list),
+                        "may not be specified when `type` is 'Pod'",
+                    ));
                 }
             }
         }
@@ -197,21 +232,37 @@ pub(super) fn limit_range(errors: &mut ErrorList, path: &Path, object: &Value) {
         for (low, low_name, high, high_name) in pairs {
             for (resource, value) in entries(&item[low]) {
                 let most = &item[high][&**resource];
-                let (Some(less), Some(more)) = (rules::quantity(value), rules::quantity(most)) else { continue };
+                let (Some(less), Some(more)) = (rules::quantity(value), rules::quantity(most)) else {
+                    continue;
+                };
                 if less.nanos() > more.nanos() {
                     let why = format!("{low_name} value {less} is greater than {high_name} value {more}");
-                    errors.push(Error::invalid(&path.child(low).key(resource.clone()), value.clone(), why));
+                    errors.push(Error::invalid(
+                        &path.child(low).key(resource.clone()),
+                        value.clone(),
+                        why,
+                    ));
                 }
             }
         }
         for list in ["default", "defaultRequest"] {
             for (resource, value) in entries(&item[list]) {
                 let least = &item["min"][&**resource];
-                let (Some(given), Some(min)) = (rules::quantity(value), rules::quantity(least)) else { continue };
+                let (Some(given), Some(min)) = (rules::quantity(value), rules::quantity(least)) else {
+                    continue;
+                };
                 if given.nanos() < min.nanos() {
-                    let what = if list == "default" { "default value" } else { "default request value" };
+                    let what = if list == "default" {
+                        "default value"
+                    } else {
+                        "default request value"
+                    };
                     let why = format!("min value {min} is greater than {what} {given}");
-                    errors.push(Error::invalid(&path.child("min").key(resource.clone()), least.clone(), why));
+                    errors.push(Error::invalid(
+                        &path.child("min").key(resource.clone()),
+                        least.clone(),
+                        why,
+                    ));
                 }
             }
         }
@@ -230,7 +281,11 @@ pub(super) fn resource_quota(errors: &mut ErrorList, path: &Path, object: &Value
 /// The scopes of a quota stay.
 pub(super) fn resource_quota_update(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
     if new["spec"]["scopes"] != old["spec"]["scopes"] {
-        errors.push(Error::invalid(&path.child("scopes"), new["spec"]["scopes"].clone(), IMMUTABLE));
+        errors.push(Error::invalid(
+            &path.child("scopes"),
+            new["spec"]["scopes"].clone(),
+            IMMUTABLE,
+        ));
     }
 }
 
@@ -240,7 +295,10 @@ pub(super) fn event(errors: &mut ErrorList, _root: &Path, object: &Value) {
     if !involved.is_object() {
         return;
     }
-    let (namespace, own) = (text(involved, "namespace"), text(&object["metadata"], "namespace"));
+    let (namespace, own) = (
+        text(involved, "namespace"),
+        text(&object["metadata"], "namespace"),
+    );
     let path = Path::new("involvedObject").child("namespace");
     let fits = match namespace {
         "" => matches!(own, "" | "default" | "kube-system"),
@@ -275,9 +333,17 @@ pub(super) fn priority_class(errors: &mut ErrorList, _spec: &Path, object: &Valu
 /// What of a PriorityClass stays.
 pub(super) fn priority_class_update(errors: &mut ErrorList, _spec: &Path, new: &Value, old: &Value) {
     if int(new, "value") != int(old, "value") {
-        errors.push(Error::forbidden(&Path::new("value"), "may not be changed in an update."));
+        errors.push(Error::forbidden(
+            &Path::new("value"),
+            "may not be changed in an update.",
+        ));
     }
-    rules::immutable(errors, &Path::new("preemptionPolicy"), &new["preemptionPolicy"], &old["preemptionPolicy"]);
+    rules::immutable(
+        errors,
+        &Path::new("preemptionPolicy"),
+        &new["preemptionPolicy"],
+        &old["preemptionPolicy"],
+    );
 }
 
 /// `RuntimeClass`

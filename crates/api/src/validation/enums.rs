@@ -18,7 +18,10 @@ pub(super) fn check(errors: &mut ErrorList, schema: &Schema, object: &Value) {
     let mut way = Vec::new();
     if let (Some(definition), Value::Object(fields)) = (schema.object(), object) {
         for (name, value) in fields {
-            if let Some(field) = definition.field(name).filter(|_| name != "metadata" && name != "status") {
+            if let Some(field) = definition
+                .field(name)
+                .filter(|_| name != "metadata" && name != "status")
+            {
                 way.push(Step::Field(name));
                 check_field(errors, field, value, &mut way);
                 way.pop();
@@ -33,7 +36,10 @@ fn check_field<'a>(errors: &mut ErrorList, field: &'a Field, value: &'a Value, w
         return walk(errors, &field.schema, value, way);
     }
     let mut judge = |value: &'a Value, way: &[Step<'a>]| {
-        if let Some(text) = value.as_str().filter(|text| !text.is_empty() && !allowed.iter().any(|a| a == text)) {
+        if let Some(text) = value
+            .as_str()
+            .filter(|text| !text.is_empty() && !allowed.iter().any(|a| a == text))
+        {
             errors.push(Error::not_supported(&path(way), text, allowed));
         }
     };

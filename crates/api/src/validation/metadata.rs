@@ -39,7 +39,10 @@ pub fn validate_metadata(gvk: &GroupVersionKind, namespaced: bool, object: &Valu
     }
     let name = text(metadata, "name");
     if name.is_empty() {
-        errors.push(Error::required(&path.child("name"), "name or generateName is required"));
+        errors.push(Error::required(
+            &path.child("name"),
+            "name or generateName is required",
+        ));
     } else {
         invalid_all(&mut errors, &path.child("name"), name, check(name));
     }
@@ -48,13 +51,22 @@ pub fn validate_metadata(gvk: &GroupVersionKind, namespaced: bool, object: &Valu
     match (namespaced, namespace) {
         (true, "") => errors.push(Error::required(&namespace_path, "")),
         (true, namespace) => {
-            invalid_all(&mut errors, &namespace_path, namespace, names::dns1123_label(namespace));
+            invalid_all(
+                &mut errors,
+                &namespace_path,
+                namespace,
+                names::dns1123_label(namespace),
+            );
         }
         (false, "") => {}
         (false, _) => errors.push(Error::forbidden(&namespace_path, "not allowed on this type")),
     }
     if int(metadata, "generation") < 0 {
-        errors.push(Error::invalid(&path.child("generation"), int(metadata, "generation"), NEGATIVE));
+        errors.push(Error::invalid(
+            &path.child("generation"),
+            int(metadata, "generation"),
+            NEGATIVE,
+        ));
     }
     common(&mut errors, &path, metadata, has_standard_finalizers(gvk));
     errors
@@ -67,12 +79,19 @@ pub fn validate_metadata_update(gvk: &GroupVersionKind, new: &Value, old: &Value
     let (metadata, before) = (&new["metadata"], &old["metadata"]);
     for field in ["name", "namespace", "uid", "creationTimestamp"] {
         if metadata[field] != before[field] {
-            errors.push(Error::invalid(&path.child(field), metadata[field].clone(), IMMUTABLE));
+            errors.push(Error::invalid(
+                &path.child(field),
+                metadata[field].clone(),
+                IMMUTABLE,
+            ));
         }
     }
     if !before["deletionTimestamp"].is_null() {
         let known = finalizers(before);
-        let added: Vec<&str> = finalizers(metadata).into_iter().filter(|f| !known.contains(f)).collect();
+        let added: Vec<&str> = finalizers(metadata)
+            .into_iter()
+            .filter(|f| !known.contains(f))
+            .collect();
         if !added.is_empty() {
             let list: Vec<String> = added.iter().map(|f| crate::field::quote(f)).collect();
             errors.push(Error::forbidden(
@@ -87,14 +106,21 @@ pub fn validate_metadata_update(gvk: &GroupVersionKind, new: &Value, old: &Value
     }
     if int(metadata, "generation") < int(before, "generation") {
         let generation = int(metadata, "generation");
-        errors.push(Error::invalid(&path.child("generation"), generation, "must not be decremented"));
+        errors.push(Error::invalid(
+            &path.child("generation"),
+            generation,
+            "must not be decremented",
+        ));
     }
     common(&mut errors, &path, metadata, has_standard_finalizers(gvk));
     errors
 }
 
 fn finalizers(metadata: &Value) -> Vec<&str> {
-    items(&metadata["finalizers"]).iter().filter_map(Value::as_str).collect()
+    items(&metadata["finalizers"])
+        .iter()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 /// Whether finalizers without a domain must be standard ones. Upstream asks that of its own kinds, but not of those that the
@@ -108,7 +134,11 @@ fn has_standard_finalizers(gvk: &GroupVersionKind) -> bool {
 fn common(errors: &mut ErrorList, path: &Path, metadata: &Value, standard_finalizers: bool) {
     rules::labels(errors, &path.child("labels"), &metadata["labels"]);
     annotations(errors, &path.child("annotations"), &metadata["annotations"]);
-    owners(errors, &path.child("ownerReferences"), items(&metadata["ownerReferences"]));
+    owners(
+        errors,
+        &path.child("ownerReferences"),
+        items(&metadata["ownerReferences"]),
+    );
     let path = path.child("finalizers");
     let list = finalizers(metadata);
     for finalizer in &list {
@@ -142,18 +172,32 @@ pub(super) fn annotations(errors: &mut ErrorList, path: &Path, value: &Value) {
 fn owners(errors: &mut ErrorList, path: &Path, owners: &[Value]) {
     let mut controller: Option<&str> = None;
     for owner in owners {
-        let version = GroupVersion::parse(text(owner, "apiVersion")).map(|gv| gv.version).unwrap_or_default();
+        let version = GroupVersion::parse(text(owner, "apiVersion"))
+            .map(|gv| gv.version)
+            .unwrap_or_default();
         if version.is_empty() {
             let why = "version must not be empty";
-            errors.push(Error::invalid(&path.child("apiVersion"), text(owner, "apiVersion"), why));
+            errors.push(Error::invalid(
+                &path.child("apiVersion"),
+                text(owner, "apiVersion"),
+                why,
+            ));
         }
         for field in ["kind", "name", "uid"] {
             if text(owner, field).is_empty() {
-                errors.push(Error::invalid(&path.child(field), "", format!("{field} must not be empty")));
+                errors.push(Error::invalid(
+                    &path.child(field),
+                    "",
+                    format!("{field} must not be empty"),
+                ));
             }
         }
         if text(owner, "kind") == "Event" && text(owner, "apiVersion") == "v1" {
-            errors.push(Error::invalid(path, owner.clone(), "/v1, Kind=Event is disallowed from being an owner"));
+            errors.push(Error::invalid(
+                path,
+                owner.clone(),
+                "/v1, Kind=Event is disallowed from being an owner",
+            ));
         }
         if owner["controller"] == true {
             if let Some(first) = controller {

@@ -18,7 +18,9 @@ pub(super) fn cidr(errors: &mut ErrorList, path: &Path, given: &str) {
 }
 
 fn is_cidr(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
+    let Some((address, bits)) = text.split_once('/') else {
+        return false;
+    };
     let most = match address.parse::<IpAddr>() {
         Ok(IpAddr::V4(_)) => 32,
         Ok(IpAddr::V6(_)) => 128,
@@ -54,11 +56,20 @@ pub(super) fn ingress(errors: &mut ErrorList, path: &Path, object: &Value) {
     for (at, tls) in items(&spec["tls"]).iter().enumerate() {
         let path = path.child("tls").index(at);
         for (at, name) in items(&tls["hosts"]).iter().enumerate() {
-            host(errors, &path.child("hosts").index(at), name.as_str().unwrap_or_default());
+            host(
+                errors,
+                &path.child("hosts").index(at),
+                name.as_str().unwrap_or_default(),
+            );
         }
     }
     if let Some(class) = spec["ingressClassName"].as_str() {
-        invalid_all(errors, &path.child("ingressClassName"), class, names::dns1123_subdomain(class));
+        invalid_all(
+            errors,
+            &path.child("ingressClassName"),
+            class,
+            names::dns1123_subdomain(class),
+        );
     }
 }
 
@@ -67,7 +78,11 @@ fn host(errors: &mut ErrorList, path: &Path, host: &str) {
         return;
     }
     if host.parse::<IpAddr>().is_ok() {
-        errors.push(Error::invalid(path, host, "must be a DNS name, not an IP address"));
+        errors.push(Error::invalid(
+            path,
+            host,
+            "must be a DNS name, not an IP address",
+        ));
     } else if host.contains('*') {
         invalid_all(errors, path, host, names::wildcard_dns1123_subdomain(host));
     } else {
@@ -79,20 +94,35 @@ fn http_path(errors: &mut ErrorList, path: &Path, entry: &Value) {
     let given = text(entry, "path");
     let kind = text(entry, "pathType");
     if kind.is_empty() {
-        errors.push(Error::required(&path.child("pathType"), "pathType must be specified"));
+        errors.push(Error::required(
+            &path.child("pathType"),
+            "pathType must be specified",
+        ));
     }
     if matches!(kind, "Exact" | "Prefix") || !given.is_empty() {
         if !given.starts_with('/') {
-            errors.push(Error::invalid(&path.child("path"), given, "must be an absolute path"));
+            errors.push(Error::invalid(
+                &path.child("path"),
+                given,
+                "must be an absolute path",
+            ));
         } else if matches!(kind, "Exact" | "Prefix") {
             for bad in ["//", "/./", "/../", "%2f", "%2F"] {
                 if given.contains(bad) {
-                    errors.push(Error::invalid(&path.child("path"), given, format!("must not contain '{bad}'")));
+                    errors.push(Error::invalid(
+                        &path.child("path"),
+                        given,
+                        format!("must not contain '{bad}'"),
+                    ));
                 }
             }
             for bad in ["/..", "/."] {
                 if given.ends_with(bad) {
-                    errors.push(Error::invalid(&path.child("path"), given, format!("cannot end with '{bad}'")));
+                    errors.push(Error::invalid(
+                        &path.child("path"),
+                        given,
+                        format!("cannot end with '{bad}'"),
+                    ));
                 }
             }
         }
@@ -122,7 +152,11 @@ fn backend(errors: &mut ErrorList, path: &Path, backend: &Value) {
                     }
                 }
                 (name, 0) => invalid_all(errors, &port.child("name"), name, names::port_name(name)),
-                _ => errors.push(Error::invalid(&port, service["port"].clone(), "cannot set both port name & port number")),
+                _ => errors.push(Error::invalid(
+                    &port,
+                    service["port"].clone(),
+                    "cannot set both port name & port number",
+                )),
             }
         }
     }
@@ -159,7 +193,12 @@ pub(super) fn ingress_class(errors: &mut ErrorList, path: &Path, object: &Value)
 
 /// The controller of a class stays.
 pub(super) fn ingress_class_update(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
-    rules::immutable(errors, &path.child("controller"), &new["spec"]["controller"], &old["spec"]["controller"]);
+    rules::immutable(
+        errors,
+        &path.child("controller"),
+        &new["spec"]["controller"],
+        &old["spec"]["controller"],
+    );
 }
 
 /// `NetworkPolicy`
@@ -179,7 +218,11 @@ pub(super) fn network_policy(errors: &mut ErrorList, path: &Path, object: &Value
     }
     if items(&spec["policyTypes"]).len() > 2 {
         let why = "may not specify more than two policyTypes";
-        errors.push(Error::invalid(&path.child("policyTypes"), spec["policyTypes"].clone(), why));
+        errors.push(Error::invalid(
+            &path.child("policyTypes"),
+            spec["policyTypes"].clone(),
+            why,
+        ));
     }
 }
 
@@ -216,7 +259,10 @@ fn policy_peer(errors: &mut ErrorList, path: &Path, peer: &Value) {
     let block = &peer["ipBlock"];
     if block.is_object() {
         if given > 0 {
-            errors.push(Error::forbidden(path, "may not specify both ipBlock and another peer"));
+            errors.push(Error::forbidden(
+                path,
+                "may not specify both ipBlock and another peer",
+            ));
         }
         given += 1;
         let path = path.child("ipBlock");
@@ -225,7 +271,11 @@ fn policy_peer(errors: &mut ErrorList, path: &Path, peer: &Value) {
             cidr(errors, &path.child("cidr"), range);
         }
         for (at, except) in items(&block["except"]).iter().enumerate() {
-            cidr(errors, &path.child("except").index(at), except.as_str().unwrap_or_default());
+            cidr(
+                errors,
+                &path.child("except").index(at),
+                except.as_str().unwrap_or_default(),
+            );
         }
     }
     if given == 0 {
@@ -313,5 +363,10 @@ pub(super) fn endpoint_slice(errors: &mut ErrorList, _spec: &Path, object: &Valu
 
 /// The address type of a slice stays.
 pub(super) fn endpoint_slice_update(errors: &mut ErrorList, _spec: &Path, new: &Value, old: &Value) {
-    rules::immutable(errors, &Path::new("addressType"), &new["addressType"], &old["addressType"]);
+    rules::immutable(
+        errors,
+        &Path::new("addressType"),
+        &new["addressType"],
+        &old["addressType"],
+    );
 }

@@ -16,7 +16,10 @@ pub(super) const ID_MAX: i64 = 2_147_483_647;
 pub(super) fn pod(errors: &mut ErrorList, path: &Path, object: &Value) {
     spec(errors, path, &object["spec"]);
     if !is_empty(&object["spec"]["ephemeralContainers"]) {
-        errors.push(Error::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
+        errors.push(Error::forbidden(
+            &path.child("ephemeralContainers"),
+            "cannot be set on create",
+        ));
     }
 }
 
@@ -36,12 +39,22 @@ pub(super) fn template(errors: &mut ErrorList, path: &Path, template: &Value) {
 /// `PodSpec`.
 pub(super) fn spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
     let volumes = volume::volumes(errors, &path.child("volumes"), items(&spec["volumes"]));
-    let scope = Scope { volumes: &volumes, host_network: flag(spec, "hostNetwork") };
+    let scope = Scope {
+        volumes: &volumes,
+        host_network: flag(spec, "hostNetwork"),
+    };
     if items(&spec["containers"]).is_empty() {
         errors.push(Error::required(&path.child("containers"), ""));
     }
     let mut names = Vec::new();
-    container::list(errors, &path.child("containers"), &spec["containers"], ContainerKind::Regular, &scope, &mut names);
+    container::list(
+        errors,
+        &path.child("containers"),
+        &spec["containers"],
+        ContainerKind::Regular,
+        &scope,
+        &mut names,
+    );
     container::list(
         errors,
         &path.child("initContainers"),
@@ -55,7 +68,11 @@ pub(super) fn spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
     }
     if let Some(deadline) = spec["activeDeadlineSeconds"].as_i64() {
         for message in names::in_range(deadline, 1, ID_MAX) {
-            errors.push(Error::invalid(&path.child("activeDeadlineSeconds"), deadline, message));
+            errors.push(Error::invalid(
+                &path.child("activeDeadlineSeconds"),
+                deadline,
+                message,
+            ));
         }
     }
     rules::labels(errors, &path.child("nodeSelector"), &spec["nodeSelector"]);
@@ -71,7 +88,12 @@ pub(super) fn spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
     );
     for (at, gate) in items(&spec["schedulingGates"]).iter().enumerate() {
         let path = path.child("schedulingGates").index(at).child("name");
-        invalid_all(errors, &path, text(gate, "name"), names::qualified_name(text(gate, "name")));
+        invalid_all(
+            errors,
+            &path,
+            text(gate, "name"),
+            names::qualified_name(text(gate, "name")),
+        );
     }
     for (at, gate) in items(&spec["readinessGates"]).iter().enumerate() {
         let path = path.child("readinessGates").index(at).child("conditionType");
@@ -92,15 +114,28 @@ fn identity(errors: &mut ErrorList, path: &Path, spec: &Value) {
     optional_text(errors, path, spec, "runtimeClassName", names::dns1123_subdomain);
     for (at, secret) in items(&spec["imagePullSecrets"]).iter().enumerate() {
         if text(secret, "name").is_empty() {
-            errors.push(Error::required(&path.child("imagePullSecrets").index(at).child("name"), ""));
+            errors.push(Error::required(
+                &path.child("imagePullSecrets").index(at).child("name"),
+                "",
+            ));
         }
     }
     for (at, alias) in items(&spec["hostAliases"]).iter().enumerate() {
         let path = path.child("hostAliases").index(at);
-        invalid_all(errors, &path.child("ip"), text(alias, "ip"), names::ip_address(text(alias, "ip")));
+        invalid_all(
+            errors,
+            &path.child("ip"),
+            text(alias, "ip"),
+            names::ip_address(text(alias, "ip")),
+        );
         for (at, host) in items(&alias["hostnames"]).iter().enumerate() {
             let host = host.as_str().unwrap_or_default();
-            invalid_all(errors, &path.child("hostnames").index(at), host, names::dns1123_subdomain(host));
+            invalid_all(
+                errors,
+                &path.child("hostnames").index(at),
+                host,
+                names::dns1123_subdomain(host),
+            );
         }
     }
 }
@@ -125,7 +160,10 @@ pub(super) fn common_security(errors: &mut ErrorList, path: &Path, context: &Val
         let path = path.child(field);
         let given = text(profile, "localhostProfile");
         match text(profile, "type") {
-            "" => errors.push(Error::required(&path.child("type"), "type is required when this is set")),
+            "" => errors.push(Error::required(
+                &path.child("type"),
+                "type is required when this is set",
+            )),
             kind if kind == local && given.is_empty() => {
                 let why = "must be set when seccomp type is Localhost";
                 errors.push(Error::required(&path.child("localhostProfile"), why));
@@ -145,7 +183,11 @@ fn security_context(errors: &mut ErrorList, path: &Path, context: &Value) {
     for (at, group) in items(&context["supplementalGroups"]).iter().enumerate() {
         let id = group.as_i64().unwrap_or_default();
         for message in names::in_range(id, 0, ID_MAX) {
-            errors.push(Error::invalid(&path.child("supplementalGroups").index(at), id, message));
+            errors.push(Error::invalid(
+                &path.child("supplementalGroups").index(at),
+                id,
+                message,
+            ));
         }
     }
     let mut seen: Vec<&str> = Vec::new();
@@ -178,7 +220,10 @@ fn dns(errors: &mut ErrorList, path: &Path, spec: &Value) {
     let servers = items(&config["nameservers"]);
     if text(spec, "dnsPolicy") == "None" {
         if !config.is_object() {
-            errors.push(Error::required(&path, "must provide `dnsConfig` when `dnsPolicy` is None"));
+            errors.push(Error::required(
+                &path,
+                "must provide `dnsConfig` when `dnsPolicy` is None",
+            ));
             return;
         }
         if servers.is_empty() {
@@ -188,20 +233,37 @@ fn dns(errors: &mut ErrorList, path: &Path, spec: &Value) {
     }
     if servers.len() > 3 {
         let why = "must not have more than 3 nameservers";
-        errors.push(Error::invalid(&path.child("nameservers"), config["nameservers"].clone(), why));
+        errors.push(Error::invalid(
+            &path.child("nameservers"),
+            config["nameservers"].clone(),
+            why,
+        ));
     }
     for (at, server) in servers.iter().enumerate() {
         let server = server.as_str().unwrap_or_default();
-        invalid_all(errors, &path.child("nameservers").index(at), server, names::ip_address(server));
+        invalid_all(
+            errors,
+            &path.child("nameservers").index(at),
+            server,
+            names::ip_address(server),
+        );
     }
     for (at, search) in items(&config["searches"]).iter().enumerate() {
         let search = search.as_str().unwrap_or_default();
         let name = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
-        invalid_all(errors, &path.child("searches").index(at), search, names::dns1123_subdomain(&name));
+        invalid_all(
+            errors,
+            &path.child("searches").index(at),
+            search,
+            names::dns1123_subdomain(&name),
+        );
     }
     for (at, option) in items(&config["options"]).iter().enumerate() {
         if text(option, "name").is_empty() {
-            errors.push(Error::required(&path.child("options").index(at), "must not be empty"));
+            errors.push(Error::required(
+                &path.child("options").index(at),
+                "must not be empty",
+            ));
         }
     }
 }

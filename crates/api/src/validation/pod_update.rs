@@ -39,21 +39,36 @@ fn spec(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
             if given.is_empty() {
                 errors.push(Error::required(&image, ""));
             } else if given.trim() != given {
-                errors.push(Error::invalid(&image, given, "must not have leading or trailing whitespace"));
+                errors.push(Error::invalid(
+                    &image,
+                    given,
+                    "must not have leading or trailing whitespace",
+                ));
             }
         }
     }
     let deadline_path = path.child("activeDeadlineSeconds");
-    match (old["activeDeadlineSeconds"].as_i64(), new["activeDeadlineSeconds"].as_i64()) {
+    match (
+        old["activeDeadlineSeconds"].as_i64(),
+        new["activeDeadlineSeconds"].as_i64(),
+    ) {
         (_, Some(given)) if given < 0 => {
-            errors.push(Error::invalid(&deadline_path, given, "must be between 0 and 2147483647, inclusive"));
+            errors.push(Error::invalid(
+                &deadline_path,
+                given,
+                "must be between 0 and 2147483647, inclusive",
+            ));
         }
         (Some(known), Some(given)) if given > known => {
             let why = "must be less than or equal to previous value";
             errors.push(Error::invalid(&deadline_path, given, why));
         }
         (Some(_), None) => {
-            errors.push(Error::invalid(&deadline_path, Value::Null, "must not update from a positive integer to nil value"));
+            errors.push(Error::invalid(
+                &deadline_path,
+                Value::Null,
+                "must not update from a positive integer to nil value",
+            ));
         }
         _ => {}
     }
@@ -68,7 +83,9 @@ fn spec(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
 /// The spec without what may change; says so where a change goes too far.
 fn mutable_removed(spec: &Value, old: &Value, path: &Path, errors: &mut ErrorList) -> Value {
     let mut copy = spec.clone();
-    let Some(fields) = copy.as_object_mut() else { return copy };
+    let Some(fields) = copy.as_object_mut() else {
+        return copy;
+    };
     for list in ["containers", "initContainers"] {
         crate::access::each(fields, list, |container| {
             container.remove("image");
@@ -76,13 +93,18 @@ fn mutable_removed(spec: &Value, old: &Value, path: &Path, errors: &mut ErrorLis
     }
     fields.remove("activeDeadlineSeconds");
     if int(old, "terminationGracePeriodSeconds") < 0 && int(spec, "terminationGracePeriodSeconds") == 1 {
-        fields.insert("terminationGracePeriodSeconds".to_owned(), old["terminationGracePeriodSeconds"].clone());
+        fields.insert(
+            "terminationGracePeriodSeconds".to_owned(),
+            old["terminationGracePeriodSeconds"].clone(),
+        );
     }
     tolerations(fields, spec, old, path, errors);
     if !items(&old["schedulingGates"]).is_empty() {
         // Gates may be removed, and a gated pod's node selector and affinity may be narrowed.
         let known = items(&old["schedulingGates"]);
-        let added = items(&spec["schedulingGates"]).iter().any(|gate| !known.contains(gate));
+        let added = items(&spec["schedulingGates"])
+            .iter()
+            .any(|gate| !known.contains(gate));
         if added {
             let why = "only deletion is allowed, but found new scheduling gate";
             errors.push(Error::forbidden(&path.child("schedulingGates"), why));
@@ -114,7 +136,10 @@ fn tolerations(fields: &mut Fields, spec: &Value, old: &Value, path: &Path, erro
 
 fn ephemeral(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
     let path = path.child("ephemeralContainers");
-    let (given, known) = (&new["spec"]["ephemeralContainers"], items(&old["spec"]["ephemeralContainers"]));
+    let (given, known) = (
+        &new["spec"]["ephemeralContainers"],
+        items(&old["spec"]["ephemeralContainers"]),
+    );
     for container in known {
         let name = text(container, "name");
         match items(given).iter().find(|c| text(c, "name") == name) {
@@ -129,8 +154,14 @@ fn ephemeral(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
             Some(_) => {}
         }
     }
-    let volumes: Vec<&str> = items(&new["spec"]["volumes"]).iter().map(|v| text(v, "name")).collect();
-    let scope = Scope { volumes: &volumes, host_network: false };
+    let volumes: Vec<&str> = items(&new["spec"]["volumes"])
+        .iter()
+        .map(|v| text(v, "name"))
+        .collect();
+    let scope = Scope {
+        volumes: &volumes,
+        host_network: false,
+    };
     let mut names: Vec<&str> = Vec::new();
     for list in ["containers", "initContainers"] {
         names.extend(items(&new["spec"][list]).iter().map(|c| text(c, "name")));
@@ -141,7 +172,10 @@ fn ephemeral(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
         let path = path.index(at);
         for field in ["ports", "resources"] {
             if !crate::access::is_empty(&container[field]) {
-                errors.push(Error::forbidden(&path.child(field), "cannot be set for an Ephemeral Container"));
+                errors.push(Error::forbidden(
+                    &path.child(field),
+                    "cannot be set for an Ephemeral Container",
+                ));
             }
         }
         let target = text(container, "targetContainerName");
@@ -154,7 +188,11 @@ fn ephemeral(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
 fn resize(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
     let qos = |pod: &Value| crate::strategy::pod_resources::qos_class(&pod["spec"]);
     if qos(new) != qos(old) {
-        errors.push(Error::invalid(path, qos(new), "Pod QOS Class may not change as a result of resizing"));
+        errors.push(Error::invalid(
+            path,
+            qos(new),
+            "Pod QOS Class may not change as a result of resizing",
+        ));
     }
     for list in ["containers", "initContainers"] {
         if items(&new["spec"][list]).len() != items(&old["spec"][list]).len() {

@@ -15,7 +15,10 @@ pub(super) fn role(errors: &mut ErrorList, _spec: &Path, object: &Value) {
     for (at, rule) in items(&object["rules"]).iter().enumerate() {
         let path = Path::new("rules").index(at);
         if is_empty(&rule["verbs"]) {
-            errors.push(Error::required(&path.child("verbs"), "verbs must contain at least one value"));
+            errors.push(Error::required(
+                &path.child("verbs"),
+                "verbs must contain at least one value",
+            ));
         }
         if !is_empty(&rule["nonResourceURLs"]) {
             let urls = rule["nonResourceURLs"].clone();
@@ -24,7 +27,9 @@ pub(super) fn role(errors: &mut ErrorList, _spec: &Path, object: &Value) {
                 let why = "namespaced rules cannot apply to non-resource URLs";
                 errors.push(Error::invalid(&path, urls.clone(), why));
             }
-            let resources = ["apiGroups", "resources", "resourceNames"].iter().any(|field| !is_empty(&rule[*field]));
+            let resources = ["apiGroups", "resources", "resourceNames"]
+                .iter()
+                .any(|field| !is_empty(&rule[*field]));
             if resources {
                 let why = "rules cannot apply to both regular resources and non-resource URLs";
                 errors.push(Error::invalid(&path, urls, why));
@@ -59,11 +64,23 @@ pub(super) fn binding(errors: &mut ErrorList, _spec: &Path, object: &Value) {
     let path = Path::new("roleRef");
     let cluster = text(object, "kind") == "ClusterRoleBinding";
     if text(role, "apiGroup") != GROUP {
-        errors.push(Error::not_supported(&path.child("apiGroup"), text(role, "apiGroup"), &[GROUP]));
+        errors.push(Error::not_supported(
+            &path.child("apiGroup"),
+            text(role, "apiGroup"),
+            &[GROUP],
+        ));
     }
-    let kinds: &[&str] = if cluster { &["ClusterRole"] } else { &["ClusterRole", "Role"] };
+    let kinds: &[&str] = if cluster {
+        &["ClusterRole"]
+    } else {
+        &["ClusterRole", "Role"]
+    };
     if !kinds.contains(&text(role, "kind")) {
-        errors.push(Error::not_supported(&path.child("kind"), text(role, "kind"), kinds));
+        errors.push(Error::not_supported(
+            &path.child("kind"),
+            text(role, "kind"),
+            kinds,
+        ));
     }
     match text(role, "name") {
         "" => errors.push(Error::required(&path.child("name"), "")),
@@ -71,7 +88,11 @@ pub(super) fn binding(errors: &mut ErrorList, _spec: &Path, object: &Value) {
     }
     for (at, subject) in items(&object["subjects"]).iter().enumerate() {
         let path = Path::new("subjects").index(at);
-        let (kind, name, group) = (text(subject, "kind"), text(subject, "name"), text(subject, "apiGroup"));
+        let (kind, name, group) = (
+            text(subject, "kind"),
+            text(subject, "name"),
+            text(subject, "apiGroup"),
+        );
         if name.is_empty() {
             errors.push(Error::required(&path.child("name"), ""));
         }
@@ -87,7 +108,11 @@ pub(super) fn binding(errors: &mut ErrorList, _spec: &Path, object: &Value) {
             }
             "User" | "Group" => GROUP,
             other => {
-                errors.push(Error::not_supported(&path.child("kind"), other, &["Group", "ServiceAccount", "User"]));
+                errors.push(Error::not_supported(
+                    &path.child("kind"),
+                    other,
+                    &["Group", "ServiceAccount", "User"],
+                ));
                 continue;
             }
         };
@@ -100,6 +125,10 @@ pub(super) fn binding(errors: &mut ErrorList, _spec: &Path, object: &Value) {
 /// The role of a binding stays.
 pub(super) fn binding_update(errors: &mut ErrorList, _spec: &Path, new: &Value, old: &Value) {
     if new["roleRef"] != old["roleRef"] {
-        errors.push(Error::invalid(&Path::new("roleRef"), new["roleRef"].clone(), "cannot change roleRef"));
+        errors.push(Error::invalid(
+            &Path::new("roleRef"),
+            new["roleRef"].clone(),
+            "cannot change roleRef",
+        ));
     }
 }

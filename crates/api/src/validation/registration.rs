@@ -32,7 +32,11 @@ pub(super) fn custom_resource_definition(errors: &mut ErrorList, path: &Path, ob
     match text(spec, "scope") {
         "" => errors.push(Error::required(&path.child("scope"), "")),
         "Cluster" | "Namespaced" => {}
-        other => errors.push(Error::not_supported(&path.child("scope"), other, &["Cluster", "Namespaced"])),
+        other => errors.push(Error::not_supported(
+            &path.child("scope"),
+            other,
+            &["Cluster", "Namespaced"],
+        )),
     }
     let names_path = path.child("names");
     for field in ["plural", "singular"] {
@@ -40,7 +44,12 @@ pub(super) fn custom_resource_definition(errors: &mut ErrorList, path: &Path, ob
         if value.is_empty() && field == "plural" {
             errors.push(Error::required(&names_path.child(field), ""));
         } else if !value.is_empty() {
-            invalid_all(errors, &names_path.child(field), value, names::dns1035_label(value));
+            invalid_all(
+                errors,
+                &names_path.child(field),
+                value,
+                names::dns1035_label(value),
+            );
         }
     }
     for field in ["kind", "listKind"] {
@@ -58,7 +67,11 @@ pub(super) fn custom_resource_definition(errors: &mut ErrorList, path: &Path, ob
     }
     if !text(given, "kind").is_empty() && given["kind"] == given["listKind"] {
         let why = "kind and listKind may not be the same";
-        errors.push(Error::invalid(&names_path.child("listKind"), text(given, "listKind"), why));
+        errors.push(Error::invalid(
+            &names_path.child("listKind"),
+            text(given, "listKind"),
+            why,
+        ));
     }
     versions(errors, &path.child("versions"), items(&spec["versions"]));
 }
@@ -75,7 +88,10 @@ fn versions(errors: &mut ErrorList, path: &Path, versions: &[Value]) {
         seen.push(name);
         if !version["schema"]["openAPIV3Schema"].is_object() {
             let why = "schemas are required";
-            errors.push(Error::required(&path.children(&["schema", "openAPIV3Schema"]), why));
+            errors.push(Error::required(
+                &path.children(&["schema", "openAPIV3Schema"]),
+                why,
+            ));
         }
     }
     if versions.iter().filter(|version| flag(version, "storage")).count() != 1 {
@@ -86,16 +102,27 @@ fn versions(errors: &mut ErrorList, path: &Path, versions: &[Value]) {
 }
 
 /// What of a definition stays.
-pub(super) fn custom_resource_definition_update(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
+pub(super) fn custom_resource_definition_update(
+    errors: &mut ErrorList,
+    path: &Path,
+    new: &Value,
+    old: &Value,
+) {
     let (spec, before) = (&new["spec"], &old["spec"]);
     immutable(errors, &path.child("group"), &spec["group"], &before["group"]);
-    let established =
-        items(&old["status"]["conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True");
+    let established = items(&old["status"]["conditions"])
+        .iter()
+        .any(|c| c["type"] == "Established" && c["status"] == "True");
     if established {
         immutable(errors, &path.child("scope"), &spec["scope"], &before["scope"]);
         let names_path = path.child("names");
         for field in ["kind", "plural"] {
-            immutable(errors, &names_path.child(field), &spec["names"][field], &before["names"][field]);
+            immutable(
+                errors,
+                &names_path.child(field),
+                &spec["names"][field],
+                &before["names"][field],
+            );
         }
     }
 }
@@ -106,13 +133,20 @@ pub(super) fn api_service(errors: &mut ErrorList, path: &Path, object: &Value) {
     let name = text(&object["metadata"], "name");
     let expected = format!("{}.{}", text(spec, "version"), text(spec, "group"));
     if name != expected {
-        let why = format!("must be `spec.version+\".\"+spec.group`: {}", crate::field::quote(&expected));
+        let why = format!(
+            "must be `spec.version+\".\"+spec.group`: {}",
+            crate::field::quote(&expected)
+        );
         errors.push(Error::invalid(&Path::new("metadata").child("name"), name, why));
     }
     if !spec["service"].is_object() {
         if !is_empty(&spec["caBundle"]) {
             let why = "local APIServices may not have a caBundle";
-            errors.push(Error::invalid(&path.child("caBundle"), spec["caBundle"].clone(), why));
+            errors.push(Error::invalid(
+                &path.child("caBundle"),
+                spec["caBundle"].clone(),
+                why,
+            ));
         }
     } else {
         for field in ["namespace", "name"] {
@@ -161,14 +195,28 @@ fn webhook(errors: &mut ErrorList, path: &Path, hook: &Value) {
     if is_empty(&hook["admissionReviewVersions"]) {
         let why = "must specify one of v1, v1beta1";
         errors.push(Error::required(&path.child("admissionReviewVersions"), why));
-    } else if !items(&hook["admissionReviewVersions"]).iter().any(|v| v == "v1" || v == "v1beta1") {
+    } else if !items(&hook["admissionReviewVersions"])
+        .iter()
+        .any(|v| v == "v1" || v == "v1beta1")
+    {
         let why = "must include at least one of v1, v1beta1";
-        errors.push(Error::invalid(&path.child("admissionReviewVersions"), hook["admissionReviewVersions"].clone(), why));
+        errors.push(Error::invalid(
+            &path.child("admissionReviewVersions"),
+            hook["admissionReviewVersions"].clone(),
+            why,
+        ));
     }
     match text(hook, "sideEffects") {
-        "" => errors.push(Error::required(&path.child("sideEffects"), "must specify one of None, NoneOnDryRun")),
+        "" => errors.push(Error::required(
+            &path.child("sideEffects"),
+            "must specify one of None, NoneOnDryRun",
+        )),
         "None" | "NoneOnDryRun" => {}
-        other => errors.push(Error::not_supported(&path.child("sideEffects"), other, &["None", "NoneOnDryRun"])),
+        other => errors.push(Error::not_supported(
+            &path.child("sideEffects"),
+            other,
+            &["None", "NoneOnDryRun"],
+        )),
     }
     if let Some(seconds) = hook["timeoutSeconds"].as_i64().filter(|s| !(1..=30).contains(s)) {
         let why = "the timeout value must be between 1 and 30 seconds";
@@ -181,7 +229,10 @@ fn webhook(errors: &mut ErrorList, path: &Path, hook: &Value) {
     let config_path = path.child("clientConfig");
     match (config["url"].as_str(), config["service"].is_object()) {
         (Some(_), true) | (None, false) => {
-            errors.push(Error::required(&config_path, "exactly one of url or service is required"));
+            errors.push(Error::required(
+                &config_path,
+                "exactly one of url or service is required",
+            ));
         }
         (Some(url), false) => {
             if !url.starts_with("https://") {
@@ -221,7 +272,11 @@ pub(super) fn certificate_request(errors: &mut ErrorList, path: &Path, object: &
     let pem = String::from_utf8_lossy(&bytes);
     if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----") {
         let why = "PEM block type must be CERTIFICATE REQUEST";
-        errors.push(Error::invalid(&path.child("request"), spec["request"].clone(), why));
+        errors.push(Error::invalid(
+            &path.child("request"),
+            spec["request"].clone(),
+            why,
+        ));
     }
     if is_empty(&spec["usages"]) {
         errors.push(Error::required(&path.child("usages"), ""));

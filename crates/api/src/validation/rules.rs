@@ -15,11 +15,20 @@ pub(super) const IMMUTABLE: &str = "field is immutable";
 
 /// One `Invalid` per message.
 pub(super) fn invalid_all(errors: &mut ErrorList, path: &Path, value: &str, messages: Vec<String>) {
-    errors.extend(messages.into_iter().map(|message| Error::invalid(path, value, message)));
+    errors.extend(
+        messages
+            .into_iter()
+            .map(|message| Error::invalid(path, value, message)),
+    );
 }
 
 /// A text that must be given.
-pub(super) fn required_text<'a>(errors: &mut ErrorList, path: &Path, value: &'a Value, field: &'static str) -> &'a str {
+pub(super) fn required_text<'a>(
+    errors: &mut ErrorList,
+    path: &Path,
+    value: &'a Value,
+    field: &'static str,
+) -> &'a str {
     let given = text(value, field);
     if given.is_empty() {
         errors.push(Error::required(&path.child(field), ""));
@@ -65,7 +74,11 @@ pub(super) fn not_negative(errors: &mut ErrorList, path: &Path, value: &Value, f
 /// A number that is greater than zero when given.
 pub(super) fn positive(errors: &mut ErrorList, path: &Path, value: &Value, field: &'static str) {
     if let Some(number) = value[field].as_i64().filter(|n| *n <= 0) {
-        errors.push(Error::invalid(&path.child(field), number, "must be greater than 0"));
+        errors.push(Error::invalid(
+            &path.child(field),
+            number,
+            "must be greater than 0",
+        ));
     }
 }
 
@@ -81,10 +94,18 @@ pub(super) fn immutable(errors: &mut ErrorList, path: &Path, new: &Value, old: &
 pub(super) fn port_or_name(errors: &mut ErrorList, path: &Path, value: &Value) {
     match IntOrString::from_value(value) {
         Some(IntOrString::Int(port)) => {
-            errors.extend(names::port_number(port.into()).into_iter().map(|m| Error::invalid(path, port, m)));
+            errors.extend(
+                names::port_number(port.into())
+                    .into_iter()
+                    .map(|m| Error::invalid(path, port, m)),
+            );
         }
         Some(IntOrString::String(name)) => invalid_all(errors, path, &name, names::port_name(&name)),
-        None => errors.extend(names::port_number(0).into_iter().map(|m| Error::invalid(path, 0, m))),
+        None => errors.extend(
+            names::port_number(0)
+                .into_iter()
+                .map(|m| Error::invalid(path, 0, m)),
+        ),
     }
 }
 
@@ -116,13 +137,22 @@ pub(super) fn label_selector(errors: &mut ErrorList, path: &Path, selector: &Val
                     errors.push(Error::forbidden(&path.child("values"), why));
                 }
             }
-            other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+            other => errors.push(Error::invalid(
+                &path.child("operator"),
+                other,
+                "not a valid selector operator",
+            )),
         }
         let key = text(expression, "key");
         invalid_all(errors, &path.child("key"), key, names::qualified_name(key));
         for (at, value) in values.iter().enumerate() {
             let value = value.as_str().unwrap_or_default();
-            invalid_all(errors, &path.child("values").index(at), value, names::label_value(value));
+            invalid_all(
+                errors,
+                &path.child("values").index(at),
+                value,
+                names::label_value(value),
+            );
         }
     }
 }
@@ -156,9 +186,16 @@ pub(super) fn is_zero_amount(value: &Value) -> bool {
 
 /// A percentage above 100.
 pub(super) fn at_most_hundred_percent(errors: &mut ErrorList, path: &Path, value: &Value) {
-    let percent = value.as_str().and_then(|text| text.strip_suffix('%')).and_then(|text| text.parse::<i64>().ok());
+    let percent = value
+        .as_str()
+        .and_then(|text| text.strip_suffix('%'))
+        .and_then(|text| text.parse::<i64>().ok());
     if percent.is_some_and(|percent| percent > 100) {
-        errors.push(Error::invalid(path, value.clone(), "must not be greater than 100%"));
+        errors.push(Error::invalid(
+            path,
+            value.clone(),
+            "must not be greater than 100%",
+        ));
     }
 }
 

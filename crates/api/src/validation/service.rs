@@ -39,7 +39,11 @@ pub(super) fn service(errors: &mut ErrorList, path: &Path, object: &Value) {
         && !(1..=86_400).contains(&seconds)
     {
         let path = path.children(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"]);
-        errors.push(Error::invalid(&path, seconds, "must be greater than 0 and less than 86400"));
+        errors.push(Error::invalid(
+            &path,
+            seconds,
+            "must be greater than 0 and less than 86400",
+        ));
     }
     only_for_types(errors, path, spec, kind);
 }
@@ -54,7 +58,12 @@ fn external_name(errors: &mut ErrorList, path: &Path, spec: &Value) {
     let name = required_text(errors, path, spec, "externalName");
     let name = name.strip_suffix('.').unwrap_or(name);
     if !name.is_empty() {
-        invalid_all(errors, &path.child("externalName"), name, names::dns1123_subdomain(name));
+        invalid_all(
+            errors,
+            &path.child("externalName"),
+            name,
+            names::dns1123_subdomain(name),
+        );
     }
 }
 
@@ -104,7 +113,12 @@ fn addresses(errors: &mut ErrorList, path: &Path, spec: &Value) {
     for (at, ip) in items(&spec["clusterIPs"]).iter().enumerate() {
         let ip = ip.as_str().unwrap_or_default();
         if ip != "None" {
-            invalid_all(errors, &path.child("clusterIPs").index(at), ip, names::ip_address(ip));
+            invalid_all(
+                errors,
+                &path.child("clusterIPs").index(at),
+                ip,
+                names::ip_address(ip),
+            );
         }
     }
     for (at, ip) in items(&spec["externalIPs"]).iter().enumerate() {
@@ -113,23 +127,42 @@ fn addresses(errors: &mut ErrorList, path: &Path, spec: &Value) {
         let parsed = ip.parse::<std::net::IpAddr>();
         invalid_all(errors, &path, ip, names::ip_address(ip));
         if parsed.as_ref().is_ok_and(std::net::IpAddr::is_loopback) {
-            errors.push(Error::invalid(&path, ip, "may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+            errors.push(Error::invalid(
+                &path,
+                ip,
+                "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            ));
         }
         if parsed.is_ok_and(|ip| ip.is_unspecified()) {
-            errors.push(Error::invalid(&path, ip, format!("may not be unspecified ({ip})")));
+            errors.push(Error::invalid(
+                &path,
+                ip,
+                format!("may not be unspecified ({ip})"),
+            ));
         }
     }
     for (at, range) in items(&spec["loadBalancerSourceRanges"]).iter().enumerate() {
         let range = range.as_str().unwrap_or_default();
-        super::networking::cidr(errors, &path.child("loadBalancerSourceRanges").index(at), range.trim());
+        super::networking::cidr(
+            errors,
+            &path.child("loadBalancerSourceRanges").index(at),
+            range.trim(),
+        );
     }
 }
 
 fn only_for_types(errors: &mut ErrorList, path: &Path, spec: &Value, kind: &str) {
     if kind != "LoadBalancer" {
-        for field in ["loadBalancerSourceRanges", "loadBalancerClass", "allocateLoadBalancerNodePorts"] {
+        for field in [
+            "loadBalancerSourceRanges",
+            "loadBalancerClass",
+            "allocateLoadBalancerNodePorts",
+        ] {
             if !is_empty(&spec[field]) {
-                errors.push(Error::forbidden(&path.child(field), "may only be used when `type` is 'LoadBalancer'"));
+                errors.push(Error::forbidden(
+                    &path.child(field),
+                    "may only be used when `type` is 'LoadBalancer'",
+                ));
             }
         }
     }
@@ -153,11 +186,22 @@ pub(super) fn update(errors: &mut ErrorList, path: &Path, new: &Value, old: &Val
     let external = |spec: &Value| text(spec, "type") == "ExternalName";
     let (given, known) = (&spec["clusterIPs"][0], &before["clusterIPs"][0]);
     if !external(spec) && !external(before) && !known.is_null() && given != known {
-        errors.push(Error::invalid(&path.child("clusterIPs").index(0), given.clone(), "may not change once set"));
+        errors.push(Error::invalid(
+            &path.child("clusterIPs").index(0),
+            given.clone(),
+            "may not change once set",
+        ));
     }
     let class = &before["loadBalancerClass"];
-    if text(spec, "type") == "LoadBalancer" && text(before, "type") == "LoadBalancer" && spec["loadBalancerClass"] != *class {
+    if text(spec, "type") == "LoadBalancer"
+        && text(before, "type") == "LoadBalancer"
+        && spec["loadBalancerClass"] != *class
+    {
         let given = spec["loadBalancerClass"].clone();
-        errors.push(Error::invalid(&path.child("loadBalancerClass"), given, "may not change once set"));
+        errors.push(Error::invalid(
+            &path.child("loadBalancerClass"),
+            given,
+            "may not change once set",
+        ));
     }
 }

@@ -20,7 +20,9 @@ const VOLUME_FIELDS: [&str; 9] = [
 ];
 
 fn sources(spec: &Value) -> Vec<(&String, &Value)> {
-    entries(spec).filter(|(name, value)| !VOLUME_FIELDS.contains(&&***name) && value.is_object()).collect()
+    entries(spec)
+        .filter(|(name, value)| !VOLUME_FIELDS.contains(&&***name) && value.is_object())
+        .collect()
 }
 
 /// `PersistentVolume`
@@ -33,11 +35,19 @@ pub(super) fn persistent_volume(errors: &mut ErrorList, path: &Path, object: &Va
         errors.push(Error::required(&path.child("capacity"), ""));
     }
     if spec["capacity"]["storage"].is_null() || entries(&spec["capacity"]).count() > 1 {
-        errors.push(Error::not_supported(&path.child("capacity"), spec["capacity"].clone(), &["storage"]));
+        errors.push(Error::not_supported(
+            &path.child("capacity"),
+            spec["capacity"].clone(),
+            &["storage"],
+        ));
     }
     for (name, value) in entries(&spec["capacity"]) {
         if rules::quantity(value).is_some_and(|q| q.sign() <= 0) {
-            errors.push(Error::invalid(&path.child("capacity").key(name.clone()), value.clone(), "must be greater than zero"));
+            errors.push(Error::invalid(
+                &path.child("capacity").key(name.clone()),
+                value.clone(),
+                "must be greater than zero",
+            ));
         }
     }
     let given = sources(spec);
@@ -51,8 +61,14 @@ pub(super) fn persistent_volume(errors: &mut ErrorList, path: &Path, object: &Va
             }
         }
     }
-    for (kind, field) in [("hostPath", "path"), ("local", "path"), ("nfs", "server"), ("nfs", "path"), ("csi", "driver"), ("csi", "volumeHandle")]
-    {
+    for (kind, field) in [
+        ("hostPath", "path"),
+        ("local", "path"),
+        ("nfs", "server"),
+        ("nfs", "path"),
+        ("csi", "driver"),
+        ("csi", "volumeHandle"),
+    ] {
         if spec[kind].is_object() {
             required_text(errors, &path.child(kind), &spec[kind], field);
         }
@@ -63,7 +79,9 @@ pub(super) fn persistent_volume(errors: &mut ErrorList, path: &Path, object: &Va
         errors.push(Error::required(&path.child("nodeAffinity"), why));
     }
     for (at, term) in items(&required["nodeSelectorTerms"]).iter().enumerate() {
-        let path = path.children(&["nodeAffinity", "required", "nodeSelectorTerms"]).index(at);
+        let path = path
+            .children(&["nodeAffinity", "required", "nodeSelectorTerms"])
+            .index(at);
         super::scheduling::node_term(errors, &path, term);
     }
 }
@@ -74,10 +92,19 @@ pub(super) fn persistent_volume_update(errors: &mut ErrorList, path: &Path, new:
         let why = "spec.persistentvolumesource is immutable after creation";
         errors.push(Error::forbidden(&path.child("persistentvolumesource"), why));
     }
-    rules::immutable(errors, &path.child("volumeMode"), &new["spec"]["volumeMode"], &old["spec"]["volumeMode"]);
+    rules::immutable(
+        errors,
+        &path.child("volumeMode"),
+        &new["spec"]["volumeMode"],
+        &old["spec"]["volumeMode"],
+    );
     let (given, known) = (&new["spec"]["nodeAffinity"], &old["spec"]["nodeAffinity"]);
     if !known.is_null() && given != known {
-        errors.push(Error::invalid(&path.child("nodeAffinity"), given.clone(), rules::IMMUTABLE));
+        errors.push(Error::invalid(
+            &path.child("nodeAffinity"),
+            given.clone(),
+            rules::IMMUTABLE,
+        ));
     }
 }
 
@@ -89,7 +116,10 @@ pub(super) fn persistent_volume_claim(errors: &mut ErrorList, path: &Path, objec
 /// `PersistentVolumeClaimSpec`
 pub(super) fn claim_spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
     if is_empty(&spec["accessModes"]) {
-        errors.push(Error::required(&path.child("accessModes"), "at least 1 access mode is required"));
+        errors.push(Error::required(
+            &path.child("accessModes"),
+            "at least 1 access mode is required",
+        ));
     }
     if spec["selector"].is_object() {
         rules::label_selector(errors, &path.child("selector"), &spec["selector"]);
@@ -104,11 +134,18 @@ pub(super) fn claim_spec(errors: &mut ErrorList, path: &Path, spec: &Value) {
         Value::Null => errors.push(Error::required(&path.children(&["resources"]).key("storage"), "")),
         value => {
             if rules::quantity(value).is_some_and(|q| q.sign() <= 0) {
-                errors.push(Error::invalid(&storage_path, value.clone(), "must be greater than zero"));
+                errors.push(Error::invalid(
+                    &storage_path,
+                    value.clone(),
+                    "must be greater than zero",
+                ));
             }
         }
     }
-    if let Some(class) = spec["storageClassName"].as_str().filter(|class| !class.is_empty()) {
+    if let Some(class) = spec["storageClassName"]
+        .as_str()
+        .filter(|class| !class.is_empty())
+    {
         let messages = crate::names::dns1123_subdomain(class);
         rules::invalid_all(errors, &path.child("storageClassName"), class, messages);
     }
@@ -151,7 +188,10 @@ pub(super) fn persistent_volume_claim_update(errors: &mut ErrorList, path: &Path
     let capacity = rules::quantity(&old["status"]["capacity"]["storage"]).map(|q| q.nanos());
     if bound && size(spec) < size(before) && size(spec) < capacity {
         let path = path.children(&["resources", "requests", "storage"]);
-        errors.push(Error::forbidden(&path, "field can not be less than status.capacity"));
+        errors.push(Error::forbidden(
+            &path,
+            "field can not be less than status.capacity",
+        ));
     }
 }
 
@@ -164,7 +204,11 @@ pub(super) fn storage_class(errors: &mut ErrorList, _spec: &Path, object: &Value
     }
     for (key, _) in entries(&object["parameters"]) {
         if key.is_empty() {
-            errors.push(Error::invalid(&Path::new("parameters"), "", "field must not be empty."));
+            errors.push(Error::invalid(
+                &Path::new("parameters"),
+                "",
+                "field must not be empty.",
+            ));
         }
     }
 }
@@ -173,8 +217,16 @@ pub(super) fn storage_class(errors: &mut ErrorList, _spec: &Path, object: &Value
 pub(super) fn storage_class_update(errors: &mut ErrorList, _spec: &Path, new: &Value, old: &Value) {
     for field in ["parameters", "provisioner", "reclaimPolicy"] {
         if new[field] != old[field] && !(is_empty(&new[field]) && is_empty(&old[field])) {
-            errors.push(Error::forbidden(&Path::new(field), format!("updates to {field} are forbidden.")));
+            errors.push(Error::forbidden(
+                &Path::new(field),
+                format!("updates to {field} are forbidden."),
+            ));
         }
     }
-    rules::immutable(errors, &Path::new("volumeBindingMode"), &new["volumeBindingMode"], &old["volumeBindingMode"]);
+    rules::immutable(
+        errors,
+        &Path::new("volumeBindingMode"),
+        &new["volumeBindingMode"],
+        &old["volumeBindingMode"],
+    );
 }

@@ -61,8 +61,18 @@ fn metadata_of_objects() {
             .replace("\\\\", "\\")
             .as_str()],
     );
-    check("", "ConfigMap", json!({"metadata": {"name": ""}}), &["metadata.name: Required value: name or generateName is required"]);
-    check("", "Node", json!({"metadata": {"namespace": "n"}}), &["metadata.namespace: Forbidden: not allowed on this type"]);
+    check(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"name": ""}}),
+        &["metadata.name: Required value: name or generateName is required"],
+    );
+    check(
+        "",
+        "Node",
+        json!({"metadata": {"namespace": "n"}}),
+        &["metadata.namespace: Forbidden: not allowed on this type"],
+    );
     check(
         "",
         "ConfigMap",
@@ -77,26 +87,45 @@ fn metadata_of_objects() {
         "ConfigMap",
         json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
         json!({"metadata": {"finalizers": ["a.b/c"]}}),
-        &["metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new \
-           finalizers []string{\"a.b/c\"}"],
+        &[
+            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new \
+           finalizers []string{\"a.b/c\"}",
+        ],
     );
 }
 
 #[test]
 fn finalizers_without_a_domain() {
     let definition = GroupVersionKind::new("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
-    let object = json!({"metadata": {"name": "x", "finalizers": ["customresourcecleanup.apiextensions.k8s.io"]}});
+    let object =
+        json!({"metadata": {"name": "x", "finalizers": ["customresourcecleanup.apiextensions.k8s.io"]}});
     assert_eq!(texts(&validate_metadata(&definition, false, &object)), [""; 0]);
     let custom = GroupVersionKind::new("example.com", "v1", "Widget");
-    assert_eq!(texts(&validate_metadata_update(&custom, &object, &object)), [""; 0]);
-    assert_eq!(validate_metadata_update(&gvk("", "Pod"), &object, &object).len(), 1);
+    assert_eq!(
+        texts(&validate_metadata_update(&custom, &object, &object)),
+        [""; 0]
+    );
+    assert_eq!(
+        validate_metadata_update(&gvk("", "Pod"), &object, &object).len(),
+        1
+    );
 }
 
 #[test]
 fn pods() {
     check("", "Pod", pod(json!({})), &[]);
-    check("", "Pod", json!({"spec": {}}), &["spec.containers: Required value"]);
-    check("", "Pod", json!({"spec": {"containers": [{"name": "c"}]}}), &["spec.containers[0].image: Required value"]);
+    check(
+        "",
+        "Pod",
+        json!({"spec": {}}),
+        &["spec.containers: Required value"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"containers": [{"name": "c"}]}}),
+        &["spec.containers[0].image: Required value"],
+    );
     check(
         "",
         "Pod",
@@ -153,7 +182,9 @@ fn pods() {
     check(
         "",
         "Pod",
-        pod(json!({"env": [{"name": ""}, {"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]})),
+        pod(
+            json!({"env": [{"name": ""}, {"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}),
+        ),
         &[
             "spec.containers[0].env[0].name: Required value",
             "spec.containers[0].env[1].valueFrom.fieldRef.fieldPath: Unsupported value: \"spec.x\": supported values: \
@@ -191,10 +222,9 @@ fn pod_updates() {
 
 #[test]
 fn workloads() {
-    let template = |policy: &str| {
-        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]}})
-    };
-    let deployment = |selector: Value, policy: &str| json!({"spec": {"selector": selector, "template": template(policy)}});
+    let template = |policy: &str| json!({"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]}});
+    let deployment =
+        |selector: Value, policy: &str| json!({"spec": {"selector": selector, "template": template(policy)}});
     let good = json!({"matchLabels": {"a": "b"}});
     check("apps", "Deployment", deployment(good.clone(), "Always"), &[]);
     check("apps", "StatefulSet", deployment(good.clone(), "Always"), &[]);
@@ -208,7 +238,12 @@ fn workloads() {
             "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
         ],
     );
-    check("apps", "ReplicaSet", deployment(Value::Null, "Always"), &["spec.selector: Required value"]);
+    check(
+        "apps",
+        "ReplicaSet",
+        deployment(Value::Null, "Always"),
+        &["spec.selector: Required value"],
+    );
     check_update(
         "apps",
         "Deployment",
@@ -228,25 +263,43 @@ fn workloads() {
         json!({"spec": {"schedule": "* * * *", "jobTemplate": {"spec": {"template": template("Never")}}}}),
         &["spec.schedule: Invalid value: \"* * * *\": expected exactly 5 fields, found 4: [* * * *]"],
     );
-    for good in ["*/5 * * * *", "0 0 1-5 jan-mar mon", "@hourly", "@every 1h", "1,2,3 */2 ? * 0"] {
+    for good in [
+        "*/5 * * * *",
+        "0 0 1-5 jan-mar mon",
+        "@hourly",
+        "@every 1h",
+        "1,2,3 */2 ? * 0",
+    ] {
         let template = template("Never");
-        check("batch", "CronJob", json!({"spec": {"schedule": good, "jobTemplate": {"spec": {"template": template}}}}), &[]);
+        check(
+            "batch",
+            "CronJob",
+            json!({"spec": {"schedule": good, "jobTemplate": {"spec": {"template": template}}}}),
+            &[],
+        );
     }
     check_update(
         "apps",
         "StatefulSet",
         json!({"spec": {"selector": good, "template": template("Always"), "serviceName": "a"}}),
         json!({"spec": {"selector": good, "template": template("Always"), "serviceName": "b"}}),
-        &["spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+        &[
+            "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
            'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are \
-           forbidden"],
+           forbidden",
+        ],
     );
 }
 
 #[test]
 fn core_kinds() {
     check("", "Service", json!({"spec": {"ports": [{"port": 80}]}}), &[]);
-    check("", "Service", json!({"spec": {}}), &["spec.ports: Required value"]);
+    check(
+        "",
+        "Service",
+        json!({"spec": {}}),
+        &["spec.ports: Required value"],
+    );
     check(
         "",
         "Service",
@@ -264,7 +317,12 @@ fn core_kinds() {
         json!({"spec": {"ports": [{"port": 80}], "clusterIPs": ["10.0.0.2"]}}),
         &["spec.clusterIPs[0]: Invalid value: \"10.0.0.2\": may not change once set"],
     );
-    check("", "Secret", json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}}), &["data[tls.key]: Required value"]);
+    check(
+        "",
+        "Secret",
+        json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}}),
+        &["data[tls.key]: Required value"],
+    );
     check_update(
         "",
         "ConfigMap",
@@ -280,8 +338,10 @@ fn core_kinds() {
         "",
         "PersistentVolumeClaim",
         json!({"spec": {"accessModes": ["X"], "resources": {"requests": {"storage": "1Gi"}}}}),
-        &["spec.accessModes[0]: Unsupported value: \"X\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \
-           \"ReadWriteOnce\", \"ReadWriteOncePod\""],
+        &[
+            "spec.accessModes[0]: Unsupported value: \"X\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \
+           \"ReadWriteOnce\", \"ReadWriteOncePod\"",
+        ],
     );
     check(
         "",
@@ -332,8 +392,10 @@ fn other_groups() {
         "RoleBinding",
         binding("a"),
         binding("b"),
-        &["roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Role\",\"name\":\"b\"}: cannot \
-           change roleRef"],
+        &[
+            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Role\",\"name\":\"b\"}: cannot \
+           change roleRef",
+        ],
     );
     check(
         "policy",
@@ -359,6 +421,8 @@ fn other_groups() {
         "scheduling.k8s.io",
         "PriorityClass",
         json!({"metadata": {"name": "system-x"}, "value": 1}),
-        &["metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only"],
+        &[
+            "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only",
+        ],
     );
 }

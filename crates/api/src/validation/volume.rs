@@ -27,8 +27,9 @@ pub(super) fn volumes<'a>(errors: &mut ErrorList, path: &Path, volumes: &'a [Val
 }
 
 fn source(errors: &mut ErrorList, path: &Path, volume: &Value) {
-    let sources: Vec<(&String, &Value)> =
-        crate::access::entries(volume).filter(|(name, value)| *name != "name" && value.is_object()).collect();
+    let sources: Vec<(&String, &Value)> = crate::access::entries(volume)
+        .filter(|(name, value)| *name != "name" && value.is_object())
+        .collect();
     match &sources[..] {
         [] => errors.push(Error::required(path, "must specify a volume type")),
         [(kind, value)] => one(errors, &path.child_owned(kind.as_str()), kind, value),
@@ -64,7 +65,11 @@ fn one(errors: &mut ErrorList, path: &Path, kind: &str, source: &Value) {
         "nfs" => {
             let exported = text(source, "path");
             if !exported.is_empty() && !exported.starts_with('/') {
-                errors.push(Error::invalid(&path.child("path"), exported, "must be an absolute path"));
+                errors.push(Error::invalid(
+                    &path.child("path"),
+                    exported,
+                    "must be an absolute path",
+                ));
             }
         }
         "emptyDir" if super::rules::quantity(&source["sizeLimit"]).is_some_and(|q| q.sign() < 0) => {
@@ -119,7 +124,10 @@ fn downward_items(errors: &mut ErrorList, path: &Path, source: &Value) {
                 errors.push(Error::invalid(&path, "resource", why));
             }
             (false, false) => {
-                errors.push(Error::required(&path, "one of fieldRef and resourceFieldRef is required"));
+                errors.push(Error::required(
+                    &path,
+                    "one of fieldRef and resourceFieldRef is required",
+                ));
             }
             _ => {}
         }
@@ -131,7 +139,14 @@ fn projected(errors: &mut ErrorList, path: &Path, source: &Value) {
     for (at, part) in items(&source["sources"]).iter().enumerate() {
         let path = path.child("sources").index(at);
         let mut given = 0;
-        for kind in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
+        for kind in [
+            "secret",
+            "configMap",
+            "downwardAPI",
+            "serviceAccountToken",
+            "clusterTrustBundle",
+            "podCertificate",
+        ] {
             let value = &part[kind];
             if !value.is_object() {
                 continue;

@@ -25,7 +25,11 @@ fn selector(errors: &mut ErrorList, path: &Path, spec: &Value, what: &str) {
     }
     label_selector(errors, &selector_path, given);
     if is_empty(&given["matchLabels"]) && is_empty(&given["matchExpressions"]) {
-        errors.push(Error::invalid(&selector_path, given.clone(), format!("empty selector is invalid for {what}")));
+        errors.push(Error::invalid(
+            &selector_path,
+            given.clone(),
+            format!("empty selector is invalid for {what}"),
+        ));
         return;
     }
     let labels = &spec["template"]["metadata"]["labels"];
@@ -34,14 +38,26 @@ fn selector(errors: &mut ErrorList, path: &Path, spec: &Value, what: &str) {
     match matches {
         Ok(true) => {}
         Ok(false) => labels_do_not_match(errors, path, labels),
-        Err(_) => errors.push(Error::invalid(&selector_path, given.clone(), "invalid label selector")),
+        Err(_) => errors.push(Error::invalid(
+            &selector_path,
+            given.clone(),
+            "invalid label selector",
+        )),
     }
 }
 
 fn labels_do_not_match(errors: &mut ErrorList, path: &Path, labels: &Value) {
-    let given = if labels.is_null() { serde_json::json!({}) } else { labels.clone() };
+    let given = if labels.is_null() {
+        serde_json::json!({})
+    } else {
+        labels.clone()
+    };
     let why = "`selector` does not match template `labels`";
-    errors.push(Error::invalid(&path.children(&["template", "metadata", "labels"]), given, why));
+    errors.push(Error::invalid(
+        &path.children(&["template", "metadata", "labels"]),
+        given,
+        why,
+    ));
 }
 
 /// The template of a workload whose pods always run.
@@ -51,7 +67,11 @@ fn running_template(errors: &mut ErrorList, path: &Path, spec: &Value, what: &st
     let path = path.children(&["template", "spec"]);
     let policy = text(&template["spec"], "restartPolicy");
     if policy != "Always" && !policy.is_empty() {
-        errors.push(Error::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
+        errors.push(Error::not_supported(
+            &path.child("restartPolicy"),
+            policy,
+            &["Always"],
+        ));
     }
     if !template["spec"]["activeDeadlineSeconds"].is_null() {
         let why = format!("activeDeadlineSeconds in {what} is not Supported");
@@ -86,14 +106,22 @@ pub(super) fn deployment(errors: &mut ErrorList, path: &Path, object: &Value) {
     selector(errors, path, spec, "deployment");
     running_template(errors, path, spec, "ReplicaSet");
     strategy(errors, &path.child("strategy"), &spec["strategy"]);
-    for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
+    for field in [
+        "minReadySeconds",
+        "revisionHistoryLimit",
+        "progressDeadlineSeconds",
+    ] {
         not_negative(errors, path, spec, field);
     }
     if let Some(deadline) = spec["progressDeadlineSeconds"].as_i64()
         && deadline <= int(spec, "minReadySeconds")
     {
         let why = "must be greater than minReadySeconds";
-        errors.push(Error::invalid(&path.child("progressDeadlineSeconds"), deadline, why));
+        errors.push(Error::invalid(
+            &path.child("progressDeadlineSeconds"),
+            deadline,
+            why,
+        ));
     }
 }
 
@@ -115,7 +143,11 @@ fn strategy(errors: &mut ErrorList, path: &Path, strategy: &Value) {
             int_or_percent(errors, &rolling_path.child("maxSurge"), surge);
             if is_zero_amount(unavailable) && is_zero_amount(surge) {
                 let why = "may not be 0 when `maxSurge` is 0";
-                errors.push(Error::invalid(&rolling_path.child("maxUnavailable"), unavailable.clone(), why));
+                errors.push(Error::invalid(
+                    &rolling_path.child("maxUnavailable"),
+                    unavailable.clone(),
+                    why,
+                ));
             }
             at_most_hundred_percent(errors, &rolling_path.child("maxUnavailable"), unavailable);
         }
@@ -159,7 +191,10 @@ pub(super) fn daemon_set(errors: &mut ErrorList, path: &Path, object: &Value) {
             let why = "may not be set when maxUnavailable is non-zero";
             errors.push(Error::invalid(&path.child("maxSurge"), surge.clone(), why));
         } else if is_zero_amount(unavailable) && is_zero_amount(surge) {
-            errors.push(Error::required(&path.child("maxUnavailable"), "cannot be 0 when maxSurge is 0"));
+            errors.push(Error::required(
+                &path.child("maxUnavailable"),
+                "cannot be 0 when maxSurge is 0",
+            ));
         }
     }
 }
@@ -171,9 +206,18 @@ pub(super) fn stateful_set(errors: &mut ErrorList, path: &Path, object: &Value) 
     if text(strategy, "type") == "OnDelete" && strategy["rollingUpdate"].is_object() {
         let why = "only allowed for updateStrategy 'RollingUpdate'";
         let given = strategy["rollingUpdate"].clone();
-        errors.push(Error::invalid(&path.children(&["updateStrategy", "rollingUpdate"]), given, why));
+        errors.push(Error::invalid(
+            &path.children(&["updateStrategy", "rollingUpdate"]),
+            given,
+            why,
+        ));
     }
-    not_negative(errors, &path.children(&["updateStrategy", "rollingUpdate"]), &strategy["rollingUpdate"], "partition");
+    not_negative(
+        errors,
+        &path.children(&["updateStrategy", "rollingUpdate"]),
+        &strategy["rollingUpdate"],
+        "partition",
+    );
     for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
         not_negative(errors, path, spec, field);
     }
@@ -190,7 +234,10 @@ pub(super) fn stateful_set(errors: &mut ErrorList, path: &Path, object: &Value) 
         .collect();
     if !claims.is_empty() && with_claims["template"]["spec"].is_object() {
         let given = items(&spec["template"]["spec"]["volumes"]);
-        let kept = given.iter().filter(|v| !claims.iter().any(|c| c["name"] == v["name"])).cloned();
+        let kept = given
+            .iter()
+            .filter(|v| !claims.iter().any(|c| c["name"] == v["name"]))
+            .cloned();
         let volumes: Vec<Value> = kept.chain(claims.iter().cloned()).collect();
         with_claims["template"]["spec"]["volumes"] = Value::Array(volumes);
     }
@@ -203,7 +250,12 @@ pub(super) fn stateful_set(errors: &mut ErrorList, path: &Path, object: &Value) 
 
 /// The selector of a workload stays.
 pub(super) fn selector_update(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
-    rules::immutable(errors, &path.child("selector"), &new["spec"]["selector"], &old["spec"]["selector"]);
+    rules::immutable(
+        errors,
+        &path.child("selector"),
+        &new["spec"]["selector"],
+        &old["spec"]["selector"],
+    );
 }
 
 /// What of a StatefulSet stays.

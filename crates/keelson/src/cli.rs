@@ -1,11 +1,17 @@
 //! The command line: what exists, with which flags. What each command does is in `commands`.
 
+mod components;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use keelson_cluster::paths::{DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, Paths};
+
+pub(crate) use self::components::{
+    ApiserverArgs, CgroupDriver, ControllerManagerArgs, KubeletArgs, NodeTaint, ProxyArgs, SchedulerArgs,
+};
 
 /// A complete Kubernetes in one binary.
 #[derive(Debug, Parser)]
@@ -91,13 +97,13 @@ pub(crate) enum Command {
         command: ImageCommand,
     },
     /// Run the API server alone
-    KubeApiserver(ApiserverArgs),
+    KubeApiserver(Box<ApiserverArgs>),
     /// Run the scheduler alone
-    KubeScheduler(ComponentArgs),
+    KubeScheduler(SchedulerArgs),
     /// Run the controller manager alone
-    KubeControllerManager(ControllerManagerArgs),
+    KubeControllerManager(Box<ControllerManagerArgs>),
     /// Run the kubelet alone, against any CRI runtime
-    Kubelet(KubeletArgs),
+    Kubelet(Box<KubeletArgs>),
     /// Run the service proxy alone
     KubeProxy(ProxyArgs),
     /// Print a completion script for a shell
@@ -217,136 +223,4 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         images: Vec<String>,
     },
-}
-
-/// Flags of every component that is only a client.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ComponentArgs {
-    /// How to reach the API server
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: PathBuf,
-    /// Hold a Lease so that only one of several is active
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    pub(crate) leader_elect: bool,
-}
-
-/// `kube-controller-manager`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ControllerManagerArgs {
-    #[command(flatten)]
-    pub(crate) component: ComponentArgs,
-    /// Certificate of the authority that signs CertificateSigningRequests
-    #[arg(long, value_name = "FILE")]
-    pub(crate) cluster_signing_cert_file: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "FILE")]
-    pub(crate) cluster_signing_key_file: Option<PathBuf>,
-    /// Published to every namespace as kube-root-ca.crt
-    #[arg(long, value_name = "FILE")]
-    pub(crate) root_ca_file: Option<PathBuf>,
-    /// Addresses of pods
-    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
-    pub(crate) cluster_cidr: Ipv4Net,
-    /// Give each node a part of --cluster-cidr
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    pub(crate) allocate_node_cidrs: bool,
-}
-
-/// `kubelet`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct KubeletArgs {
-    /// How to reach the API server
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: PathBuf,
-    /// The CRI runtime
-    #[arg(long, default_value = "unix:///run/containerd/containerd.sock", value_name = "ENDPOINT")]
-    pub(crate) container_runtime_endpoint: String,
-    /// Name of the node [default: the host name]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) hostname_override: Option<String>,
-    /// Address of the node
-    #[arg(long, value_name = "IP")]
-    pub(crate) node_ip: Option<IpAddr>,
-    /// The kubelet's files
-    #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR")]
-    pub(crate) root_dir: PathBuf,
-    /// Manifests of static pods
-    #[arg(long, value_name = "DIR")]
-    pub(crate) pod_manifest_path: Option<PathBuf>,
-    /// Authority of clients' certificates
-    #[arg(long, value_name = "FILE")]
-    pub(crate) client_ca_file: Option<PathBuf>,
-    /// Serving certificate
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tls_cert_file: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tls_private_key_file: Option<PathBuf>,
-    /// Addresses of the cluster's DNS
-    #[arg(long, value_delimiter = ',', default_value = "10.96.0.10", value_name = "IP")]
-    pub(crate) cluster_dns: Vec<IpAddr>,
-    /// The cluster's DNS domain
-    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
-    pub(crate) cluster_domain: String,
-    /// Port to serve on
-    #[arg(long, default_value_t = 10250, value_name = "PORT")]
-    pub(crate) port: u16,
-}
-
-/// `kube-proxy`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ProxyArgs {
-    /// How to reach the API server
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: PathBuf,
-    /// Name of the node [default: the host name]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) hostname_override: Option<String>,
-    /// Addresses of pods
-    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
-    pub(crate) cluster_cidr: Ipv4Net,
-}
-
-/// `kube-apiserver`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ApiserverArgs {
-    /// Where to listen
-    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
-    pub(crate) bind_address: IpAddr,
-    /// Port to listen on
-    #[arg(long, default_value_t = 6443, value_name = "PORT")]
-    pub(crate) secure_port: u16,
-    /// Address that members of the cluster reach this server at
-    #[arg(long, value_name = "IP")]
-    pub(crate) advertise_address: Option<IpAddr>,
-    /// Authorities of client certificates
-    #[arg(long, value_name = "FILE")]
-    pub(crate) client_ca_file: PathBuf,
-    /// Serving certificate
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tls_cert_file: PathBuf,
-    /// Its key
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tls_private_key_file: PathBuf,
-    /// Key that signs service account tokens
-    #[arg(long, value_name = "FILE")]
-    pub(crate) service_account_signing_key_file: PathBuf,
-    /// Keys that service account tokens are verified with
-    #[arg(long, value_name = "FILE")]
-    pub(crate) service_account_key_file: Vec<PathBuf>,
-    /// Issuer of service account tokens
-    #[arg(long, default_value = "https://kubernetes.default.svc.cluster.local", value_name = "URL")]
-    pub(crate) service_account_issuer: String,
-    /// Addresses of Services
-    #[arg(long, default_value = "10.96.0.0/12", value_name = "CIDR")]
-    pub(crate) service_cluster_ip_range: Ipv4Net,
-    /// Client certificate towards kubelets
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubelet_client_certificate: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubelet_client_key: Option<PathBuf>,
-    /// Authority of kubelets' serving certificates
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubelet_certificate_authority: Option<PathBuf>,
 }

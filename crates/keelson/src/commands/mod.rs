@@ -2,13 +2,20 @@
 
 pub(crate) mod internal;
 
+mod account_clients;
 mod agent;
+mod apiserver;
 mod completion;
+mod controller_manager;
 mod down;
 mod image;
 mod kubeconfig;
+mod kubelet;
 mod logs;
+mod proxy;
+mod scheduler;
 mod server;
+mod standalone;
 mod status;
 mod token;
 mod up;
@@ -46,7 +53,14 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Image { command } => image::run(global, command).await,
         Command::Server(args) => server::run(global, &args).await,
         Command::Agent(args) => agent::run(global, args).await,
-        other => anyhow::bail!("{other:?} is not there yet"),
+        Command::KubeApiserver(args) => apiserver::run(global, *args).await,
+        Command::KubeScheduler(args) => scheduler::run(&args).await,
+        Command::KubeControllerManager(args) => controller_manager::run(*args).await,
+        Command::Kubelet(args) => kubelet::run(*args).await,
+        Command::KubeProxy(args) => proxy::run(args).await,
+        Command::Completion { .. } | Command::Internal { .. } => {
+            unreachable!("invariant: these run without the async runtime")
+        }
     }
 }
 

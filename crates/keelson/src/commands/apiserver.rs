@@ -1,0 +1,88 @@
+//! `keelson kube-apiserver`: the API server alone, on the embedded store in `--data-dir`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
+use keelson_store::embedded::{EmbeddedStore, Options};
+
+use crate::cli::{ApiserverArgs, Global};
+use crate::commands::{standalone, stop_signal};
+
+/// Serves until a signal; running requests are finished and the store is closed then.
+pub(crate) async fn run(global: &Global, args: ApiserverArgs) -> Result<()> {
+    anyhow::ensure!(
+        args.etcd_servers.is_empty(),
+        "--etcd-servers: there is no etcd backend yet; leave the flag out to keep objects in the embedded store below --data-dir"
+    );
+    let stop = stop_signal()?;
+    let advertise_address = match args.advertise_address {
+        Some(address) => address,
+        None if !args.bind_address.is_unspecified() => args.bind_address,
+        None => standalone::own_address("advertise-address")?,
+    };
+    let path = global.paths().store();
+    let shown = path.display().to_string();
+    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(path, Options::default()))
+        .await?
+        .with_context(|| format!("cannot open the store in {shown}"))?;
+    let result = serve(&args, advertise_address, store.clone(), stop).await;
+    store.close().await;
+    result
+}
+
+async fn serve(
+    args: &ApiserverArgs,
+    advertise_address: IpAddr,
+    store: Arc<EmbeddedStore>,
+    stop: tokio_util::sync::CancellationToken,
+) -> Result<()> {
+    let server = ApiServer::start(config(args, advertise_address, store)?).await?;
+    tracing::info!(authorization_mode = args.authorization_mode, "Serving securely on {}", server.local_addr());
+    stop.cancelled().await;
+    server.shutdown().await;
+    Ok(())
+}
+
+fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<EmbeddedStore>) -> Result<ApiServerConfig> {
+    let files = args.tls_cert_file.as_deref().zip(args.tls_private_key_file.as_deref());
+    let service_ip = args.service_cluster_ip_range.first().and_then(|range| range.hosts().next());
+    let mut hosts = vec![advertise_address.to_string(), "localhost".to_owned(), "127.0.0.1".to_owned()];
+    hosts.extend(["kubernetes.default.svc", "kubernetes.default", "kubernetes"].map(str::to_owned));
+    hosts.extend(service_ip.map(|ip| ip.to_string()));
+    let serving = standalone::serving(files, &args.cert_dir, "apiserver", &hosts)?;
+    let serving = CertificateAndKey { certificate_pem: serving.chain, key_pem: serving.key };
+    let client_ca = standalone::read("client-ca-file", &args.client_ca_file)?;
+    let mut config = ApiServerConfig::new(store, serving, client_ca);
+    config.bind_address = SocketAddr::new(args.bind_address, args.secure_port);
+    config.advertise_address = advertise_address;
+    if let Some(file) = &args.requestheader_client_ca_file {
+        config.request_header_ca_pem = Some(standalone::read("requestheader-client-ca-file", file)?);
+    }
+    config.request_header_allowed_names = args.requestheader_allowed_names.clone();
+    config.service_cidrs = args.service_cluster_ip_range.clone();
+    config.node_port_range = args.service_node_port_range.clone();
+    config.event_ttl = args.event_ttl;
+    if let (Some(certificate), Some(key)) = (&args.kubelet_client_certificate, &args.kubelet_client_key) {
+        let authority = args.kubelet_certificate_authority.as_deref();
+        config.kubelet_client = Some(KubeletClientConfig {
+            identity: CertificateAndKey {
+                certificate_pem: standalone::read("kubelet-client-certificate", certificate)?,
+                key_pem: standalone::read("kubelet-client-key", key)?,
+            },
+            ca_pem: authority.map(|file| standalone::read("kubelet-certificate-authority", file)).transpose()?,
+        });
+    }
+    let keys = args.service_account_key_file.iter();
+    config.service_account = ServiceAccountConfig {
+        signing_key_pem: standalone::read("service-account-signing-key-file", &args.service_account_signing_key_file)?,
+        verification_keys_pem: keys
+            .map(|file| standalone::read("service-account-key-file", file))
+            .collect::<Result<_>>()?,
+        issuer: args.service_account_issuer.clone(),
+        api_audiences: args.api_audiences.clone(),
+        max_token_expiration: args.service_account_max_token_expiration,
+    };
+    Ok(config)
+}

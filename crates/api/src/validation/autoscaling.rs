@@ -87,12 +87,16 @@ pub(super) fn autoscaler(errors: &mut ErrorList, path: &Path, object: &Value) {
             ));
         }
     }
+    behavior(errors, &path.child("behavior"), &spec["behavior"]);
+}
+
+fn behavior(errors: &mut ErrorList, path: &Path, behavior: &Value) {
     for direction in ["scaleUp", "scaleDown"] {
-        let rules = &spec["behavior"][direction];
+        let rules = &behavior[direction];
         if !rules.is_object() {
             continue;
         }
-        let path = path.children(&["behavior", direction]);
+        let path = path.child(direction);
         if let Some(window) = rules["stabilizationWindowSeconds"].as_i64() {
             let path = path.child("stabilizationWindowSeconds");
             if window < 0 {

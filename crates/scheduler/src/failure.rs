@@ -50,7 +50,10 @@ fn truncated(message: &str) -> String {
     if message.len() <= NOTE_LIMIT {
         return message.to_owned();
     }
-    let end = message.floor_char_boundary(NOTE_LIMIT - SUFFIX.len());
+    let mut end = NOTE_LIMIT - SUFFIX.len();
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
     format!("{}{SUFFIX}", &message[..end])
 }
 
@@ -146,4 +149,17 @@ fn status_patch(pod: &Pod, failure: &Failure, nominated: Option<&PostFilterResul
         patch["status"]["nominatedNodeName"] = json!(node);
     }
     Some(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::truncated;
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        assert_eq!(truncated("short"), "short");
+        let long = "é".repeat(600);
+        let cut = truncated(&long);
+        assert!(cut.len() <= 1024 && cut.len() > 1000 && cut.ends_with("é ..."), "{}", cut.len());
+    }
 }

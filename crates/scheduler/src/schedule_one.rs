@@ -78,10 +78,9 @@ impl Algorithm {
         // A pod that preemption made room for looks there first.
         if let Some(node) = framework.nominator.node_of(&pod.uid) {
             let allowed = restriction.nodes.as_ref().is_none_or(|names| names.contains(&node));
-            if let Some(node) = snapshot.get(&node).filter(|_| allowed) {
-                if framework.run_filter_with_nominated(state, pod, node).is_ok() {
-                    return Ok(vec![node.clone()]);
-                }
+            let fits = |node: &&Arc<NodeInfo>| framework.run_filter_with_nominated(state, pod, node).is_ok();
+            if let Some(node) = snapshot.get(&node).filter(|_| allowed).filter(fits) {
+                return Ok(vec![node.clone()]);
             }
         }
         let names = &restriction.nodes;
@@ -153,4 +152,48 @@ fn select(scores: &[i64]) -> usize {
     let chosen = rand::rng().random_range(0..ties);
     let mut places = scores.iter().enumerate().filter(|(_, score)| **score == best).map(|(at, _)| at);
     places.nth(chosen).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::Algorithm;
+    use crate::framework::CycleState;
+    use crate::testing::{World, node, pod};
+
+    #[test]
+    fn large_clusters_are_searched_in_part() {
+        for (nodes, percentage, expected) in [
+            (50, 0, 50),
+            (100, 0, 100),
+            (1000, 0, 420),
+            (5000, 0, 500),
+            (10000, 0, 500),
+            (1000, 30, 300),
+            (200, 10, 100),
+            (1000, 100, 1000),
+        ] {
+            assert_eq!(Algorithm::new(percentage).feasible_to_find(nodes), expected, "{nodes} at {percentage} %");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_node_gets_its_turn() {
+        let nodes: Vec<_> = (0..300).map(|at| node(&format!("n{at}"), "")).collect();
+        let world = World::new(&nodes);
+        let mut algorithm = Algorithm::new(0);
+        let mut seen = BTreeSet::new();
+        for _ in 0..3 {
+            let pod = pod(json!({}));
+            let mut state = CycleState::default();
+            let found = algorithm.find_feasible(&world.framework, &world.snapshot, &mut state, &pod);
+            let found = found.unwrap_or_else(|_| panic!("it fits"));
+            assert_eq!(found.len(), 144);
+            seen.extend(found.iter().map(|node| node.name().to_owned()));
+        }
+        assert_eq!(seen.len(), 300);
+    }
 }

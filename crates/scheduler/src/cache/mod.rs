@@ -7,6 +7,8 @@ mod pod_info;
 mod resource;
 mod state;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use affinity::{AffinityTerm, WeightedTerm, label_selector};
 pub(crate) use node_info::NodeInfo;

@@ -151,7 +151,7 @@ impl Framework {
                     names = Some(agreed);
                 }
                 Err(status) if status.is_skip() => state.skip_filter |= self.filter_bit(plugin.name()),
-                Err(status) => return Err(status.by(plugin.name())),
+                Err(status) => return Err(status.at("PreFilter", plugin.name())),
             }
         }
         Ok(Restriction { nodes: names, plugins: by })
@@ -184,7 +184,7 @@ impl Framework {
     pub(crate) fn run_filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Outcome {
         for (at, plugin) in self.filter.iter().enumerate() {
             if state.skip_filter & (1 << at) == 0 {
-                plugin.filter(state, pod, node).map_err(|status| status.by(plugin.name()))?;
+                plugin.filter(state, pod, node).map_err(|status| status.at("Filter", plugin.name()))?;
             }
         }
         Ok(())
@@ -246,7 +246,7 @@ impl Framework {
         for plugin in &self.pre_score {
             match plugin.pre_score(state, pod, nodes, snapshot) {
                 Err(status) if status.is_skip() => state.skip_score |= self.score_bit(plugin.name()),
-                other => other.map_err(|status| status.by(plugin.name()))?,
+                other => other.map_err(|status| status.at("PreScore", plugin.name()))?,
             }
         }
         Ok(())
@@ -278,7 +278,7 @@ impl Framework {
     }
 
     pub(crate) fn run_reserve(&self, state: &mut CycleState, pod: &PodInfo, node: &Arc<NodeInfo>) -> Outcome {
-        self.reserve.iter().try_for_each(|p| p.reserve(state, pod, node).map_err(|status| status.by(p.name())))
+        self.reserve.iter().try_for_each(|p| p.reserve(state, pod, node).map_err(|status| status.at("Reserve", p.name())))
     }
 
     /// In reverse order, so that what was taken last goes first.
@@ -291,14 +291,14 @@ impl Framework {
 impl Framework {
     pub(crate) async fn run_permit(&self, state: &CycleState, pod: &PodInfo, node: &str) -> Outcome {
         for plugin in &self.permit {
-            plugin.permit(state, pod, node).await.map_err(|status| status.by(plugin.name()))?;
+            plugin.permit(state, pod, node).await.map_err(|status| status.at("Permit", plugin.name()))?;
         }
         Ok(())
     }
 
     pub(crate) async fn run_pre_bind(&self, state: &CycleState, pod: &PodInfo, node: &str) -> Outcome {
         for plugin in &self.pre_bind {
-            plugin.pre_bind(state, pod, node).await.map_err(|status| status.by(plugin.name()))?;
+            plugin.pre_bind(state, pod, node).await.map_err(|status| status.at("PreBind", plugin.name()))?;
         }
         Ok(())
     }
@@ -307,7 +307,7 @@ impl Framework {
         for plugin in &self.bind {
             match plugin.bind(state, pod, node).await {
                 Err(status) if status.is_skip() => {}
-                other => return other.map_err(|status| status.by(plugin.name())),
+                other => return other.map_err(|status| status.at("Bind", plugin.name())),
             }
         }
         Err(Status::error("no plugin has bound the pod"))

@@ -63,6 +63,14 @@ impl Status {
         self
     }
 
+    /// The same from `plugin` at an extension point; a failure says where it happened.
+    pub(crate) fn at(self, point: &str, plugin: &'static str) -> Self {
+        if self.code != Code::Error {
+            return self.by(plugin);
+        }
+        Self::error(format!("running {point} plugin {plugin:?}: {}", self.message())).by(plugin)
+    }
+
     pub(crate) fn message(&self) -> String {
         self.reasons.join(", ")
     }

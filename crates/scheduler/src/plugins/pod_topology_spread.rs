@@ -164,10 +164,11 @@ impl PodTopologySpread {
         };
         for service in self.listers.services.list_in(namespace) {
             let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            if let Some(selector) = selector.filter(|selector| !selector.is_empty()) {
-                if selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value)) {
-                    add(selector);
-                }
+            let selects = |selector: &&std::collections::BTreeMap<String, String>| {
+                !selector.is_empty() && selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
+            };
+            if let Some(selector) = selector.filter(selects) {
+                add(selector);
             }
         }
         let owners = pod.pod.metadata.owner_references.iter().flatten();

@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use http::Request;
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -14,6 +17,7 @@ use keelson_pki::{ClusterNames, Identity, Pki};
 use keelson_scheduler::Config;
 use keelson_store::embedded::{EmbeddedStore, Options};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::client::Body;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
@@ -21,6 +25,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,13 +35,30 @@ pub(crate) struct Cluster {
     server: ApiServer,
     store: Arc<EmbeddedStore>,
     pub(crate) client: kube::Client,
-    scheduler: JoinHandle<()>,
-    shutdown: CancellationToken,
+    scheduler: tokio::sync::Mutex<Option<Scheduler>>,
     _directory: TempDir,
+}
+
+/// A running scheduler.
+pub(crate) struct Scheduler {
+    task: JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Scheduler {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("the scheduler ends").unwrap();
+    }
 }
 
 impl Cluster {
     pub(crate) async fn start(config: Config) -> Self {
+        Self::start_with_failures(config, 0).await
+    }
+
+    /// The first `failures` bindings do not reach the server.
+    pub(crate) async fn start_with_failures(config: Config, failures: usize) -> Self {
         let directory = TempDir::new().unwrap();
         let pki = Pki::ensure(&directory.path().join("pki"), &ClusterNames::default(), jiff::Timestamp::now()).unwrap();
         let store = EmbeddedStore::open(directory.path().join("store"), Options::default()).unwrap();
@@ -55,22 +77,47 @@ impl Cluster {
         };
         let server = ApiServer::start(server_config).await.unwrap();
         let client = client_from_service(server.local_service(UserInfo::new("admin", &["system:masters"])));
-        // The scheduler has its own identity and no more rights than upstream gives it.
-        let own = client_from_service(server.local_service(UserInfo::new("system:kube-scheduler", &[])));
-        let shutdown = CancellationToken::new();
-        let scheduler = tokio::spawn({
-            let shutdown = shutdown.clone();
-            async move { keelson_scheduler::run(config, own, shutdown).await.unwrap() }
-        });
-        let cluster = Self { server, store, client, scheduler, shutdown, _directory: directory };
+        let cluster = Self { server, store, client, scheduler: tokio::sync::Mutex::default(), _directory: directory };
+        *cluster.scheduler.lock().await = Some(cluster.unreliable(config, failures));
         let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
         cluster.api::<ServiceAccount>().create(&PostParams::default(), &account).await.unwrap();
         cluster
     }
 
+    /// One more scheduler. It has its own identity and no more rights than upstream gives it.
+    pub(crate) fn another(&self, config: Config) -> Scheduler {
+        self.unreliable(config, 0)
+    }
+
+    fn unreliable(&self, config: Config, failures: usize) -> Scheduler {
+        let server = self.server.local_service(UserInfo::new("system:kube-scheduler", &[]));
+        let left = Arc::new(AtomicUsize::new(failures));
+        let client = client_from_service(tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            let binds = request.uri().path().ends_with("/binding");
+            let fails = binds && left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+            async move {
+                if fails {
+                    return Err(tower::BoxError::from("the network is down"));
+                }
+                server.oneshot(request).await.map_err(tower::BoxError::from)
+            }
+        }));
+        let shutdown = CancellationToken::new();
+        let until = shutdown.clone();
+        let task = tokio::spawn(async move { keelson_scheduler::run(config, client, until).await.unwrap() });
+        Scheduler { task, shutdown }
+    }
+
+    /// Stops the first scheduler.
+    pub(crate) async fn stop_scheduler(&self) {
+        if let Some(scheduler) = self.scheduler.lock().await.take() {
+            scheduler.stop().await;
+        }
+    }
+
     pub(crate) async fn stop(self) {
-        self.shutdown.cancel();
-        tokio::time::timeout(PATIENCE, self.scheduler).await.expect("the scheduler ends").unwrap();
+        self.stop_scheduler().await;
         self.server.shutdown().await;
         self.store.close().await;
     }
@@ -302,6 +349,27 @@ impl Cluster {
 
     pub(crate) async fn event_with(&self, pod: &str, message: &str) -> Event {
         self.find_event(pod, |event| event.message.as_deref() == Some(message)).await
+    }
+
+    pub(crate) async fn event_starting(&self, pod: &str, prefix: &str) -> Event {
+        self.find_event(pod, |event| event.message.as_deref().is_some_and(|message| message.starts_with(prefix))).await
+    }
+
+    /// The names of pods as they get their nodes, seen through a watch.
+    pub(crate) fn bound_pods(&self) -> tokio::sync::mpsc::Receiver<String> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1000);
+        let mut changes = Box::pin(watcher(self.api::<Pod>(), watcher::Config::default()).applied_objects());
+        tokio::spawn(async move {
+            let mut known = std::collections::HashSet::new();
+            while let Some(Ok(pod)) = futures::StreamExt::next(&mut changes).await {
+                let name = pod.metadata.name.clone().unwrap();
+                // The receiver's end is the end of the test.
+                if !node_of(&pod).is_empty() && known.insert(name.clone()) && sender.send(name).await.is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
     }
 
     async fn find_event(&self, pod: &str, wanted: impl Fn(&Event) -> bool) -> Event {

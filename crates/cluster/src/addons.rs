@@ -4,37 +4,56 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 
+/// Approves kubelets' serving certificates; upstream leaves that to the administrator.
+const SERVING_APPROVER: &str = "keelson:kubelet-serving-approver";
+const RBAC: &str = "rbac.authorization.k8s.io";
+
 /// Creates what is missing; leaves alone what is there.
 pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str, kube::Error)> {
-    let system = "kube-system";
+    let approver = ClusterRole {
+        metadata: named(SERVING_APPROVER, None),
+        rules: Some(vec![PolicyRule {
+            api_groups: Some(vec!["certificates.k8s.io".into()]),
+            resources: Some(vec!["signers".into()]),
+            resource_names: Some(vec!["kubernetes.io/kubelet-serving".into()]),
+            verbs: vec!["approve".into()],
+            ..PolicyRule::default()
+        }]),
+        aggregation_rule: None,
+    };
+    create(Api::all(client.clone()), &approver).await.map_err(|e| ("ClusterRole", e))?;
     let nodes = Subject {
         kind: "Group".into(),
         name: "system:nodes".into(),
-        api_group: Some("rbac.authorization.k8s.io".into()),
+        api_group: Some(RBAC.into()),
+        ..Subject::default()
+    };
+    let certificates = Subject {
+        kind: "ServiceAccount".into(),
+        name: "certificate-controller".into(),
+        namespace: Some("kube-system".into()),
         ..Subject::default()
     };
     // Joined nodes run the proxy, the pod network and DNS with the node's own identity.
-    for (name, role) in [
-        ("keelson:node-network", "system:keelson-network"),
-        ("keelson:node-proxier", "system:node-proxier"),
+    for (name, role, subject) in [
+        ("keelson:node-network", "system:keelson-network", &nodes),
+        ("keelson:node-proxier", "system:node-proxier", &nodes),
+        (SERVING_APPROVER, SERVING_APPROVER, &certificates),
     ] {
         let binding = ClusterRoleBinding {
             metadata: named(name, None),
-            role_ref: RoleRef {
-                api_group: Some("rbac.authorization.k8s.io".into()),
-                kind: "ClusterRole".into(),
-                name: role.into(),
-            },
-            subjects: Some(vec![nodes.clone()]),
+            role_ref: RoleRef { api_group: Some(RBAC.into()), kind: "ClusterRole".into(), name: role.into() },
+            subjects: Some(vec![subject.clone()]),
         };
         create(Api::all(client.clone()), &binding).await.map_err(|e| ("ClusterRoleBinding", e))?;
     }
-    create(Api::namespaced(client.clone(), system), &dns_service(dns)).await.map_err(|e| ("Service kube-dns", e))
+    let api = Api::namespaced(client.clone(), "kube-system");
+    create(api, &dns_service(dns)).await.map_err(|e| ("Service kube-dns", e))
 }
 
 /// Every node answers on this address itself, so the proxy is told to leave the Service alone.

@@ -109,8 +109,8 @@ fn build(recipe: &Recipe, directory: &Path) -> Result<PathBuf> {
         fs::write(path, text)?;
     }
     let run = RunConfig {
-        cmd: Some(recipe.command.iter().map(ToString::to_string).collect()),
-        env: Some(vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()]),
+        cmd: recipe.command.iter().map(ToString::to_string).collect(),
+        env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
         ..RunConfig::default()
     };
     let config = BuildConfig { reference: Some(reference(&name)), run, ..BuildConfig::default() };

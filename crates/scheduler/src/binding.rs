@@ -41,9 +41,15 @@ impl Binding {
             return;
         }
         let (pod, node) = (&self.assumed, &self.assumed.node_name);
-        let message = format!("Successfully assigned {}/{} to {node}", pod.key.namespace, pod.key.name);
+        let message = format!(
+            "Successfully assigned {}/{} to {node}",
+            pod.key.namespace, pod.key.name
+        );
         let reference = object_reference(&*pod.pod);
-        shared.handle.recorder.event(&reference, EventType::Normal, "Scheduled", message);
+        shared
+            .handle
+            .recorder
+            .event(&reference, EventType::Normal, "Scheduled", message);
         shared.framework.run_post_bind(&self.state, pod, node);
         tracing::debug!(pod = %pod.key, %node, attempts = self.queued.attempts, "bound");
     }
@@ -63,7 +69,9 @@ impl Binding {
         shared.framework.run_unreserve(&self.state, pod, &pod.node_name);
         if shared.cache.lock().forget(&pod.uid) {
             // What the pod had taken is free for others.
-            shared.queue.on_event(ClusterEvent::AssignedPodDeleted(pod.clone()));
+            shared
+                .queue
+                .on_event(ClusterEvent::AssignedPodDeleted(pod.clone()));
         }
         let failure = if status.is_rejected() {
             let mut diagnosis = Diagnosis::default();

@@ -25,7 +25,10 @@ pub(crate) struct EventHandlers {
 }
 
 fn node_of(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.as_deref())
+        .unwrap_or_default()
 }
 
 impl EventHandlers {
@@ -115,7 +118,10 @@ impl EventHandlers {
     }
 
     fn reassigned(&self, old: &Arc<Pod>, new: &Arc<Pod>) {
-        let (old, new) = (Arc::new(PodInfo::new(old.clone())), Arc::new(PodInfo::new(new.clone())));
+        let (old, new) = (
+            Arc::new(PodInfo::new(old.clone())),
+            Arc::new(PodInfo::new(new.clone())),
+        );
         self.cache.lock().set_pod(new.clone());
         if old.labels() != new.labels() || old.requests != new.requests {
             self.queue.on_event(ClusterEvent::AssignedPodUpdated { old, new });
@@ -136,7 +142,11 @@ impl EventHandlers {
                     self.cache.lock().set_node(new);
                 }
                 if change.any() {
-                    let event = ClusterEvent::NodeUpdated { old: old.clone(), new: new.clone(), change };
+                    let event = ClusterEvent::NodeUpdated {
+                        old: old.clone(),
+                        new: new.clone(),
+                        change,
+                    };
                     self.queue.on_event(event);
                 }
             }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_client::{EventType, object_reference};
-use kube::{Api, Client};
 use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::cache::PodInfo;
@@ -29,19 +29,31 @@ pub(crate) struct Failure {
 impl Failure {
     /// The pod fits nowhere.
     pub(crate) fn unschedulable(error: FitError) -> Self {
-        Self { reason: "Unschedulable", message: error.to_string(), plugins: error.diagnosis.plugins }
+        Self {
+            reason: "Unschedulable",
+            message: error.to_string(),
+            plugins: error.diagnosis.plugins,
+        }
     }
 
     /// There are no nodes at all.
     pub(crate) fn no_nodes() -> Self {
         // Any node that comes may help.
         let plugins = BTreeSet::from([crate::framework::NO_NODES]);
-        Self { reason: "Unschedulable", message: "no nodes available to schedule pods".to_owned(), plugins }
+        Self {
+            reason: "Unschedulable",
+            message: "no nodes available to schedule pods".to_owned(),
+            plugins,
+        }
     }
 
     /// Something went wrong.
     pub(crate) fn error(message: String) -> Self {
-        Self { reason: "SchedulerError", message, plugins: BTreeSet::new() }
+        Self {
+            reason: "SchedulerError",
+            message,
+            plugins: BTreeSet::new(),
+        }
     }
 }
 
@@ -68,7 +80,10 @@ impl StatusPatch {
     pub(crate) async fn write(self, client: Client) {
         let key = &self.pod.key;
         let api = Api::<Pod>::namespaced(client, &key.namespace);
-        match api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(self.patch)).await {
+        match api
+            .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(self.patch))
+            .await
+        {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(error) => tracing::warn!(pod = %key, %error, "condition PodScheduled not written"),
@@ -88,7 +103,9 @@ impl Shared {
         let attempted = queued.info.clone();
         let newest = self.handle.listers.pods.get(&attempted.key);
         let newest = newest.filter(|pod| pod.metadata.uid.as_deref() == Some(&*attempted.uid));
-        let newest = newest.map(|pod| Arc::new(PodInfo::new(pod))).filter(|info| info.node_name.is_empty());
+        let newest = newest
+            .map(|pod| Arc::new(PodInfo::new(pod)))
+            .filter(|info| info.node_name.is_empty());
         let Some(info) = newest else {
             // Gone, or bound after all.
             self.queue.done(&attempted.uid);
@@ -100,7 +117,9 @@ impl Shared {
         self.queue.requeue(queued, failure.plugins.clone());
         let reference = object_reference(&*attempted.pod);
         let message = truncated(&failure.message);
-        self.handle.recorder.event(&reference, EventType::Warning, "FailedScheduling", message);
+        self.handle
+            .recorder
+            .event(&reference, EventType::Warning, "FailedScheduling", message);
         let patch = status_patch(&info.pod, &failure, nominated.as_ref())?;
         Some(StatusPatch { pod: info, patch })
     }
@@ -118,19 +137,27 @@ impl Shared {
 /// The change to the pod's status, unless it says all that already.
 fn status_patch(pod: &Pod, failure: &Failure, nominated: Option<&PostFilterResult>) -> Option<Value> {
     let status = pod.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let known = conditions.iter().find(|condition| condition.type_ == "PodScheduled");
+    let conditions = status
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let known = conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled");
     let same = known.is_some_and(|condition| {
         condition.status == "False"
             && condition.reason.as_deref() == Some(failure.reason)
             && condition.message.as_deref() == Some(&failure.message)
     });
-    let node = status.and_then(|status| status.nominated_node_name.as_deref()).unwrap_or_default();
+    let node = status
+        .and_then(|status| status.nominated_node_name.as_deref())
+        .unwrap_or_default();
     let renominated = nominated.is_some_and(|result| result.nominated_node != node);
     if same && !renominated {
         return None;
     }
-    let since = known.filter(|condition| condition.status == "False").and_then(|c| c.last_transition_time.as_ref());
+    let since = known
+        .filter(|condition| condition.status == "False")
+        .and_then(|c| c.last_transition_time.as_ref());
     let since = since.map_or_else(Timestamp::now, |time| time.0);
     let mut patch = json!({
         "metadata": {"uid": pod.metadata.uid},
@@ -145,7 +172,9 @@ fn status_patch(pod: &Pod, failure: &Failure, nominated: Option<&PostFilterResul
         }]},
     });
     if renominated {
-        let node = nominated.map(|result| result.nominated_node.as_str()).filter(|node| !node.is_empty());
+        let node = nominated
+            .map(|result| result.nominated_node.as_str())
+            .filter(|node| !node.is_empty());
         patch["status"]["nominatedNodeName"] = json!(node);
     }
     Some(patch)
@@ -160,6 +189,10 @@ mod tests {
         assert_eq!(truncated("short"), "short");
         let long = "é".repeat(600);
         let cut = truncated(&long);
-        assert!(cut.len() <= 1024 && cut.len() > 1000 && cut.ends_with("é ..."), "{}", cut.len());
+        assert!(
+            cut.len() <= 1024 && cut.len() > 1000 && cut.ends_with("é ..."),
+            "{}",
+            cut.len()
+        );
     }
 }

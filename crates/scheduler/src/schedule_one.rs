@@ -32,7 +32,10 @@ pub(crate) struct Algorithm {
 impl Algorithm {
     /// `percentage` of the nodes are searched for feasible ones; 0: adaptive.
     pub(crate) fn new(percentage: u32) -> Self {
-        Self { next_start: 0, percentage }
+        Self {
+            next_start: 0,
+            percentage,
+        }
     }
 
     /// The best node for `pod`.
@@ -50,7 +53,9 @@ impl Algorithm {
         if let [only] = feasible.as_slice() {
             return Ok((only.clone(), state));
         }
-        framework.run_pre_score(&mut state, pod, &feasible, snapshot).map_err(ScheduleError::Failed)?;
+        framework
+            .run_pre_score(&mut state, pod, &feasible, snapshot)
+            .map_err(ScheduleError::Failed)?;
         let scores = framework.run_score(&state, pod, &feasible, snapshot);
         tracing::trace!(pod = %pod.key, ?scores, "nodes scored");
         Ok((feasible[select(&scores)].clone(), state))
@@ -77,7 +82,10 @@ impl Algorithm {
         };
         // A pod that preemption made room for looks there first.
         if let Some(node) = framework.nominator.node_of(&pod.uid) {
-            let allowed = restriction.nodes.as_ref().is_none_or(|names| names.contains(&node));
+            let allowed = restriction
+                .nodes
+                .as_ref()
+                .is_none_or(|names| names.contains(&node));
             let fits = |node: &&Arc<NodeInfo>| framework.run_filter_with_nominated(state, pod, node).is_ok();
             if let Some(node) = snapshot.get(&node).filter(|_| allowed).filter(fits) {
                 return Ok(vec![node.clone()]);
@@ -101,7 +109,11 @@ impl Algorithm {
                 found
             }
         };
-        if feasible.is_empty() { Err(unfit(snapshot, diagnosis, state)) } else { Ok(feasible) }
+        if feasible.is_empty() {
+            Err(unfit(snapshot, diagnosis, state))
+        } else {
+            Ok(feasible)
+        }
     }
 
     fn feasible_to_find(&self, nodes: usize) -> usize {
@@ -118,7 +130,13 @@ impl Algorithm {
 
 fn unfit(snapshot: &Snapshot, diagnosis: Diagnosis, state: &mut CycleState) -> ScheduleError {
     let state = std::mem::take(state);
-    ScheduleError::Fit(FitError { nodes: snapshot.len(), diagnosis }, Box::new(state))
+    ScheduleError::Fit(
+        FitError {
+            nodes: snapshot.len(),
+            diagnosis,
+        },
+        Box::new(state),
+    )
 }
 
 /// The first `wanted` feasible ones of `nodes`, and how many were asked.
@@ -150,7 +168,11 @@ fn select(scores: &[i64]) -> usize {
     let best = scores.iter().max().copied().unwrap_or_default();
     let ties = scores.iter().filter(|score| **score == best).count().max(1);
     let chosen = rand::rng().random_range(0..ties);
-    let mut places = scores.iter().enumerate().filter(|(_, score)| **score == best).map(|(at, _)| at);
+    let mut places = scores
+        .iter()
+        .enumerate()
+        .filter(|(_, score)| **score == best)
+        .map(|(at, _)| at);
     places.nth(chosen).unwrap_or_default()
 }
 
@@ -176,7 +198,11 @@ mod tests {
             (200, 10, 100),
             (1000, 100, 1000),
         ] {
-            assert_eq!(Algorithm::new(percentage).feasible_to_find(nodes), expected, "{nodes} at {percentage} %");
+            assert_eq!(
+                Algorithm::new(percentage).feasible_to_find(nodes),
+                expected,
+                "{nodes} at {percentage} %"
+            );
         }
     }
 

@@ -42,13 +42,23 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     };
     let election = LeaderElectionConfig::new("kube-scheduler", identity);
     let work = client.clone();
-    run_as_leader(client, election, shutdown.clone(), |leading| lead(config, work, leading)).await;
-    if shutdown.is_cancelled() { Ok(()) } else { Err(Error::LeaderElectionLost) }
+    run_as_leader(client, election, shutdown.clone(), |leading| {
+        lead(config, work, leading)
+    })
+    .await;
+    if shutdown.is_cancelled() {
+        Ok(())
+    } else {
+        Err(Error::LeaderElectionLost)
+    }
 }
 
 async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
     let tasks = TaskTracker::new();
-    let source = EventSource { component: config.scheduler_name.clone(), host: None };
+    let source = EventSource {
+        component: config.scheduler_name.clone(),
+        host: None,
+    };
     let recorder = EventRecorder::start(client.clone(), source, &tasks, shutdown.clone());
     // Everything is started at once: the first lists go in parallel.
     macro_rules! informer {
@@ -116,8 +126,21 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
     macro_rules! spawn {
         ($($task:ident),*) => { $(tasks.spawn($task.run(shutdown.clone()));)* };
     }
-    spawn!(pods_task, nodes_task, namespaces_task, services_task, replication_controllers_task, replica_sets_task);
-    spawn!(stateful_sets_task, budgets_task, claims_task, volumes_task, classes_task);
+    spawn!(
+        pods_task,
+        nodes_task,
+        namespaces_task,
+        services_task,
+        replication_controllers_task,
+        replica_sets_task
+    );
+    spawn!(
+        stateful_sets_task,
+        budgets_task,
+        claims_task,
+        volumes_task,
+        classes_task
+    );
     let others = join_all([
         Box::pin(namespaces.synced()) as futures::future::BoxFuture<'_, ()>,
         Box::pin(services.synced()),
@@ -134,7 +157,12 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
         _ = synced => {}
         () = shutdown.cancelled() => {}
     }
-    let shared = Arc::new(Shared { framework, cache, queue, handle });
+    let shared = Arc::new(Shared {
+        framework,
+        cache,
+        queue,
+        handle,
+    });
     Loop::new(shared, &config, shutdown).run().await;
     tasks.close();
     tasks.wait().await;
@@ -171,7 +199,9 @@ impl Loop {
                 next = next => next,
                 () = self.shutdown.cancelled() => break,
             };
-            let (Ok(permit), Some(queued)) = (permit, queued) else { break };
+            let (Ok(permit), Some(queued)) = (permit, queued) else {
+                break;
+            };
             if let Some(work) = self.schedule(queued) {
                 let work = work.run(self.shared.clone(), self.shutdown.clone());
                 self.shared.handle.tasks.spawn(async move {
@@ -188,9 +218,15 @@ impl Loop {
         let shared = &self.shared;
         let pod = queued.info.clone();
         if pod.is_terminating() {
-            let message = format!("skip schedule deleting pod: {}/{}", pod.key.namespace, pod.key.name);
+            let message = format!(
+                "skip schedule deleting pod: {}/{}",
+                pod.key.namespace, pod.key.name
+            );
             let reference = object_reference(&*pod.pod);
-            shared.handle.recorder.event(&reference, EventType::Warning, "FailedScheduling", message);
+            shared
+                .handle
+                .recorder
+                .event(&reference, EventType::Warning, "FailedScheduling", message);
             shared.queue.done(&pod.uid);
             return None;
         }
@@ -207,16 +243,31 @@ impl Loop {
         }
         shared.handle.nominator.remove(&pod.uid);
         if let Err(status) = shared.framework.run_reserve(&mut state, &assumed, &chosen) {
-            return Some(Work::Undo(Box::new(Binding { queued, assumed, state }), status));
+            return Some(Work::Undo(
+                Box::new(Binding {
+                    queued,
+                    assumed,
+                    state,
+                }),
+                status,
+            ));
         }
-        Some(Work::Bind(Box::new(Binding { queued, assumed, state })))
+        Some(Work::Bind(Box::new(Binding {
+            queued,
+            assumed,
+            state,
+        })))
     }
 
     fn failed(&self, queued: QueuedPod, error: ScheduleError) -> Option<StatusPatch> {
-        let clear = Some(PostFilterResult { nominated_node: String::new() });
+        let clear = Some(PostFilterResult {
+            nominated_node: String::new(),
+        });
         match error {
             ScheduleError::NoNodes => self.shared.fail(queued, Failure::no_nodes(), clear),
-            ScheduleError::Failed(status) => self.shared.fail(queued, Failure::error(status.message()), clear),
+            ScheduleError::Failed(status) => {
+                self.shared.fail(queued, Failure::error(status.message()), clear)
+            }
             ScheduleError::Fit(mut error, state) => {
                 let framework = &self.shared.framework;
                 let (result, outcome) =

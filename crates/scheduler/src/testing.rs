@@ -24,7 +24,10 @@ struct Fixed<K>(Vec<Arc<K>>);
 
 impl<K: Resource + Send + Sync> Lister<K> for Fixed<K> {
     fn get(&self, key: &NamespacedName) -> Option<Arc<K>> {
-        self.0.iter().find(|object| NamespacedName::of(&***object) == *key).cloned()
+        self.0
+            .iter()
+            .find(|object| NamespacedName::of(&***object) == *key)
+            .cloned()
     }
 
     fn list(&self) -> Vec<Arc<K>> {
@@ -32,11 +35,18 @@ impl<K: Resource + Send + Sync> Lister<K> for Fixed<K> {
     }
 
     fn list_in(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.0.iter().filter(|object| object.meta().namespace.as_deref() == Some(namespace)).cloned().collect()
+        self.0
+            .iter()
+            .filter(|object| object.meta().namespace.as_deref() == Some(namespace))
+            .cloned()
+            .collect()
     }
 }
 
-fn fixed<K: Resource + DeserializeOwned + Send + Sync + 'static>(objects: &[Value], kind: &str) -> Arc<dyn Lister<K>> {
+fn fixed<K: Resource + DeserializeOwned + Send + Sync + 'static>(
+    objects: &[Value],
+    kind: &str,
+) -> Arc<dyn Lister<K>> {
     let of_kind = objects.iter().filter(|object| object["kind"] == kind);
     let parse = |object: &Value| Arc::new(serde_json::from_value(object.clone()).expect(kind));
     Arc::new(Fixed(of_kind.map(parse).collect()))
@@ -86,10 +96,14 @@ pub(crate) fn node(name: &str, zone: &str) -> Value {
 
 /// A handle whose client reaches nobody. Needs a runtime.
 pub(crate) fn handle(objects: &[Value], config: Config) -> Handle {
-    let nobody = tower::service_fn(|_: Request<Body>| async { Ok::<_, std::io::Error>(Response::new(Body::empty())) });
+    let nobody =
+        tower::service_fn(|_: Request<Body>| async { Ok::<_, std::io::Error>(Response::new(Body::empty())) });
     let client = client_from_service(nobody);
     let tasks = TaskTracker::new();
-    let source = EventSource { component: "default-scheduler".to_owned(), host: None };
+    let source = EventSource {
+        component: "default-scheduler".to_owned(),
+        host: None,
+    };
     let recorder = EventRecorder::start(client.clone(), source, &tasks, CancellationToken::new());
     let listers = Listers {
         pods: fixed(objects, "Pod"),
@@ -134,7 +148,11 @@ impl World {
         }
         let mut snapshot = Snapshot::default();
         cache.update(&mut snapshot);
-        Self { framework, cache, snapshot }
+        Self {
+            framework,
+            cache,
+            snapshot,
+        }
     }
 
     /// The names of the nodes that a pod fits on, or the message for its owner.
@@ -148,7 +166,9 @@ impl World {
                 Ok(names)
             }
             Err(ScheduleError::Fit(mut error, state)) => {
-                let (_, outcome) = self.framework.run_post_filter(&state, &pod, &self.snapshot, &error.diagnosis);
+                let (_, outcome) =
+                    self.framework
+                        .run_post_filter(&state, &pod, &self.snapshot, &error.diagnosis);
                 if let Err(status) = outcome {
                     error.diagnosis.post_filter = status.message();
                 }
@@ -163,12 +183,19 @@ impl World {
     pub(crate) fn ranked(&self, incoming: Value) -> Vec<(String, i64)> {
         let mut state = crate::framework::CycleState::default();
         let pod = pod(incoming);
-        let Ok(nodes) = Algorithm::new(100).find_feasible(&self.framework, &self.snapshot, &mut state, &pod) else {
+        let Ok(nodes) = Algorithm::new(100).find_feasible(&self.framework, &self.snapshot, &mut state, &pod)
+        else {
             return Vec::new();
         };
-        self.framework.run_pre_score(&mut state, &pod, &nodes, &self.snapshot).expect("scores");
+        self.framework
+            .run_pre_score(&mut state, &pod, &nodes, &self.snapshot)
+            .expect("scores");
         let scores = self.framework.run_score(&state, &pod, &nodes, &self.snapshot);
-        let mut ranked: Vec<_> = nodes.iter().map(|node| node.name().to_owned()).zip(scores).collect();
+        let mut ranked: Vec<_> = nodes
+            .iter()
+            .map(|node| node.name().to_owned())
+            .zip(scores)
+            .collect();
         ranked.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         ranked
     }

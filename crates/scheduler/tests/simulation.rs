@@ -15,10 +15,17 @@ use support::Cluster;
 async fn three_hundred_pods_spread_over_ten_nodes() {
     let cluster = Cluster::start(Config::default()).await;
     for at in 0..10 {
-        cluster.node(&format!("n{at}"), json!({"cpu": "8", "memory": "16Gi", "pods": "110"})).await;
+        cluster
+            .node(
+                &format!("n{at}"),
+                json!({"cpu": "8", "memory": "16Gi", "pods": "110"}),
+            )
+            .await;
     }
     let start = Instant::now();
-    cluster.pods("burst", 300, json!({"cpu": "100m", "memory": "64Mi"})).await;
+    cluster
+        .pods("burst", 300, json!({"cpu": "100m", "memory": "64Mi"}))
+        .await;
     let pods = cluster.all_scheduled(300).await;
     let took = start.elapsed();
     let mut per_node: BTreeMap<String, usize> = BTreeMap::new();
@@ -31,7 +38,13 @@ async fn three_hundred_pods_spread_over_ten_nodes() {
     assert!(took < Duration::from_secs(20), "300 pods took {took:?}");
     eprintln!("300 pods created and bound in {took:?}");
     let event = cluster.event("burst-0", "Scheduled").await;
-    assert_eq!(event.message.as_deref().unwrap(), format!("Successfully assigned default/burst-0 to {}", cluster.node_of("burst-0").await));
+    assert_eq!(
+        event.message.as_deref().unwrap(),
+        format!(
+            "Successfully assigned default/burst-0 to {}",
+            cluster.node_of("burst-0").await
+        )
+    );
     assert_eq!(event.source.unwrap().component.unwrap(), "default-scheduler");
     cluster.stop().await;
 }
@@ -39,23 +52,36 @@ async fn three_hundred_pods_spread_over_ten_nodes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_waits_and_says_why() {
     let cluster = Cluster::start(Config::default()).await;
-    cluster.pod(json!({"metadata": {"name": "early"}, "spec": {}})).await;
+    cluster
+        .pod(json!({"metadata": {"name": "early"}, "spec": {}}))
+        .await;
     let message = cluster.unschedulable("early").await;
     assert_eq!(message, "no nodes available to schedule pods");
-    cluster.node("tainted", json!({"cpu": "8", "memory": "8Gi", "pods": "110"})).await;
+    cluster
+        .node("tainted", json!({"cpu": "8", "memory": "8Gi", "pods": "110"}))
+        .await;
     cluster.taint("tainted", "k", "v").await;
-    cluster.pod(json!({"metadata": {"name": "late"}, "spec": {"containers": [
-        {"name": "c", "image": "i", "resources": {"requests": {"cpu": "3"}}}]}})).await;
+    cluster
+        .pod(json!({"metadata": {"name": "late"}, "spec": {"containers": [
+        {"name": "c", "image": "i", "resources": {"requests": {"cpu": "3"}}}]}}))
+        .await;
     for name in ["a", "b"] {
-        cluster.node(name, json!({"cpu": "2", "memory": "8Gi", "pods": "110"})).await;
+        cluster
+            .node(name, json!({"cpu": "2", "memory": "8Gi", "pods": "110"}))
+            .await;
     }
     let expected = "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu. no new claims to deallocate, preemption: 0/3 \
         nodes are available: 3 Preemption is not helpful for scheduling.";
     cluster.unschedulable_with("late", expected).await;
     let event = cluster.event_with("late", expected).await;
-    assert_eq!((event.reason.as_deref(), event.type_.as_deref()), (Some("FailedScheduling"), Some("Warning")));
+    assert_eq!(
+        (event.reason.as_deref(), event.type_.as_deref()),
+        (Some("FailedScheduling"), Some("Warning"))
+    );
     // Room appears: the pod goes there without delay.
-    cluster.node("big", json!({"cpu": "8", "memory": "8Gi", "pods": "110"})).await;
+    cluster
+        .node("big", json!({"cpu": "8", "memory": "8Gi", "pods": "110"}))
+        .await;
     cluster.scheduled("late").await;
     assert_eq!(cluster.node_of("late").await, "big");
     cluster.stop().await;
@@ -65,7 +91,9 @@ async fn what_does_not_fit_waits_and_says_why() {
 async fn a_node_is_never_over_committed_and_room_is_used_again() {
     let cluster = Cluster::start(Config::default()).await;
     for name in ["a", "b"] {
-        cluster.node(name, json!({"cpu": "1", "memory": "8Gi", "pods": "110"})).await;
+        cluster
+            .node(name, json!({"cpu": "1", "memory": "8Gi", "pods": "110"}))
+            .await;
     }
     cluster.pods("p", 12, json!({"cpu": "200m"})).await;
     let pods = cluster.all_scheduled(10).await;
@@ -83,7 +111,9 @@ async fn a_node_is_never_over_committed_and_room_is_used_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_pod_after_the_other_is_bound_at_once() {
     let cluster = Cluster::start(Config::default()).await;
-    cluster.node("a", json!({"cpu": "8", "memory": "8Gi", "pods": "110"})).await;
+    cluster
+        .node("a", json!({"cpu": "8", "memory": "8Gi", "pods": "110"}))
+        .await;
     let mut bound = cluster.bound_pods();
     let mut times = Vec::new();
     for at in 0..30 {
@@ -105,7 +135,9 @@ async fn pods_of_higher_priority_take_the_place_of_lower_ones() {
         cluster.priority_class(name, value).await;
     }
     for name in ["a", "b"] {
-        cluster.node(name, json!({"cpu": "1", "memory": "8Gi", "pods": "110"})).await;
+        cluster
+            .node(name, json!({"cpu": "1", "memory": "8Gi", "pods": "110"}))
+            .await;
     }
     let pod = |name: &str, class: &str, cpu: &str| {
         json!({"metadata": {"name": name, "labels": {"app": class}}, "spec": {
@@ -122,10 +154,16 @@ async fn pods_of_higher_priority_take_the_place_of_lower_ones() {
     let node = cluster.node_of("high0").await;
     let left = cluster.names().await;
     assert_eq!(left.len(), 3, "only the pods of one node went: {left:?}");
-    let victim = (0..4).map(|at| format!("low{at}")).find(|name| !left.contains(name)).unwrap();
+    let victim = (0..4)
+        .map(|at| format!("low{at}"))
+        .find(|name| !left.contains(name))
+        .unwrap();
     let event = cluster.event(&victim, "Preempted").await;
     let uid = cluster.uid_of("high0").await;
-    assert_eq!(event.message.unwrap(), format!("Preempted by pod {uid} on node {node}"));
+    assert_eq!(
+        event.message.unwrap(),
+        format!("Preempted by pod {uid} on node {node}")
+    );
     // The same priority preempts nobody.
     cluster.pod(pod("high1", "high", "600m")).await;
     cluster.scheduled_while_deleting("high1").await;
@@ -141,13 +179,17 @@ async fn anti_affinity_spread_constraints_and_gates_hold() {
     let cluster = Cluster::start(Config::default()).await;
     for (name, zone) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
         let labels = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": zone});
-        cluster.node_with(name, labels, json!({"cpu": "8", "memory": "8Gi", "pods": "110"})).await;
+        cluster
+            .node_with(name, labels, json!({"cpu": "8", "memory": "8Gi", "pods": "110"}))
+            .await;
     }
     let alone = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
         {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "alone"}}}]}});
     for at in 0..4 {
         let metadata = json!({"name": format!("alone{at}"), "labels": {"app": "alone"}});
-        cluster.pod(json!({"metadata": metadata, "spec": {"affinity": alone}})).await;
+        cluster
+            .pod(json!({"metadata": metadata, "spec": {"affinity": alone}}))
+            .await;
     }
     let bound = cluster.all_scheduled(3).await;
     let nodes: std::collections::BTreeSet<_> = bound.iter().map(support::node_of).collect();
@@ -161,17 +203,30 @@ async fn anti_affinity_spread_constraints_and_gates_hold() {
         "labelSelector": {"matchLabels": {"app": "spread"}}}]);
     for at in 0..6 {
         let metadata = json!({"name": format!("spread{at}"), "labels": {"app": "spread"}});
-        cluster.pod(json!({"metadata": metadata, "spec": {"topologySpreadConstraints": spread}})).await;
+        cluster
+            .pod(json!({"metadata": metadata, "spec": {"topologySpreadConstraints": spread}}))
+            .await;
     }
     let bound = cluster.all_scheduled(9).await;
-    let spread: Vec<_> = bound.iter().filter(|pod| pod.metadata.name.as_ref().unwrap().starts_with("spread")).collect();
-    assert_eq!(spread.iter().filter(|pod| support::node_of(pod) == "b1").count(), 3, "half of them in each zone");
+    let spread: Vec<_> = bound
+        .iter()
+        .filter(|pod| pod.metadata.name.as_ref().unwrap().starts_with("spread"))
+        .collect();
+    assert_eq!(
+        spread.iter().filter(|pod| support::node_of(pod) == "b1").count(),
+        3,
+        "half of them in each zone"
+    );
 
     cluster.pod(json!({"metadata": {"name": "gated"}, "spec": {"schedulingGates": [{"name": "example.com/wait"}]}})).await;
-    cluster.pod(json!({"metadata": {"name": "free"}, "spec": {}})).await;
+    cluster
+        .pod(json!({"metadata": {"name": "free"}, "spec": {}}))
+        .await;
     cluster.scheduled("free").await;
     assert_eq!(cluster.node_of("gated").await, "");
-    cluster.patch_pod("gated", json!({"spec": {"schedulingGates": null}})).await;
+    cluster
+        .patch_pod("gated", json!({"spec": {"schedulingGates": null}}))
+        .await;
     cluster.scheduled("gated").await;
     cluster.stop().await;
 }
@@ -180,19 +235,25 @@ async fn anti_affinity_spread_constraints_and_gates_hold() {
 async fn claims_are_waited_for_and_bound_to_the_node() {
     let cluster = Cluster::start(Config::default()).await;
     for name in ["a", "b"] {
-        cluster.node(name, json!({"cpu": "8", "memory": "8Gi", "pods": "110"})).await;
+        cluster
+            .node(name, json!({"cpu": "8", "memory": "8Gi", "pods": "110"}))
+            .await;
     }
     let volume = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]);
-    cluster.pod(json!({"metadata": {"name": "p"}, "spec": {"volumes": volume}})).await;
+    cluster
+        .pod(json!({"metadata": {"name": "p"}, "spec": {"volumes": volume}}))
+        .await;
     let expected = "0/2 nodes are available: persistentvolumeclaim \"data\" not found. no new claims to deallocate, \
         preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
     cluster.unschedulable_with("p", expected).await;
     cluster.storage_class("late", "WaitForFirstConsumer").await;
     cluster.local_volume("pv-b", "late", "b").await;
     cluster
-        .create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(json!({"metadata": {"name": "data"}, "spec": {
+        .create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(
+            json!({"metadata": {"name": "data"}, "spec": {
             "storageClassName": "late", "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "1Gi"}}}}))
+            "resources": {"requests": {"storage": "1Gi"}}}}),
+        )
         .await;
     // The volume controller, which is us, completes what the scheduler began.
     cluster.complete_binding("pv-b", "data").await;
@@ -203,10 +264,15 @@ async fn claims_are_waited_for_and_bound_to_the_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_candidates_schedule_every_pod_once() {
-    let config = |identity: &str| Config { leader_election_identity: Some(identity.to_owned()), ..Config::default() };
+    let config = |identity: &str| Config {
+        leader_election_identity: Some(identity.to_owned()),
+        ..Config::default()
+    };
     let cluster = Cluster::start(config("one")).await;
     let second = cluster.another(config("two"));
-    cluster.node("a", json!({"cpu": "8", "memory": "8Gi", "pods": "110"})).await;
+    cluster
+        .node("a", json!({"cpu": "8", "memory": "8Gi", "pods": "110"}))
+        .await;
     cluster.pods("p", 20, json!({"cpu": "10m"})).await;
     cluster.all_scheduled(20).await;
     // The leader goes and gives the lease back: the other takes over without waiting for it to run out.
@@ -221,7 +287,12 @@ async fn two_candidates_schedule_every_pod_once() {
 async fn a_burst_of_fifty_is_bound_together() {
     let cluster = Cluster::start(Config::default()).await;
     for at in 0..3 {
-        cluster.node(&format!("n{at}"), json!({"cpu": "8", "memory": "16Gi", "pods": "110"})).await;
+        cluster
+            .node(
+                &format!("n{at}"),
+                json!({"cpu": "8", "memory": "16Gi", "pods": "110"}),
+            )
+            .await;
     }
     let start = Instant::now();
     cluster.pods("p", 50, json!({"cpu": "10m"})).await;
@@ -235,12 +306,19 @@ async fn a_burst_of_fifty_is_bound_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_binding_is_tried_again() {
-    let config = Config { pod_initial_backoff: Duration::from_millis(50), ..Config::default() };
+    let config = Config {
+        pod_initial_backoff: Duration::from_millis(50),
+        ..Config::default()
+    };
     let cluster = Cluster::start_with_failures(config, 2).await;
-    cluster.node("a", json!({"cpu": "1", "memory": "8Gi", "pods": "110"})).await;
+    cluster
+        .node("a", json!({"cpu": "1", "memory": "8Gi", "pods": "110"}))
+        .await;
     // Two of these together do not fit: what the failed attempt had taken must have been given back.
     cluster.pods("p", 1, json!({"cpu": "800m"})).await;
     cluster.scheduled("p-0").await;
-    cluster.event_starting("p-0", "running Bind plugin \"DefaultBinder\": ").await;
+    cluster
+        .event_starting("p-0", "running Bind plugin \"DefaultBinder\": ")
+        .await;
     cluster.stop().await;
 }

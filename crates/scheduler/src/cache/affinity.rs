@@ -13,9 +13,12 @@ pub(crate) fn label_selector(
     selector: Option<&meta::LabelSelector>,
     extra: Vec<Requirement>,
 ) -> Result<LabelSelector, String> {
-    let Some(selector) = selector else { return Ok(LabelSelector::nothing()) };
+    let Some(selector) = selector else {
+        return Ok(LabelSelector::nothing());
+    };
     let mut requirements = extra;
-    let new = |key: &str, operator, values| Requirement::new(key, operator, values).map_err(|e| e.to_string());
+    let new =
+        |key: &str, operator, values| Requirement::new(key, operator, values).map_err(|e| e.to_string());
     for (key, value) in selector.match_labels.iter().flatten() {
         requirements.push(new(key, Operator::Equals, vec![value.clone()])?);
     }
@@ -27,7 +30,11 @@ pub(crate) fn label_selector(
             "DoesNotExist" => Operator::DoesNotExist,
             other => return Err(format!("{other:?} is not a valid label selector operator")),
         };
-        requirements.push(new(&expression.key, operator, expression.values.clone().unwrap_or_default())?);
+        requirements.push(new(
+            &expression.key,
+            operator,
+            expression.values.clone().unwrap_or_default(),
+        )?);
     }
     Ok(LabelSelector::new(requirements))
 }
@@ -49,7 +56,11 @@ pub(crate) struct WeightedTerm {
 }
 
 impl AffinityTerm {
-    fn parse(term: &core::PodAffinityTerm, namespace: &str, labels: &BTreeMap<String, String>) -> Result<Self, String> {
+    fn parse(
+        term: &core::PodAffinityTerm,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Self, String> {
         let mut extra = Vec::new();
         for (keys, operator) in [
             (&term.match_label_keys, Operator::In),
@@ -77,8 +88,13 @@ impl AffinityTerm {
     /// Whether the term speaks of `pod`, whose namespace has these labels.
     pub(crate) fn matches(&self, pod: &PodInfo, namespace_labels: &BTreeMap<String, String>) -> bool {
         let in_namespace = self.namespaces.iter().any(|name| **name == *pod.key.namespace)
-            || self.namespace_selector.matches_by(|key| namespace_labels.get(key).map(String::as_str));
-        in_namespace && self.selector.matches_by(|key| pod.labels().get(key).map(String::as_str))
+            || self
+                .namespace_selector
+                .matches_by(|key| namespace_labels.get(key).map(String::as_str));
+        in_namespace
+            && self
+                .selector
+                .matches_by(|key| pod.labels().get(key).map(String::as_str))
     }
 
     /// Whether the term chooses namespaces by their labels.
@@ -110,9 +126,18 @@ impl PodAffinities {
         let parse = |term: &core::PodAffinityTerm| AffinityTerm::parse(term, namespace, labels);
         let required = |terms: &Required| terms.iter().flatten().map(parse).collect::<Result<Vec<_>, _>>();
         let weighted = |term: &core::WeightedPodAffinityTerm| {
-            Ok(WeightedTerm { term: parse(&term.pod_affinity_term)?, weight: i64::from(term.weight) })
+            Ok(WeightedTerm {
+                term: parse(&term.pod_affinity_term)?,
+                weight: i64::from(term.weight),
+            })
         };
-        let preferred = |terms: &Preferred| terms.iter().flatten().map(weighted).collect::<Result<Vec<_>, String>>();
+        let preferred = |terms: &Preferred| {
+            terms
+                .iter()
+                .flatten()
+                .map(weighted)
+                .collect::<Result<Vec<_>, String>>()
+        };
         let mut all = Self::default();
         if let Some(affinity) = &affinity.pod_affinity {
             all.required = required(&affinity.required_during_scheduling_ignored_during_execution)?;

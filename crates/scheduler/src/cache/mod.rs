@@ -5,8 +5,8 @@ mod node_info;
 mod node_selector;
 mod pod_info;
 mod resource;
-mod state;
 mod snapshot;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -28,14 +28,19 @@ static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 
 impl NodeInfo {
     pub(crate) fn new(name: Arc<str>) -> Self {
-        Self { name, ..Self::default() }
+        Self {
+            name,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn set_node(&mut self, node: Option<Arc<Node>>) {
         let status = node.as_ref().and_then(|node| node.status.as_ref());
         let allocatable = status.and_then(|status| status.allocatable.as_ref());
         self.allocatable = Arc::new(allocatable.map(Resource::of).unwrap_or_default());
-        let images = status.and_then(|status| status.images.as_deref()).unwrap_or_default();
+        let images = status
+            .and_then(|status| status.images.as_deref())
+            .unwrap_or_default();
         let mut sizes = HashMap::new();
         for image in images {
             for name in image.names.iter().flatten() {
@@ -59,7 +64,10 @@ impl NodeInfo {
     }
 
     pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
-        self.node.as_ref().and_then(|node| node.metadata.labels.as_ref()).unwrap_or(&NO_LABELS)
+        self.node
+            .as_ref()
+            .and_then(|node| node.metadata.labels.as_ref())
+            .unwrap_or(&NO_LABELS)
     }
 
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
@@ -79,7 +87,11 @@ impl NodeInfo {
     /// Region and zone, for spreading the order of nodes.
     pub(crate) fn zone(&self) -> String {
         let part = |key: &str| self.label(key).unwrap_or_default();
-        format!("{}:{}", part("topology.kubernetes.io/region"), part("topology.kubernetes.io/zone"))
+        format!(
+            "{}:{}",
+            part("topology.kubernetes.io/region"),
+            part("topology.kubernetes.io/zone")
+        )
     }
 
     pub(crate) fn has_pods_with_affinity(&self) -> bool {
@@ -101,7 +113,9 @@ impl NodeInfo {
 
     /// Removes the pod of that UID; whether it was there.
     pub(crate) fn remove_pod(&mut self, uid: &str) -> bool {
-        let Some(at) = self.pods.iter().position(|pod| &*pod.uid == uid) else { return false };
+        let Some(at) = self.pods.iter().position(|pod| &*pod.uid == uid) else {
+            return false;
+        };
         let pod = self.pods.swap_remove(at);
         self.requested.sub(&pod.requests);
         self.non_zero_requested.0 -= pod.non_zero.0;

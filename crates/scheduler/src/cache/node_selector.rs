@@ -46,9 +46,15 @@ fn requirement(of: &core::NodeSelectorRequirement) -> Result<Requirement, String
 impl Term {
     fn parse(term: &core::NodeSelectorTerm) -> Result<Self, String> {
         let all = |list: &Option<Vec<core::NodeSelectorRequirement>>| {
-            list.iter().flatten().map(requirement).collect::<Result<Vec<_>, _>>()
+            list.iter()
+                .flatten()
+                .map(requirement)
+                .collect::<Result<Vec<_>, _>>()
         };
-        Ok(Self { labels: all(&term.match_expressions)?, fields: all(&term.match_fields)? })
+        Ok(Self {
+            labels: all(&term.match_expressions)?,
+            fields: all(&term.match_fields)?,
+        })
     }
 
     fn matches(&self, name: &str, labels: &Labels) -> bool {
@@ -64,7 +70,11 @@ impl Term {
 impl NodeSelector {
     /// Parses a selector; the error says which requirement is malformed.
     pub(crate) fn parse(selector: &core::NodeSelector) -> Result<Self, String> {
-        let terms = selector.node_selector_terms.iter().map(Term::parse).collect::<Result<_, _>>()?;
+        let terms = selector
+            .node_selector_terms
+            .iter()
+            .map(Term::parse)
+            .collect::<Result<_, _>>()?;
         Ok(Self { terms })
     }
 
@@ -96,7 +106,10 @@ impl NodeSelector {
 impl PreferredTerm {
     /// Parses a preferred term.
     pub(crate) fn parse(term: &core::PreferredSchedulingTerm) -> Result<Self, String> {
-        Ok(Self { term: Term::parse(&term.preference)?, weight: i64::from(term.weight) })
+        Ok(Self {
+            term: Term::parse(&term.preference)?,
+            weight: i64::from(term.weight),
+        })
     }
 
     /// Whether the node is preferred; a term without requirements prefers none.
@@ -115,7 +128,10 @@ pub(crate) struct RequiredNodeAffinity {
 
 impl RequiredNodeAffinity {
     pub(crate) fn of(spec: &core::PodSpec) -> Self {
-        let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+        let affinity = spec
+            .affinity
+            .as_ref()
+            .and_then(|affinity| affinity.node_affinity.as_ref());
         let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
         Self {
             labels: spec.node_selector.clone().unwrap_or_default(),
@@ -129,7 +145,12 @@ impl RequiredNodeAffinity {
 
     /// Whether a node of this name and labels will do; a malformed selector accepts none.
     pub(crate) fn matches(&self, name: &str, labels: &Labels) -> bool {
-        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
-            && self.affinity.as_ref().is_none_or(|a| a.as_ref().is_ok_and(|s| s.matches(name, labels)))
+        self.labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+            && self
+                .affinity
+                .as_ref()
+                .is_none_or(|a| a.as_ref().is_ok_and(|s| s.matches(name, labels)))
     }
 }

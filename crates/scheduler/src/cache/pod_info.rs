@@ -63,7 +63,10 @@ impl PodInfo {
         Self {
             key: NamespacedName::of(&*pod),
             uid: meta.uid.as_deref().unwrap_or_default().into(),
-            node_name: spec.and_then(|spec| spec.node_name.as_deref()).unwrap_or_default().into(),
+            node_name: spec
+                .and_then(|spec| spec.node_name.as_deref())
+                .unwrap_or_default()
+                .into(),
             priority: spec.and_then(|spec| spec.priority).unwrap_or_default(),
             requests: Arc::new(pod_requests(&pod, false)),
             non_zero: (non_zero.milli_cpu, non_zero.memory),
@@ -77,7 +80,10 @@ impl PodInfo {
 
     /// The same pod on a node.
     pub(crate) fn on_node(&self, node: &Arc<str>) -> Self {
-        Self { node_name: node.clone(), ..self.clone() }
+        Self {
+            node_name: node.clone(),
+            ..self.clone()
+        }
     }
 
     pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
@@ -89,7 +95,9 @@ impl PodInfo {
     }
 
     pub(crate) fn tolerations(&self) -> &[Toleration] {
-        self.spec().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default()
+        self.spec()
+            .and_then(|spec| spec.tolerations.as_deref())
+            .unwrap_or_default()
     }
 
     pub(crate) fn is_terminating(&self) -> bool {
@@ -97,12 +105,20 @@ impl PodInfo {
     }
 
     pub(crate) fn nominated_node(&self) -> &str {
-        self.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref()).unwrap_or_default()
+        self.pod
+            .status
+            .as_ref()
+            .and_then(|status| status.nominated_node_name.as_deref())
+            .unwrap_or_default()
     }
 
     /// When the kubelet took the pod; now for one that it has not taken.
     pub(crate) fn start_time(&self) -> Timestamp {
-        let time = self.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+        let time = self
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.start_time.as_ref());
         time.map_or_else(Timestamp::now, |time| time.0)
     }
 }
@@ -110,7 +126,11 @@ impl PodInfo {
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let ports = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|container| container.ports.iter().flatten());
     let wanted = ports.filter_map(|port| {
         let number = port.host_port.filter(|number| *number > 0)?;
         Some(HostPort {

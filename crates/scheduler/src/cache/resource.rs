@@ -94,7 +94,13 @@ fn container_request(container: &Container, status: Option<&ContainerStatus>, no
     let mut resource = listed.map(Resource::of).unwrap_or_default();
     // A resize in progress counts with the more of what is asked, given and in effect.
     if let Some(status) = status {
-        for list in [requests(status.resources.as_ref()), status.allocated_resources.as_ref()].into_iter().flatten() {
+        for list in [
+            requests(status.resources.as_ref()),
+            status.allocated_resources.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        {
             resource.set_max(&Resource::of(list));
         }
     }
@@ -114,13 +120,19 @@ fn container_request(container: &Container, status: Option<&ContainerStatus>, no
 /// whichever is more; what the pod itself requests in place of that; plus its overhead. With `non_zero` every container counts
 /// with defaults for CPU and memory.
 pub(crate) fn pod_requests(pod: &Pod, non_zero: bool) -> Resource {
-    let Some(spec) = &pod.spec else { return Resource::default() };
+    let Some(spec) = &pod.spec else {
+        return Resource::default();
+    };
     let status = pod.status.as_ref();
     let pod_level = requests(spec.resources.as_ref());
     let covers = |name: &str| pod_level.is_some_and(|list| list.contains_key(name));
     let defaults = non_zero && !(covers("cpu") && covers("memory"));
-    let statuses = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    let init_statuses = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
+    let statuses = status
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default();
+    let init_statuses = status
+        .and_then(|status| status.init_container_statuses.as_deref())
+        .unwrap_or_default();
     let of = |container: &Container, statuses: &[ContainerStatus]| {
         let status = statuses.iter().find(|status| status.name == container.name);
         container_request(container, status, defaults)

@@ -37,7 +37,9 @@ impl Snapshot {
 
     /// Replaces one node that is in the snapshot already; false if it is not.
     pub(super) fn replace(&mut self, node: &Arc<NodeInfo>) -> bool {
-        let Some(at) = self.at.get(node.name()).copied() else { return false };
+        let Some(at) = self.at.get(node.name()).copied() else {
+            return false;
+        };
         self.nodes[at] = node.clone();
         self.classify(at);
         true
@@ -60,7 +62,12 @@ impl Snapshot {
                 !list.is_empty()
             });
         }
-        self.at = self.nodes.iter().enumerate().map(|(at, node)| (node.shared_name().clone(), at)).collect();
+        self.at = self
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(at, node)| (node.shared_name().clone(), at))
+            .collect();
         self.with_affinity.clear();
         self.with_required_anti_affinity.clear();
         (0..self.nodes.len()).for_each(|at| self.classify(at));
@@ -70,6 +77,9 @@ impl Snapshot {
         let put = |set: &mut BTreeSet<usize>, belongs| if belongs { set.insert(at) } else { set.remove(&at) };
         let node = &self.nodes[at];
         put(&mut self.with_affinity, node.has_pods_with_affinity());
-        put(&mut self.with_required_anti_affinity, node.has_pods_with_required_anti_affinity());
+        put(
+            &mut self.with_required_anti_affinity,
+            node.has_pods_with_required_anti_affinity(),
+        );
     }
 }

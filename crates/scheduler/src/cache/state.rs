@@ -38,7 +38,9 @@ impl Cache {
     }
 
     pub(crate) fn remove_node(&mut self, name: &str) {
-        let Some(entry) = self.nodes.get_mut(name) else { return };
+        let Some(entry) = self.nodes.get_mut(name) else {
+            return;
+        };
         let images = entry.images.clone();
         if entry.pods.is_empty() {
             self.nodes.remove(name);
@@ -50,15 +52,27 @@ impl Cache {
     }
 
     fn count_images(&mut self, old: &HashMap<String, i64>, new: &HashMap<String, i64>) {
-        let mut changes = old.keys().filter(|name| !new.contains_key(*name)).map(|name| (name, false)).peekable();
-        let mut news = new.keys().filter(|name| !old.contains_key(*name)).map(|name| (name, true)).peekable();
+        let mut changes = old
+            .keys()
+            .filter(|name| !new.contains_key(*name))
+            .map(|name| (name, false))
+            .peekable();
+        let mut news = new
+            .keys()
+            .filter(|name| !old.contains_key(*name))
+            .map(|name| (name, true))
+            .peekable();
         if changes.peek().is_none() && news.peek().is_none() {
             return;
         }
         let counts = Arc::make_mut(&mut self.image_nodes);
         for (name, added) in changes.chain(news) {
             let count = counts.entry(name.clone()).or_default();
-            *count = if added { *count + 1 } else { count.saturating_sub(1) };
+            *count = if added {
+                *count + 1
+            } else {
+                count.saturating_sub(1)
+            };
             if *count == 0 {
                 counts.remove(name);
             }
@@ -91,7 +105,9 @@ impl Cache {
 
     /// Whether the pod was known.
     pub(crate) fn remove_pod(&mut self, uid: &str) -> bool {
-        let Some(known) = self.pods.remove(uid) else { return false };
+        let Some(known) = self.pods.remove(uid) else {
+            return false;
+        };
         let name = known.info.node_name.clone();
         let entry = self.entry(&name);
         Arc::make_mut(entry).remove_pod(uid);
@@ -108,7 +124,9 @@ impl Cache {
 
     fn entry(&mut self, name: &Arc<str>) -> &mut Arc<NodeInfo> {
         self.dirty.insert(name.clone());
-        self.nodes.entry(name.clone()).or_insert_with(|| Arc::new(NodeInfo::new(name.clone())))
+        self.nodes
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(NodeInfo::new(name.clone())))
     }
 
     /// Brings `snapshot` up to date; the work is in proportion to what changed.

@@ -17,7 +17,11 @@ fn cpu_of(snapshot: &Snapshot, node: &str) -> i64 {
 
 #[tokio::test]
 async fn only_changed_nodes_are_copied() {
-    let World { mut cache, mut snapshot, .. } = World::new(&[node("a", ""), node("b", "")]);
+    let World {
+        mut cache,
+        mut snapshot,
+        ..
+    } = World::new(&[node("a", ""), node("b", "")]);
     let before = snapshot.nodes.clone();
     cache.set_pod(on("p", "a"));
     assert_eq!(cpu_of(&snapshot, "a"), 0, "a snapshot does not change by itself");
@@ -32,7 +36,11 @@ async fn only_changed_nodes_are_copied() {
 
 #[tokio::test]
 async fn assumptions_are_confirmed_or_forgotten() {
-    let World { mut cache, mut snapshot, .. } = World::new(&[node("a", ""), node("b", "")]);
+    let World {
+        mut cache,
+        mut snapshot,
+        ..
+    } = World::new(&[node("a", ""), node("b", "")]);
     let assumed = on("p", "a");
     assert!(cache.assume(assumed.clone()));
     assert!(!cache.assume(assumed.clone()), "once only");
@@ -70,7 +78,13 @@ async fn nodes_come_and_go_apart_from_their_pods() {
 
 #[tokio::test]
 async fn nodes_alternate_between_zones() {
-    let world = World::new(&[node("a1", "a"), node("a2", "a"), node("a3", "a"), node("b1", "b"), node("b2", "b")]);
+    let world = World::new(&[
+        node("a1", "a"),
+        node("a2", "a"),
+        node("a3", "a"),
+        node("b1", "b"),
+        node("b2", "b"),
+    ]);
     let order: Vec<_> = world.snapshot.nodes.iter().map(|node| node.name()).collect();
     assert_eq!(order, ["a1", "b1", "a2", "b2", "a3"]);
 }
@@ -82,10 +96,17 @@ async fn images_are_counted_over_nodes() {
         node["status"]["images"] = json!([{"names": [image], "sizeBytes": 1}]);
         node
     };
-    let World { mut cache, mut snapshot, .. } = World::new(&[with_image("a", "x:1"), with_image("b", "x:1")]);
+    let World {
+        mut cache,
+        mut snapshot,
+        ..
+    } = World::new(&[with_image("a", "x:1"), with_image("b", "x:1")]);
     assert_eq!(snapshot.image_nodes.get("x:1"), Some(&2));
     cache.set_node(&Arc::new(serde_json::from_value(with_image("a", "y:1")).unwrap()));
     cache.remove_node("b");
     cache.update(&mut snapshot);
-    assert_eq!((snapshot.image_nodes.get("x:1"), snapshot.image_nodes.get("y:1")), (None, Some(&1)));
+    assert_eq!(
+        (snapshot.image_nodes.get("x:1"), snapshot.image_nodes.get("y:1")),
+        (None, Some(&1))
+    );
 }

@@ -18,8 +18,18 @@ pub(crate) struct NodeChange {
 impl NodeChange {
     /// What differs between two states of a node.
     pub(crate) fn between(old: &Node, new: &Node) -> Self {
-        let taints = |node: &Node| node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-        let cordoned = |node: &Node| node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
+        let taints = |node: &Node| {
+            node.spec
+                .as_ref()
+                .and_then(|spec| spec.taints.clone())
+                .unwrap_or_default()
+        };
+        let cordoned = |node: &Node| {
+            node.spec
+                .as_ref()
+                .and_then(|spec| spec.unschedulable)
+                .unwrap_or_default()
+        };
         let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
         Self {
             allocatable: allocatable(old) != allocatable(new),
@@ -39,15 +49,25 @@ impl NodeChange {
 #[derive(Clone, Debug)]
 pub(crate) enum ClusterEvent {
     NodeAdded(Arc<Node>),
-    NodeUpdated { old: Arc<Node>, new: Arc<Node>, change: NodeChange },
+    NodeUpdated {
+        old: Arc<Node>,
+        new: Arc<Node>,
+        change: NodeChange,
+    },
     /// Fewer nodes change the domains of a topology.
     NodeDeleted,
     AssignedPodAdded(Arc<PodInfo>),
     /// Labels or requests of a running pod changed.
-    AssignedPodUpdated { old: Arc<PodInfo>, new: Arc<PodInfo> },
+    AssignedPodUpdated {
+        old: Arc<PodInfo>,
+        new: Arc<PodInfo>,
+    },
     AssignedPodDeleted(Arc<PodInfo>),
     /// The pod itself changed while it waited.
-    PodUpdated { old: Arc<PodInfo>, new: Arc<PodInfo> },
+    PodUpdated {
+        old: Arc<PodInfo>,
+        new: Arc<PodInfo>,
+    },
     NamespaceChanged,
     ClaimChanged(Arc<PersistentVolumeClaim>),
     VolumeChanged,

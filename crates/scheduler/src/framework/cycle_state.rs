@@ -41,10 +41,14 @@ impl CycleState {
     }
 
     pub(crate) fn get<T: Any>(&self) -> Option<&T> {
-        self.data.iter().find_map(|data| (&**data as &dyn Any).downcast_ref())
+        self.data
+            .iter()
+            .find_map(|data| (&**data as &dyn Any).downcast_ref())
     }
 
     pub(crate) fn get_mut<T: Any>(&mut self) -> Option<&mut T> {
-        self.data.iter_mut().find_map(|data| (&mut **data as &mut dyn Any).downcast_mut())
+        self.data
+            .iter_mut()
+            .find_map(|data| (&mut **data as &mut dyn Any).downcast_mut())
     }
 }

@@ -23,7 +23,11 @@ pub(crate) struct Diagnosis {
 
 impl Default for Diagnosis {
     fn default() -> Self {
-        let absent = Status { code: Code::UnschedulableAndUnresolvable, reasons: Vec::new(), plugin: "" };
+        let absent = Status {
+            code: Code::UnschedulableAndUnresolvable,
+            reasons: Vec::new(),
+            plugin: "",
+        };
         Self {
             nodes: HashMap::new(),
             absent,
@@ -64,12 +68,19 @@ impl std::fmt::Display for FitError {
             for reason in diagnosis.nodes.values().flat_map(|status| &status.reasons) {
                 *histogram.entry(reason).or_default() += 1;
             }
-            if let Some(others) = self.nodes.checked_sub(diagnosis.nodes.len()).filter(|others| *others > 0) {
+            if let Some(others) = self
+                .nodes
+                .checked_sub(diagnosis.nodes.len())
+                .filter(|others| *others > 0)
+            {
                 for reason in &diagnosis.absent.reasons {
                     *histogram.entry(reason).or_default() += others;
                 }
             }
-            let mut lines: Vec<_> = histogram.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let mut lines: Vec<_> = histogram
+                .iter()
+                .map(|(reason, count)| format!("{count} {reason}"))
+                .collect();
             lines.sort_unstable();
             if !lines.is_empty() {
                 write!(f, " {}.", lines.join(", "))?;

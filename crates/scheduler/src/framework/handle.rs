@@ -1,8 +1,8 @@
 //! What plugins may use beside the snapshot.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use keelson_client::EventRecorder;
 use kube::Client;
@@ -89,7 +89,9 @@ impl Nominator {
 
 impl Nominated {
     fn remove(&mut self, uid: &str) {
-        let Some(node) = self.node_of.remove(uid) else { return };
+        let Some(node) = self.node_of.remove(uid) else {
+            return;
+        };
         if let Some(pods) = self.by_node.get_mut(&node) {
             pods.retain(|pod| &*pod.uid != uid);
             if pods.is_empty() {

@@ -47,7 +47,10 @@ where
 {
     pub(crate) fn new(informer: &Informer<K>) -> Self {
         let index = informer.index(|object: &K| object.meta().namespace.iter().cloned().collect());
-        Self { informer: informer.clone(), index }
+        Self {
+            informer: informer.clone(),
+            index,
+        }
     }
 }
 

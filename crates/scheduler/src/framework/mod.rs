@@ -17,7 +17,7 @@ pub(crate) use lister::{ByNamespace, Lister, Listers};
 pub(crate) use runtime::{Framework, NO_NODES};
 pub(crate) use status::{Code, Outcome, Status};
 pub(crate) use traits::{
-    BindPlugin, FilterPlugin, MAX_NODE_SCORE, NodeNames, PermitPlugin, Plugin, PostBindPlugin, PostFilterPlugin,
-    PostFilterResult, PreBindPlugin, PreEnqueuePlugin, PreFilter, PreFilterPlugin, PreScorePlugin, QueueSortPlugin,
-    ReservePlugin, ScorePlugin, SortKey,
+    BindPlugin, FilterPlugin, MAX_NODE_SCORE, NodeNames, PermitPlugin, Plugin, PostBindPlugin,
+    PostFilterPlugin, PostFilterResult, PreBindPlugin, PreEnqueuePlugin, PreFilter, PreFilterPlugin,
+    PreScorePlugin, QueueSortPlugin, ReservePlugin, ScorePlugin, SortKey,
 };

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    BindPlugin, ClusterEvent, CycleState, Diagnosis, FilterPlugin, NodeNames, Nominator, Outcome, PermitPlugin,
-    Plugin, PostBindPlugin, PostFilterPlugin, PostFilterResult, PreBindPlugin, PreEnqueuePlugin, PreFilter,
-    PreFilterPlugin, PreScorePlugin, QueueSortPlugin, QueueingHint, ReservePlugin, ScorePlugin, SortKey, Status,
+    BindPlugin, ClusterEvent, CycleState, Diagnosis, FilterPlugin, NodeNames, Nominator, Outcome,
+    PermitPlugin, Plugin, PostBindPlugin, PostFilterPlugin, PostFilterResult, PreBindPlugin,
+    PreEnqueuePlugin, PreFilter, PreFilterPlugin, PreScorePlugin, QueueSortPlugin, QueueingHint,
+    ReservePlugin, ScorePlugin, SortKey, Status,
 };
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::queue::QueuedPod;
@@ -24,7 +25,10 @@ pub(crate) struct Restriction {
 impl Restriction {
     /// Why all other nodes will not do.
     pub(crate) fn refusal(&self) -> Status {
-        Status::unresolvable(format!("node(s) didn't satisfy plugin(s) [{}]", self.plugins.join(" ")))
+        Status::unresolvable(format!(
+            "node(s) didn't satisfy plugin(s) [{}]",
+            self.plugins.join(" ")
+        ))
     }
 }
 
@@ -60,7 +64,10 @@ macro_rules! registrations {
 /// Registration: one method per extension point.
 impl Framework {
     pub(crate) fn new(nominator: Arc<Nominator>) -> Self {
-        Self { nominator, ..Self::default() }
+        Self {
+            nominator,
+            ..Self::default()
+        }
     }
 
     registrations! {
@@ -92,11 +99,17 @@ impl Framework {
     }
 
     fn filter_bit(&self, name: &str) -> u64 {
-        self.filter.iter().position(|plugin| plugin.name() == name).map_or(0, |at| 1 << at)
+        self.filter
+            .iter()
+            .position(|plugin| plugin.name() == name)
+            .map_or(0, |at| 1 << at)
     }
 
     fn score_bit(&self, name: &str) -> u64 {
-        self.score.iter().position(|(plugin, _)| plugin.name() == name).map_or(0, |at| 1 << at)
+        self.score
+            .iter()
+            .position(|(plugin, _)| plugin.name() == name)
+            .map_or(0, |at| 1 << at)
     }
 }
 
@@ -104,11 +117,15 @@ impl Framework {
 impl Framework {
     /// The pod's place in the active queue.
     pub(crate) fn sort_key(&self, pod: &QueuedPod) -> SortKey {
-        self.queue_sort.as_ref().map_or((0, pod.timestamp), |plugin| plugin.key(pod))
+        self.queue_sort
+            .as_ref()
+            .map_or((0, pod.timestamp), |plugin| plugin.key(pod))
     }
 
     pub(crate) fn run_pre_enqueue(&self, pod: &PodInfo) -> Outcome {
-        self.pre_enqueue.iter().try_for_each(|p| p.pre_enqueue(pod).map_err(|status| status.by(p.name())))
+        self.pre_enqueue
+            .iter()
+            .try_for_each(|p| p.pre_enqueue(pod).map_err(|status| status.by(p.name())))
     }
 
     /// Whether the event helps a pod that this plugin refused.
@@ -144,7 +161,10 @@ impl Framework {
                     if agreed.is_empty() {
                         let text = match by.as_slice() {
                             [one] => format!("node(s) didn't satisfy plugin {one}"),
-                            all => format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", all.join(" ")),
+                            all => format!(
+                                "node(s) didn't satisfy plugin(s) [{}] simultaneously",
+                                all.join(" ")
+                            ),
                         };
                         return Err(Status::unresolvable(text).by(plugin.name()));
                     }
@@ -154,7 +174,10 @@ impl Framework {
                 Err(status) => return Err(status.at("PreFilter", plugin.name())),
             }
         }
-        Ok(Restriction { nodes: names, plugins: by })
+        Ok(Restriction {
+            nodes: names,
+            plugins: by,
+        })
     }
 
     fn runs_filter(&self, state: &CycleState, name: &str) -> bool {
@@ -163,7 +186,13 @@ impl Framework {
     }
 
     /// Tells PreFilter plugins of a pod that is imagined on `node`.
-    pub(crate) fn imagine_added(&self, state: &mut CycleState, pod: &PodInfo, added: &PodInfo, node: &NodeInfo) {
+    pub(crate) fn imagine_added(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        added: &PodInfo,
+        node: &NodeInfo,
+    ) {
         for plugin in &self.pre_filter {
             if self.runs_filter(state, plugin.name()) {
                 plugin.add_pod(state, pod, added, node);
@@ -172,7 +201,13 @@ impl Framework {
     }
 
     /// Tells PreFilter plugins of a pod that is imagined away from `node`.
-    pub(crate) fn imagine_removed(&self, state: &mut CycleState, pod: &PodInfo, removed: &PodInfo, node: &NodeInfo) {
+    pub(crate) fn imagine_removed(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        removed: &PodInfo,
+        node: &NodeInfo,
+    ) {
         for plugin in &self.pre_filter {
             if self.runs_filter(state, plugin.name()) {
                 plugin.remove_pod(state, pod, removed, node);
@@ -184,7 +219,9 @@ impl Framework {
     pub(crate) fn run_filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Outcome {
         for (at, plugin) in self.filter.iter().enumerate() {
             if state.skip_filter & (1 << at) == 0 {
-                plugin.filter(state, pod, node).map_err(|status| status.at("Filter", plugin.name()))?;
+                plugin
+                    .filter(state, pod, node)
+                    .map_err(|status| status.at("Filter", plugin.name()))?;
             }
         }
         Ok(())
@@ -278,12 +315,18 @@ impl Framework {
     }
 
     pub(crate) fn run_reserve(&self, state: &mut CycleState, pod: &PodInfo, node: &Arc<NodeInfo>) -> Outcome {
-        self.reserve.iter().try_for_each(|p| p.reserve(state, pod, node).map_err(|status| status.at("Reserve", p.name())))
+        self.reserve.iter().try_for_each(|p| {
+            p.reserve(state, pod, node)
+                .map_err(|status| status.at("Reserve", p.name()))
+        })
     }
 
     /// In reverse order, so that what was taken last goes first.
     pub(crate) fn run_unreserve(&self, state: &CycleState, pod: &PodInfo, node: &str) {
-        self.reserve.iter().rev().for_each(|plugin| plugin.unreserve(state, pod, node));
+        self.reserve
+            .iter()
+            .rev()
+            .for_each(|plugin| plugin.unreserve(state, pod, node));
     }
 }
 
@@ -291,14 +334,20 @@ impl Framework {
 impl Framework {
     pub(crate) async fn run_permit(&self, state: &CycleState, pod: &PodInfo, node: &str) -> Outcome {
         for plugin in &self.permit {
-            plugin.permit(state, pod, node).await.map_err(|status| status.at("Permit", plugin.name()))?;
+            plugin
+                .permit(state, pod, node)
+                .await
+                .map_err(|status| status.at("Permit", plugin.name()))?;
         }
         Ok(())
     }
 
     pub(crate) async fn run_pre_bind(&self, state: &CycleState, pod: &PodInfo, node: &str) -> Outcome {
         for plugin in &self.pre_bind {
-            plugin.pre_bind(state, pod, node).await.map_err(|status| status.at("PreBind", plugin.name()))?;
+            plugin
+                .pre_bind(state, pod, node)
+                .await
+                .map_err(|status| status.at("PreBind", plugin.name()))?;
         }
         Ok(())
     }
@@ -314,6 +363,8 @@ impl Framework {
     }
 
     pub(crate) fn run_post_bind(&self, state: &CycleState, pod: &PodInfo, node: &str) {
-        self.post_bind.iter().for_each(|plugin| plugin.post_bind(state, pod, node));
+        self.post_bind
+            .iter()
+            .for_each(|plugin| plugin.post_bind(state, pod, node));
     }
 }

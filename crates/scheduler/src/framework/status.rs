@@ -28,7 +28,11 @@ pub(crate) type Outcome = Result<(), Status>;
 
 impl Status {
     fn new(code: Code, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, reasons: vec![reason.into()], plugin: "" }
+        Self {
+            code,
+            reasons: vec![reason.into()],
+            plugin: "",
+        }
     }
 
     pub(crate) fn error(reason: impl Into<Cow<'static, str>>) -> Self {
@@ -44,7 +48,11 @@ impl Status {
     }
 
     pub(crate) fn skip() -> Self {
-        Self { code: Code::Skip, reasons: Vec::new(), plugin: "" }
+        Self {
+            code: Code::Skip,
+            reasons: Vec::new(),
+            plugin: "",
+        }
     }
 
     pub(crate) fn is_skip(&self) -> bool {
@@ -53,7 +61,10 @@ impl Status {
 
     /// Whether it says that the pod does not fit (rather than that something failed).
     pub(crate) fn is_rejected(&self) -> bool {
-        matches!(self.code, Code::Unschedulable | Code::UnschedulableAndUnresolvable)
+        matches!(
+            self.code,
+            Code::Unschedulable | Code::UnschedulableAndUnresolvable
+        )
     }
 
     pub(crate) fn by(mut self, plugin: &'static str) -> Self {

@@ -53,7 +53,12 @@ pub(crate) enum PreFilter {
 
 /// Looks at the pod and the whole cluster once per cycle. `Skip` means that its Filter has nothing to do either.
 pub(crate) trait PreFilterPlugin: Plugin {
-    fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot) -> Result<PreFilter, Status>;
+    fn pre_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Result<PreFilter, Status>;
 
     /// Another pod is imagined on `node`.
     fn add_pod(&self, _state: &mut CycleState, _pod: &PodInfo, _added: &PodInfo, _node: &NodeInfo) {}

@@ -16,7 +16,9 @@ struct DefaultBinder {
 }
 
 pub(super) fn register(framework: &mut Framework, handle: &Handle) {
-    framework.bind(&Arc::new(DefaultBinder { client: handle.client.clone() }));
+    framework.bind(&Arc::new(DefaultBinder {
+        client: handle.client.clone(),
+    }));
 }
 
 impl Plugin for DefaultBinder {

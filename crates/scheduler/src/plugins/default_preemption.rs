@@ -16,8 +16,8 @@ use serde_json::json;
 use super::preemption_candidates::{Candidate, select_candidate, split_by_budgets};
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{
-    Code, CycleState, Diagnosis, FitError, Framework, Handle, Outcome, Plugin, PostFilterPlugin, PostFilterResult,
-    Status,
+    Code, CycleState, Diagnosis, FitError, Framework, Handle, Outcome, Plugin, PostFilterPlugin,
+    PostFilterResult, Status,
 };
 
 /// How many candidates to look for: this part of the nodes in percent, and at least this many.
@@ -31,7 +31,10 @@ struct DefaultPreemption {
 }
 
 pub(super) fn register(framework: &mut Framework, handle: &Handle) {
-    framework.post_filter(&Arc::new(DefaultPreemption { handle: handle.clone(), preempting: Arc::default() }));
+    framework.post_filter(&Arc::new(DefaultPreemption {
+        handle: handle.clone(),
+        preempting: Arc::default(),
+    }));
 }
 
 impl Plugin for DefaultPreemption {
@@ -41,10 +44,18 @@ impl Plugin for DefaultPreemption {
 }
 
 fn is_preempted(pod: &PodInfo) -> bool {
-    let conditions = pod.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let disrupted = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget");
+    let conditions = pod
+        .pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let disrupted = conditions
+        .iter()
+        .find(|condition| condition.type_ == "DisruptionTarget");
     pod.is_terminating()
-        && disrupted.is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"))
+        && disrupted
+            .is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"))
 }
 
 /// Victims on one node: none if the pod would not fit even without all pods of lower priority.
@@ -55,9 +66,16 @@ fn victims_on(
     node: &NodeInfo,
     budgets: &[Arc<k8s_openapi::api::policy::v1::PodDisruptionBudget>],
 ) -> Result<Candidate, Status> {
-    let mut potential: Vec<_> = node.pods.iter().filter(|other| other.priority < pod.priority).cloned().collect();
+    let mut potential: Vec<_> = node
+        .pods
+        .iter()
+        .filter(|other| other.priority < pod.priority)
+        .cloned()
+        .collect();
     if potential.is_empty() {
-        return Err(Status::unresolvable("No preemption victims found for incoming pod"));
+        return Err(Status::unresolvable(
+            "No preemption victims found for incoming pod",
+        ));
     }
     let (mut state, mut imagined) = (state.clone(), node.clone());
     for victim in &potential {
@@ -69,9 +87,17 @@ fn victims_on(
     };
     fits(&state, &imagined)?;
     // The more important a pod is, the sooner it gets its place back.
-    potential.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.start_time().cmp(&b.start_time())));
+    potential.sort_by(|a, b| {
+        b.priority
+            .cmp(&a.priority)
+            .then_with(|| a.start_time().cmp(&b.start_time()))
+    });
     let (violating, others) = split_by_budgets(&potential, budgets);
-    let mut candidate = Candidate { node: node.shared_name().clone(), victims: Vec::new(), violations: 0 };
+    let mut candidate = Candidate {
+        node: node.shared_name().clone(),
+        victims: Vec::new(),
+        violations: 0,
+    };
     for (pods, violates) in [(violating, true), (others, false)] {
         for other in pods {
             imagined.add_pod(other.clone());
@@ -84,7 +110,11 @@ fn victims_on(
             }
         }
     }
-    candidate.victims.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.start_time().cmp(&b.start_time())));
+    candidate.victims.sort_by(|a, b| {
+        b.priority
+            .cmp(&a.priority)
+            .then_with(|| a.start_time().cmp(&b.start_time()))
+    });
     Ok(candidate)
 }
 
@@ -102,7 +132,10 @@ impl DefaultPreemption {
             return None;
         }
         let node = snapshot.get(nominated)?;
-        let waiting = node.pods.iter().any(|other| other.priority < pod.priority && is_preempted(other));
+        let waiting = node
+            .pods
+            .iter()
+            .any(|other| other.priority < pod.priority && is_preempted(other));
         waiting.then_some("not eligible due to a terminating pod on the nominated node.")
     }
 
@@ -118,7 +151,11 @@ impl DefaultPreemption {
         let helpful = |node: &&Arc<NodeInfo>| diagnosis.of(node.name()).code == Code::Unschedulable;
         let nodes: Vec<_> = snapshot.nodes.iter().filter(helpful).collect();
         let wanted = (nodes.len() * MIN_CANDIDATE_NODES_PERCENTAGE / 100).max(MIN_CANDIDATE_NODES_ABSOLUTE);
-        let offset = if nodes.is_empty() { 0 } else { rand::rng().random_range(0..nodes.len()) };
+        let offset = if nodes.is_empty() {
+            0
+        } else {
+            rand::rng().random_range(0..nodes.len())
+        };
         let budgets = self.handle.listers.budgets.list();
         let mut candidates: Vec<Candidate> = Vec::new();
         for node in nodes[offset..].iter().chain(&nodes[..offset]) {
@@ -134,13 +171,24 @@ impl DefaultPreemption {
                 break;
             }
         }
-        if candidates.is_empty() { Err(refusals) } else { Ok(candidates) }
+        if candidates.is_empty() {
+            Err(refusals)
+        } else {
+            Ok(candidates)
+        }
     }
 
     fn evict(&self, candidate: Candidate, preemptor: Arc<PodInfo>) {
-        let victims: Vec<_> = candidate.victims.into_iter().filter(|victim| !victim.is_terminating()).collect();
+        let victims: Vec<_> = candidate
+            .victims
+            .into_iter()
+            .filter(|victim| !victim.is_terminating())
+            .collect();
         let nominated = self.handle.nominator.on(&candidate.node);
-        let displaced: Vec<_> = nominated.into_iter().filter(|other| other.priority < preemptor.priority).collect();
+        let displaced: Vec<_> = nominated
+            .into_iter()
+            .filter(|other| other.priority < preemptor.priority)
+            .collect();
         let (handle, preempting, node) = (self.handle.clone(), self.preempting.clone(), candidate.node);
         preempting.lock().insert(preemptor.uid.clone());
         self.handle.tasks.spawn(async move {
@@ -150,7 +198,12 @@ impl DefaultPreemption {
                 clear_nomination(&handle, other).await;
                 handle.activate(&other.uid);
             }
-            let results = join_all(victims.iter().map(|victim| preempt(&handle, victim, &preemptor, &node))).await;
+            let results = join_all(
+                victims
+                    .iter()
+                    .map(|victim| preempt(&handle, victim, &preemptor, &node)),
+            )
+            .await;
             preempting.lock().remove(&preemptor.uid);
             for error in results.into_iter().filter_map(Result::err) {
                 tracing::warn!(pod = %preemptor.key, %error, "preemption failed");
@@ -163,13 +216,21 @@ impl DefaultPreemption {
 async fn clear_nomination(handle: &Handle, pod: &PodInfo) {
     let api = Api::<Pod>::namespaced(handle.client.clone(), &pod.key.namespace);
     let patch = Patch::Merge(json!({"status": {"nominatedNodeName": null}}));
-    if let Err(error) = api.patch_status(&pod.key.name, &PatchParams::default(), &patch).await {
+    if let Err(error) = api
+        .patch_status(&pod.key.name, &PatchParams::default(), &patch)
+        .await
+    {
         // Only shown to others; our own nomination is gone already.
         tracing::debug!(pod = %pod.key, %error, "nominatedNodeName not cleared");
     }
 }
 
-async fn preempt(handle: &Handle, victim: &PodInfo, preemptor: &PodInfo, node: &str) -> Result<(), kube::Error> {
+async fn preempt(
+    handle: &Handle,
+    victim: &PodInfo,
+    preemptor: &PodInfo,
+    node: &str,
+) -> Result<(), kube::Error> {
     let api = Api::<Pod>::namespaced(handle.client.clone(), &victim.key.namespace);
     let patch = json!({
         "metadata": {"uid": &*victim.uid},
@@ -183,18 +244,36 @@ async fn preempt(handle: &Handle, victim: &PodInfo, preemptor: &PodInfo, node: &
         }]},
     });
     let gone = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
-    match api.patch_status(&victim.key.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+    match api
+        .patch_status(
+            &victim.key.name,
+            &PatchParams::default(),
+            &Patch::Strategic(patch),
+        )
+        .await
+    {
         Err(error) if gone(&error) => return Ok(()),
         result => result.map(|_| ())?,
     }
-    let same = Preconditions { uid: Some(victim.uid.to_string()), resource_version: None };
-    let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
+    let same = Preconditions {
+        uid: Some(victim.uid.to_string()),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        preconditions: Some(same),
+        ..DeleteParams::default()
+    };
     match api.delete(&victim.key.name, &params).await {
         Err(error) if gone(&error) => return Ok(()),
         result => result.map(|_| ())?,
     }
     let message = format!("Preempted by pod {} on node {node}", preemptor.uid);
-    handle.recorder.event(&object_reference(&*victim.pod), EventType::Normal, "Preempted", message);
+    handle.recorder.event(
+        &object_reference(&*victim.pod),
+        EventType::Normal,
+        "Preempted",
+        message,
+    );
     Ok(())
 }
 
@@ -207,7 +286,8 @@ impl PostFilterPlugin for DefaultPreemption {
         snapshot: &Snapshot,
         diagnosis: &Diagnosis,
     ) -> (Option<PostFilterResult>, Outcome) {
-        let refuse = |why: String| Err(Status::unschedulable(format!("preemption: {why}")).by("DefaultPreemption"));
+        let refuse =
+            |why: String| Err(Status::unschedulable(format!("preemption: {why}")).by("DefaultPreemption"));
         if let Some(why) = self.ineligible(pod, snapshot, diagnosis) {
             return (None, refuse(why.to_owned()));
         }
@@ -220,8 +300,16 @@ impl PostFilterPlugin for DefaultPreemption {
             }
             Err(mut refusals) => {
                 refusals.absent.reasons = vec!["Preemption is not helpful for scheduling".into()];
-                let error = FitError { nodes: snapshot.len(), diagnosis: refusals };
-                (Some(PostFilterResult { nominated_node: String::new() }), refuse(error.to_string()))
+                let error = FitError {
+                    nodes: snapshot.len(),
+                    diagnosis: refusals,
+                };
+                (
+                    Some(PostFilterResult {
+                        nominated_node: String::new(),
+                    }),
+                    refuse(error.to_string()),
+                )
             }
         }
     }

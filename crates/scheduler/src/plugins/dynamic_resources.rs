@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::cache::{PodInfo, Snapshot};
 use crate::framework::{
-    CycleState, Diagnosis, Framework, Outcome, Plugin, PostFilterPlugin, PostFilterResult, PreFilter, PreFilterPlugin,
-    Status,
+    CycleState, Diagnosis, Framework, Outcome, Plugin, PostFilterPlugin, PostFilterResult, PreFilter,
+    PreFilterPlugin, Status,
 };
 
 struct DynamicResources;
@@ -17,7 +17,9 @@ pub(super) fn register(framework: &mut Framework) {
 }
 
 fn has_claims(pod: &PodInfo) -> bool {
-    pod.spec().and_then(|spec| spec.resource_claims.as_ref()).is_some_and(|claims| !claims.is_empty())
+    pod.spec()
+        .and_then(|spec| spec.resource_claims.as_ref())
+        .is_some_and(|claims| !claims.is_empty())
 }
 
 impl Plugin for DynamicResources {
@@ -27,9 +29,16 @@ impl Plugin for DynamicResources {
 }
 
 impl PreFilterPlugin for DynamicResources {
-    fn pre_filter(&self, _state: &mut CycleState, pod: &PodInfo, _snapshot: &Snapshot) -> Result<PreFilter, Status> {
+    fn pre_filter(
+        &self,
+        _state: &mut CycleState,
+        pod: &PodInfo,
+        _snapshot: &Snapshot,
+    ) -> Result<PreFilter, Status> {
         if has_claims(pod) {
-            return Err(Status::unresolvable("pod has resource claims, which this scheduler does not allocate"));
+            return Err(Status::unresolvable(
+                "pod has resource claims, which this scheduler does not allocate",
+            ));
         }
         Err(Status::skip())
     }

@@ -26,11 +26,19 @@ impl Plugin for ImageLocality {
 /// The name as the kubelet reports it: with a tag.
 fn normalized(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
-    if last.contains(':') || last.contains('@') { image.to_owned() } else { format!("{image}:latest") }
+    if last.contains(':') || last.contains('@') {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
 }
 
 impl ScorePlugin for ImageLocality {
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a score, as upstream computes it")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "a score, as upstream computes it"
+    )]
     fn score(&self, _state: &CycleState, pod: &PodInfo, node: &NodeInfo, snapshot: &Snapshot) -> i64 {
         let Some(spec) = pod.spec() else { return 0 };
         if node.images.is_empty() {

@@ -8,8 +8,8 @@ use keelson_client::NamespacedName;
 
 use crate::cache::{AffinityTerm, NodeInfo, PodInfo, Snapshot, WeightedTerm};
 use crate::framework::{
-    ClusterEvent, CycleState, FilterPlugin, Framework, Handle, Lister, MAX_NODE_SCORE, Outcome, Plugin, PreFilter,
-    PreFilterPlugin, PreScorePlugin, QueueingHint, ScorePlugin, Status,
+    ClusterEvent, CycleState, FilterPlugin, Framework, Handle, Lister, MAX_NODE_SCORE, Outcome, Plugin,
+    PreFilter, PreFilterPlugin, PreScorePlugin, QueueingHint, ScorePlugin, Status,
 };
 
 /// Weight of the required affinity of running pods for the incoming one.
@@ -37,7 +37,11 @@ impl Domains {
     }
 
     fn get(&self, key: &str, value: &str) -> i64 {
-        self.0.get(key).and_then(|values| values.get(value)).copied().unwrap_or_default()
+        self.0
+            .get(key)
+            .and_then(|values| values.get(value))
+            .copied()
+            .unwrap_or_default()
     }
 
     fn is_zero(&self) -> bool {
@@ -66,14 +70,22 @@ struct InterPodAffinity {
 }
 
 pub(super) fn register(framework: &mut Framework, handle: &Handle, weight: i64) {
-    let plugin = Arc::new(InterPodAffinity { namespaces: handle.listers.namespaces.clone() });
-    framework.pre_filter(&plugin).filter(&plugin).pre_score(&plugin).score(&plugin, weight);
+    let plugin = Arc::new(InterPodAffinity {
+        namespaces: handle.listers.namespaces.clone(),
+    });
+    framework
+        .pre_filter(&plugin)
+        .filter(&plugin)
+        .pre_score(&plugin)
+        .score(&plugin, weight);
 }
 
 impl InterPodAffinity {
     fn labels_of(&self, namespace: &str) -> Labels {
         let namespace = self.namespaces.get(&NamespacedName::new("", namespace));
-        namespace.and_then(|namespace| namespace.metadata.labels.clone()).unwrap_or_default()
+        namespace
+            .and_then(|namespace| namespace.metadata.labels.clone())
+            .unwrap_or_default()
     }
 
     /// Whether `term` speaks of `pod`; namespaces are looked up only where the term selects them.
@@ -120,9 +132,19 @@ impl Plugin for InterPodAffinity {
     fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent) -> QueueingHint {
         let affinities = &pod.affinities;
         let wants = |other: &PodInfo| self.speak_of(&affinities.required, other);
-        let excludes = |other: &PodInfo| affinities.required_anti.iter().any(|term| self.speaks_of(term, other));
-        let excluded_by =
-            |other: &PodInfo| other.affinities.required_anti.iter().any(|term| self.speaks_of(term, pod));
+        let excludes = |other: &PodInfo| {
+            affinities
+                .required_anti
+                .iter()
+                .any(|term| self.speaks_of(term, other))
+        };
+        let excluded_by = |other: &PodInfo| {
+            other
+                .affinities
+                .required_anti
+                .iter()
+                .any(|term| self.speaks_of(term, pod))
+        };
         QueueingHint::queue_if(match event {
             ClusterEvent::PodUpdated { old, new } => old.labels() != new.labels(),
             ClusterEvent::AssignedPodAdded(other) => wants(other),
@@ -142,14 +164,26 @@ impl Plugin for InterPodAffinity {
 }
 
 impl PreFilterPlugin for InterPodAffinity {
-    fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot) -> Result<PreFilter, Status> {
+    fn pre_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Result<PreFilter, Status> {
         if let Some(error) = &pod.affinity_error {
             return Err(Status::unresolvable(format!("parsing pod: {error}")));
         }
         let namespace_labels = Arc::new(self.labels_of(&pod.key.namespace));
-        let mut counts = Counts { namespace_labels, ..Counts::default() };
+        let mut counts = Counts {
+            namespace_labels,
+            ..Counts::default()
+        };
         for node in snapshot.with_required_anti_affinity() {
-            for other in node.pods.iter().filter(|other| !other.affinities.required_anti.is_empty()) {
+            for other in node
+                .pods
+                .iter()
+                .filter(|other| !other.affinities.required_anti.is_empty())
+            {
                 for term in &other.affinities.required_anti {
                     if term.matches(pod, &counts.namespace_labels) {
                         counts.forbidding.add(&term.topology_key, node, 1);
@@ -188,11 +222,17 @@ impl PreFilterPlugin for InterPodAffinity {
 
 impl FilterPlugin for InterPodAffinity {
     fn filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Outcome {
-        let Some(counts) = state.get::<Counts>() else { return Ok(()) };
+        let Some(counts) = state.get::<Counts>() else {
+            return Ok(());
+        };
         let own = &pod.affinities;
-        let all_labels = own.required.iter().all(|term| node.label(&term.topology_key).is_some());
+        let all_labels = own
+            .required
+            .iter()
+            .all(|term| node.label(&term.topology_key).is_some());
         let found = |term: &AffinityTerm, domains: &Domains| {
-            node.label(&term.topology_key).is_some_and(|value| domains.get(&term.topology_key, value) > 0)
+            node.label(&term.topology_key)
+                .is_some_and(|value| domains.get(&term.topology_key, value) > 0)
         };
         let satisfied = all_labels && {
             let neighbours = own.required.iter().all(|term| found(term, &counts.wanted));
@@ -203,13 +243,19 @@ impl FilterPlugin for InterPodAffinity {
             return Err(Status::unresolvable("node(s) didn't match pod affinity rules"));
         }
         if own.required_anti.iter().any(|term| found(term, &counts.unwanted)) {
-            return Err(Status::unschedulable("node(s) didn't match pod anti-affinity rules"));
+            return Err(Status::unschedulable(
+                "node(s) didn't match pod anti-affinity rules",
+            ));
         }
         let forbidden = counts.forbidding.0.iter().any(|(key, values)| {
-            node.label(key).and_then(|value| values.get(value)).is_some_and(|count| *count > 0)
+            node.label(key)
+                .and_then(|value| values.get(value))
+                .is_some_and(|count| *count > 0)
         });
         if forbidden {
-            return Err(Status::unschedulable("node(s) didn't satisfy existing pods anti-affinity rules"));
+            return Err(Status::unschedulable(
+                "node(s) didn't satisfy existing pods anti-affinity rules",
+            ));
         }
         Ok(())
     }
@@ -228,7 +274,11 @@ impl PreScorePlugin for InterPodAffinity {
         let mut domains = Domains::default();
         let of_others = |domains: &mut Domains, node: &NodeInfo, other: &PodInfo| {
             let theirs = &other.affinities;
-            for term in theirs.required.iter().filter(|term| term.matches(pod, &namespace_labels)) {
+            for term in theirs
+                .required
+                .iter()
+                .filter(|term| term.matches(pod, &namespace_labels))
+            {
                 domains.add(&term.topology_key, node, HARD_POD_AFFINITY_WEIGHT);
             }
             for (terms, sign) in [(&theirs.preferred, 1), (&theirs.preferred_anti, -1)] {
@@ -267,7 +317,9 @@ impl PreScorePlugin for InterPodAffinity {
 
 impl ScorePlugin for InterPodAffinity {
     fn score(&self, state: &CycleState, _pod: &PodInfo, node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
-        let Some(Preferences(domains)) = state.get() else { return 0 };
+        let Some(Preferences(domains)) = state.get() else {
+            return 0;
+        };
         let of = |(key, values): (&String, &HashMap<String, i64>)| values.get(node.label(key)?).copied();
         domains.0.iter().filter_map(of).sum()
     }
@@ -276,7 +328,11 @@ impl ScorePlugin for InterPodAffinity {
         let most = scores.iter().copied().max().unwrap_or_default();
         let least = scores.iter().copied().min().unwrap_or_default();
         for score in scores {
-            *score = if most > least { MAX_NODE_SCORE * (*score - least) / (most - least) } else { 0 };
+            *score = if most > least {
+                MAX_NODE_SCORE * (*score - least) / (most - least)
+            } else {
+                0
+            };
         }
     }
 }

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Node;
 use super::normalize::default_normalize;
 use crate::cache::{NodeInfo, PodInfo, PreferredTerm, Snapshot};
 use crate::framework::{
-    ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, PreFilter, PreFilterPlugin, PreScorePlugin,
-    QueueingHint, ScorePlugin, Status,
+    ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, PreFilter, PreFilterPlugin,
+    PreScorePlugin, QueueingHint, ScorePlugin, Status,
 };
 
 struct NodeAffinity;
@@ -20,7 +20,11 @@ struct Preferred(Arc<[PreferredTerm]>);
 
 pub(super) fn register(framework: &mut Framework, weight: i64) {
     let plugin = Arc::new(NodeAffinity);
-    framework.pre_filter(&plugin).filter(&plugin).pre_score(&plugin).score(&plugin, weight);
+    framework
+        .pre_filter(&plugin)
+        .filter(&plugin)
+        .pre_score(&plugin)
+        .score(&plugin, weight);
 }
 
 impl Plugin for NodeAffinity {
@@ -32,7 +36,8 @@ impl Plugin for NodeAffinity {
         let none = BTreeMap::new();
         let matches = |node: &Node| {
             let name = node.metadata.name.as_deref().unwrap_or_default();
-            pod.node_affinity.matches(name, node.metadata.labels.as_ref().unwrap_or(&none))
+            pod.node_affinity
+                .matches(name, node.metadata.labels.as_ref().unwrap_or(&none))
         };
         QueueingHint::queue_if(match event {
             ClusterEvent::NodeAdded(node) => matches(node),
@@ -44,7 +49,12 @@ impl Plugin for NodeAffinity {
 }
 
 impl PreFilterPlugin for NodeAffinity {
-    fn pre_filter(&self, _state: &mut CycleState, pod: &PodInfo, _snapshot: &Snapshot) -> Result<PreFilter, Status> {
+    fn pre_filter(
+        &self,
+        _state: &mut CycleState,
+        pod: &PodInfo,
+        _snapshot: &Snapshot,
+    ) -> Result<PreFilter, Status> {
         if pod.node_affinity.is_empty() {
             return Err(Status::skip());
         }
@@ -65,7 +75,9 @@ impl FilterPlugin for NodeAffinity {
         if pod.node_affinity.matches(node.name(), node.labels()) {
             return Ok(());
         }
-        Err(Status::unresolvable("node(s) didn't match Pod's node affinity/selector"))
+        Err(Status::unresolvable(
+            "node(s) didn't match Pod's node affinity/selector",
+        ))
     }
 }
 
@@ -77,9 +89,16 @@ impl PreScorePlugin for NodeAffinity {
         _nodes: &[Arc<NodeInfo>],
         _snapshot: &Snapshot,
     ) -> Outcome {
-        let affinity = pod.spec().and_then(|spec| spec.affinity.as_ref()).and_then(|a| a.node_affinity.as_ref());
+        let affinity = pod
+            .spec()
+            .and_then(|spec| spec.affinity.as_ref())
+            .and_then(|a| a.node_affinity.as_ref());
         let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
-        let terms = terms.unwrap_or_default().iter().map(PreferredTerm::parse).collect::<Result<Vec<_>, _>>();
+        let terms = terms
+            .unwrap_or_default()
+            .iter()
+            .map(PreferredTerm::parse)
+            .collect::<Result<Vec<_>, _>>();
         let terms = terms.map_err(Status::error)?;
         if terms.is_empty() {
             return Err(Status::skip());
@@ -91,8 +110,14 @@ impl PreScorePlugin for NodeAffinity {
 
 impl ScorePlugin for NodeAffinity {
     fn score(&self, state: &CycleState, _pod: &PodInfo, node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
-        let Some(Preferred(terms)) = state.get() else { return 0 };
-        terms.iter().filter(|term| term.matches(node)).map(|term| term.weight).sum()
+        let Some(Preferred(terms)) = state.get() else {
+            return 0;
+        };
+        terms
+            .iter()
+            .filter(|term| term.matches(node))
+            .map(|term| term.weight)
+            .sum()
     }
 
     fn normalize(&self, _state: &CycleState, _nodes: &[Arc<NodeInfo>], scores: &mut [i64]) {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::cache::{NodeInfo, PodInfo};
-use crate::framework::{ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, QueueingHint, Status};
+use crate::framework::{
+    ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, QueueingHint, Status,
+};
 
 struct NodeName;
 
@@ -28,6 +30,8 @@ impl FilterPlugin for NodeName {
         if pod.node_name.is_empty() || *pod.node_name == *node.name() {
             return Ok(());
         }
-        Err(Status::unresolvable("node(s) didn't match the requested node name"))
+        Err(Status::unresolvable(
+            "node(s) didn't match the requested node name",
+        ))
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{
-    ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, PreFilter, PreFilterPlugin, QueueingHint,
-    Status,
+    ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, PreFilter, PreFilterPlugin,
+    QueueingHint, Status,
 };
 
 struct NodePorts;
@@ -16,7 +16,9 @@ pub(super) fn register(framework: &mut Framework) {
 }
 
 fn conflict(a: &PodInfo, b: &PodInfo) -> bool {
-    a.host_ports.iter().any(|port| b.host_ports.iter().any(|other| port.conflicts(other)))
+    a.host_ports
+        .iter()
+        .any(|port| b.host_ports.iter().any(|other| port.conflicts(other)))
 }
 
 impl Plugin for NodePorts {
@@ -34,15 +36,26 @@ impl Plugin for NodePorts {
 }
 
 impl PreFilterPlugin for NodePorts {
-    fn pre_filter(&self, _state: &mut CycleState, pod: &PodInfo, _snapshot: &Snapshot) -> Result<PreFilter, Status> {
-        if pod.host_ports.is_empty() { Err(Status::skip()) } else { Ok(PreFilter::All) }
+    fn pre_filter(
+        &self,
+        _state: &mut CycleState,
+        pod: &PodInfo,
+        _snapshot: &Snapshot,
+    ) -> Result<PreFilter, Status> {
+        if pod.host_ports.is_empty() {
+            Err(Status::skip())
+        } else {
+            Ok(PreFilter::All)
+        }
     }
 }
 
 impl FilterPlugin for NodePorts {
     fn filter(&self, _state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Outcome {
         if node.pods.iter().any(|other| conflict(pod, other)) {
-            return Err(Status::unschedulable("node(s) didn't have free ports for the requested pod ports"));
+            return Err(Status::unschedulable(
+                "node(s) didn't have free ports for the requested pod ports",
+            ));
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
-use crate::framework::{CycleState, Framework, MAX_NODE_SCORE, Outcome, Plugin, PreScorePlugin, ScorePlugin, Status};
+use crate::framework::{
+    CycleState, Framework, MAX_NODE_SCORE, Outcome, Plugin, PreScorePlugin, ScorePlugin, Status,
+};
 
 struct BalancedAllocation;
 
@@ -27,11 +29,19 @@ impl PreScorePlugin for BalancedAllocation {
         _nodes: &[Arc<NodeInfo>],
         _snapshot: &Snapshot,
     ) -> Outcome {
-        if pod.requests.milli_cpu == 0 && pod.requests.memory == 0 { Err(Status::skip()) } else { Ok(()) }
+        if pod.requests.milli_cpu == 0 && pod.requests.memory == 0 {
+            Err(Status::skip())
+        } else {
+            Ok(())
+        }
     }
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a score, as upstream computes it")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a score, as upstream computes it"
+)]
 fn balance(used: [(i64, i64); 2]) -> i64 {
     let part = |(used, all): (i64, i64)| (all > 0).then(|| (used as f64 / all as f64).min(1.0));
     let deviation = match (part(used[0]), part(used[1])) {

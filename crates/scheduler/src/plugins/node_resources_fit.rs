@@ -21,12 +21,17 @@ fn demands<'a>(
     used: &'a Resource,
     allocatable: &'a Resource,
 ) -> impl Iterator<Item = (&'a str, i64, i64, i64)> {
-    let names = ["cpu", "memory", "ephemeral-storage"].into_iter().chain(pod.scalar.keys().map(String::as_str));
-    names.map(|name| (name, pod.get(name), used.get(name), allocatable.get(name))).filter(|(_, wanted, ..)| *wanted > 0)
+    let names = ["cpu", "memory", "ephemeral-storage"]
+        .into_iter()
+        .chain(pod.scalar.keys().map(String::as_str));
+    names
+        .map(|name| (name, pod.get(name), used.get(name), allocatable.get(name)))
+        .filter(|(_, wanted, ..)| *wanted > 0)
 }
 
 fn fits_alone(pod: &PodInfo, allocatable: &Resource) -> bool {
-    allocatable.pods > 0 && demands(&pod.requests, &Resource::default(), allocatable).all(|(_, wanted, _, all)| wanted <= all)
+    allocatable.pods > 0
+        && demands(&pod.requests, &Resource::default(), allocatable).all(|(_, wanted, _, all)| wanted <= all)
 }
 
 impl Plugin for Fit {
@@ -36,7 +41,10 @@ impl Plugin for Fit {
 
     fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent) -> QueueingHint {
         let allocatable = |node: &k8s_openapi::api::core::v1::Node| {
-            let list = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+            let list = node
+                .status
+                .as_ref()
+                .and_then(|status| status.allocatable.as_ref());
             list.map(Resource::of).unwrap_or_default()
         };
         QueueingHint::queue_if(match event {
@@ -86,7 +94,11 @@ impl FilterPlugin for Fit {
 }
 
 fn least_requested(requested: i64, capacity: i64) -> i64 {
-    if requested > capacity { 0 } else { (capacity - requested) * MAX_NODE_SCORE / capacity }
+    if requested > capacity {
+        0
+    } else {
+        (capacity - requested) * MAX_NODE_SCORE / capacity
+    }
 }
 
 impl ScorePlugin for Fit {

@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::Taint;
 
 use super::taint_toleration::tolerates;
 use crate::cache::{NodeInfo, PodInfo};
-use crate::framework::{ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, QueueingHint, Status};
+use crate::framework::{
+    ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, QueueingHint, Status,
+};
 
 struct NodeUnschedulable;
 
@@ -20,7 +22,9 @@ fn tolerates_cordon(pod: &PodInfo) -> bool {
         effect: "NoSchedule".to_owned(),
         ..Taint::default()
     };
-    pod.tolerations().iter().any(|toleration| tolerates(toleration, &taint))
+    pod.tolerations()
+        .iter()
+        .any(|toleration| tolerates(toleration, &taint))
 }
 
 impl Plugin for NodeUnschedulable {
@@ -30,7 +34,11 @@ impl Plugin for NodeUnschedulable {
 
     fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent) -> QueueingHint {
         let open = |node: &k8s_openapi::api::core::v1::Node| {
-            !node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default()
+            !node
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.unschedulable)
+                .unwrap_or_default()
         };
         QueueingHint::queue_if(match event {
             ClusterEvent::NodeAdded(node) => open(node),

@@ -11,8 +11,8 @@ use keelson_client::NamespacedName;
 use super::taint_toleration::untolerated;
 use crate::cache::{NodeInfo, PodInfo, Snapshot, label_selector};
 use crate::framework::{
-    ClusterEvent, CycleState, FilterPlugin, Framework, Handle, Listers, MAX_NODE_SCORE, Outcome, Plugin, PreFilter,
-    PreFilterPlugin, PreScorePlugin, QueueingHint, ScorePlugin, Status,
+    ClusterEvent, CycleState, FilterPlugin, Framework, Handle, Listers, MAX_NODE_SCORE, Outcome, Plugin,
+    PreFilter, PreFilterPlugin, PreScorePlugin, QueueingHint, ScorePlugin, Status,
 };
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -57,7 +57,8 @@ impl Constraint {
     }
 
     fn selects(&self, pod: &PodInfo) -> bool {
-        self.selector.matches_by(|key| pod.labels().get(key).map(String::as_str))
+        self.selector
+            .matches_by(|key| pod.labels().get(key).map(String::as_str))
     }
 
     /// The pods of a namespace on the node that the constraint counts.
@@ -70,13 +71,22 @@ impl Constraint {
 }
 
 fn constraints_of(pod: &PodInfo, action: &str) -> Result<Vec<Constraint>, Status> {
-    let all = pod.spec().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default();
-    let wanted = all.iter().filter(|constraint| constraint.when_unsatisfiable == action);
-    wanted.map(|constraint| Constraint::parse(constraint, pod).map_err(Status::error)).collect()
+    let all = pod
+        .spec()
+        .and_then(|spec| spec.topology_spread_constraints.as_deref())
+        .unwrap_or_default();
+    let wanted = all
+        .iter()
+        .filter(|constraint| constraint.when_unsatisfiable == action);
+    wanted
+        .map(|constraint| Constraint::parse(constraint, pod).map_err(Status::error))
+        .collect()
 }
 
 fn has_all_keys(node: &NodeInfo, constraints: &[Constraint]) -> bool {
-    constraints.iter().all(|constraint| node.label(&constraint.key).is_some())
+    constraints
+        .iter()
+        .all(|constraint| node.label(&constraint.key).is_some())
 }
 
 /// Pods per domain for each strict constraint.
@@ -90,7 +100,11 @@ struct Counts {
 impl Counts {
     fn find_least(&mut self) {
         let least = |(constraint, domains): (&Constraint, &HashMap<String, i64>)| {
-            if domains.len() < constraint.min_domains { 0 } else { domains.values().copied().min().unwrap_or_default() }
+            if domains.len() < constraint.min_domains {
+                0
+            } else {
+                domains.values().copied().min().unwrap_or_default()
+            }
         };
         self.least = self.constraints.iter().zip(&self.domains).map(least).collect();
     }
@@ -131,8 +145,14 @@ struct PodTopologySpread {
 }
 
 pub(super) fn register(framework: &mut Framework, handle: &Handle, weight: i64) {
-    let plugin = Arc::new(PodTopologySpread { listers: handle.listers.clone() });
-    framework.pre_filter(&plugin).filter(&plugin).pre_score(&plugin).score(&plugin, weight);
+    let plugin = Arc::new(PodTopologySpread {
+        listers: handle.listers.clone(),
+    });
+    framework
+        .pre_filter(&plugin)
+        .filter(&plugin)
+        .pre_score(&plugin)
+        .score(&plugin, weight);
 }
 
 impl PodTopologySpread {
@@ -165,7 +185,10 @@ impl PodTopologySpread {
         for service in self.listers.services.list_in(namespace) {
             let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
             let selects = |selector: &&std::collections::BTreeMap<String, String>| {
-                !selector.is_empty() && selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
+                !selector.is_empty()
+                    && selector
+                        .iter()
+                        .all(|(key, value)| pod.labels().get(key) == Some(value))
             };
             if let Some(selector) = selector.filter(selects) {
                 add(selector);
@@ -185,13 +208,22 @@ impl PodTopologySpread {
                 }
                 None
             }
-            ("ReplicaSet", "apps") => self.listers.replica_sets.get(&key).and_then(|set| set.spec.clone()).map(|s| s.selector),
-            ("StatefulSet", "apps") => {
-                self.listers.stateful_sets.get(&key).and_then(|set| set.spec.clone()).map(|s| s.selector)
-            }
+            ("ReplicaSet", "apps") => self
+                .listers
+                .replica_sets
+                .get(&key)
+                .and_then(|set| set.spec.clone())
+                .map(|s| s.selector),
+            ("StatefulSet", "apps") => self
+                .listers
+                .stateful_sets
+                .get(&key)
+                .and_then(|set| set.spec.clone())
+                .map(|s| s.selector),
             _ => None,
         };
-        if let Some(selector) = selector.and_then(|selector| label_selector(Some(&selector), Vec::new()).ok()) {
+        if let Some(selector) = selector.and_then(|selector| label_selector(Some(&selector), Vec::new()).ok())
+        {
             requirements.extend(selector.requirements().iter().cloned());
         }
         LabelSelector::new(requirements)
@@ -204,15 +236,20 @@ impl Plugin for PodTopologySpread {
     }
 
     fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent) -> QueueingHint {
-        let Ok(constraints) = constraints_of(pod, "DoNotSchedule") else { return QueueingHint::Queue };
+        let Ok(constraints) = constraints_of(pod, "DoNotSchedule") else {
+            return QueueingHint::Queue;
+        };
         let counts = |other: &PodInfo| {
-            other.key.namespace == pod.key.namespace && constraints.iter().any(|constraint| constraint.selects(other))
+            other.key.namespace == pod.key.namespace
+                && constraints.iter().any(|constraint| constraint.selects(other))
         };
         QueueingHint::queue_if(match event {
             ClusterEvent::AssignedPodAdded(other) | ClusterEvent::AssignedPodDeleted(other) => counts(other),
             ClusterEvent::AssignedPodUpdated { old, new } => counts(old) != counts(new),
             ClusterEvent::NodeAdded(_) | ClusterEvent::NodeDeleted => true,
-            ClusterEvent::PodUpdated { old, new } => old.labels() != new.labels() || old.tolerations() != new.tolerations(),
+            ClusterEvent::PodUpdated { old, new } => {
+                old.labels() != new.labels() || old.tolerations() != new.tolerations()
+            }
             ClusterEvent::NodeUpdated { change, .. } => change.labels || change.taints,
             _ => false,
         })
@@ -220,21 +257,35 @@ impl Plugin for PodTopologySpread {
 }
 
 impl PreFilterPlugin for PodTopologySpread {
-    fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot) -> Result<PreFilter, Status> {
+    fn pre_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Result<PreFilter, Status> {
         let constraints = constraints_of(pod, "DoNotSchedule")?;
         if constraints.is_empty() {
             return Err(Status::skip());
         }
         let mut domains = vec![HashMap::new(); constraints.len()];
-        for node in snapshot.nodes.iter().filter(|node| has_all_keys(node, &constraints)) {
+        for node in snapshot
+            .nodes
+            .iter()
+            .filter(|node| has_all_keys(node, &constraints))
+        {
             for (constraint, domains) in constraints.iter().zip(&mut domains) {
                 if constraint.includes(pod, node) {
                     let value = node.label(&constraint.key).unwrap_or_default();
-                    *domains.entry(value.to_owned()).or_default() += constraint.count(node, &pod.key.namespace);
+                    *domains.entry(value.to_owned()).or_default() +=
+                        constraint.count(node, &pod.key.namespace);
                 }
             }
         }
-        let mut counts = Counts { constraints: constraints.into(), domains, least: Vec::new() };
+        let mut counts = Counts {
+            constraints: constraints.into(),
+            domains,
+            least: Vec::new(),
+        };
         counts.find_least();
         state.write(counts);
         Ok(PreFilter::All)
@@ -255,7 +306,9 @@ impl PreFilterPlugin for PodTopologySpread {
 
 impl FilterPlugin for PodTopologySpread {
     fn filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Outcome {
-        let Some(counts) = state.get::<Counts>() else { return Ok(()) };
+        let Some(counts) = state.get::<Counts>() else {
+            return Ok(());
+        };
         for (at, constraint) in counts.constraints.iter().enumerate() {
             let Some(value) = node.label(&constraint.key) else {
                 let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
@@ -263,7 +316,9 @@ impl FilterPlugin for PodTopologySpread {
             };
             let there = counts.domains[at].get(value).copied().unwrap_or_default();
             if there + i64::from(constraint.selects(pod)) - counts.least[at] > constraint.max_skew {
-                return Err(Status::unschedulable("node(s) didn't match pod topology spread constraints"));
+                return Err(Status::unschedulable(
+                    "node(s) didn't match pod topology spread constraints",
+                ));
             }
         }
         Ok(())
@@ -279,10 +334,16 @@ impl PreScorePlugin for PodTopologySpread {
         nodes: &[Arc<NodeInfo>],
         snapshot: &Snapshot,
     ) -> Outcome {
-        let own = pod.spec().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default();
+        let own = pod
+            .spec()
+            .and_then(|spec| spec.topology_spread_constraints.as_deref())
+            .unwrap_or_default();
         let require_all = !own.is_empty();
-        let constraints =
-            if require_all { constraints_of(pod, "ScheduleAnyway")? } else { self.default_constraints(pod) };
+        let constraints = if require_all {
+            constraints_of(pod, "ScheduleAnyway")?
+        } else {
+            self.default_constraints(pod)
+        };
         if constraints.is_empty() {
             return Err(Status::skip());
         }
@@ -326,15 +387,23 @@ impl PreScorePlugin for PodTopologySpread {
 }
 
 impl ScorePlugin for PodTopologySpread {
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a score, as upstream computes it")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "a score, as upstream computes it"
+    )]
     fn score(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
-        let Some(preferences) = state.get::<Preferences>() else { return 0 };
+        let Some(preferences) = state.get::<Preferences>() else {
+            return 0;
+        };
         if preferences.ignores(node) {
             return INVALID;
         }
         let mut score = 0.0;
         for (at, constraint) in preferences.constraints.iter().enumerate() {
-            let Some(value) = node.label(&constraint.key) else { continue };
+            let Some(value) = node.label(&constraint.key) else {
+                continue;
+            };
             let count = if constraint.key == HOSTNAME {
                 constraint.count(node, &pod.key.namespace)
             } else {
@@ -347,7 +416,10 @@ impl ScorePlugin for PodTopologySpread {
 
     fn normalize(&self, _state: &CycleState, _nodes: &[Arc<NodeInfo>], scores: &mut [i64]) {
         let valid = || scores.iter().copied().filter(|score| *score != INVALID);
-        let (most, least) = (valid().max().unwrap_or_default(), valid().min().unwrap_or_default());
+        let (most, least) = (
+            valid().max().unwrap_or_default(),
+            valid().min().unwrap_or_default(),
+        );
         for score in scores {
             *score = match *score {
                 INVALID => 0,

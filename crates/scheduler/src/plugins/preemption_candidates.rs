@@ -25,10 +25,16 @@ pub(super) fn split_by_budgets(
         (!selector.is_everything()).then_some(selector)
     };
     let allowed = |budget: &PodDisruptionBudget| {
-        budget.status.as_ref().and_then(|status| status.disruptions_allowed).unwrap_or_default()
+        budget
+            .status
+            .as_ref()
+            .and_then(|status| status.disruptions_allowed)
+            .unwrap_or_default()
     };
-    let mut known: Vec<_> =
-        budgets.iter().filter_map(|b| Some((b, selector(b)?, allowed(b)))).collect();
+    let mut known: Vec<_> = budgets
+        .iter()
+        .filter_map(|b| Some((b, selector(b)?, allowed(b))))
+        .collect();
     pods.iter().cloned().partition(|pod| {
         let mut violated = false;
         for (budget, selector, allowed) in &mut known {
@@ -36,7 +42,10 @@ pub(super) fn split_by_budgets(
                 && budget.metadata.namespace.as_deref() == Some(&*pod.key.namespace)
                 && selector.matches_by(|key| pod.labels().get(key).map(String::as_str));
             let disrupted = || {
-                let disrupted = budget.status.as_ref().and_then(|status| status.disrupted_pods.as_ref());
+                let disrupted = budget
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.disrupted_pods.as_ref());
                 disrupted.is_some_and(|pods| pods.contains_key(&*pod.key.name))
             };
             if concerned && !disrupted() {
@@ -52,11 +61,29 @@ pub(super) fn split_by_budgets(
 /// victims, the latest start of its most important victims.
 pub(super) fn select_candidate(candidates: Vec<Candidate>) -> Candidate {
     let cost = |candidate: &Candidate| {
-        let highest = candidate.victims.iter().map(|victim| victim.priority).max().unwrap_or(i32::MIN);
-        let sum: i64 = candidate.victims.iter().map(|v| i64::from(v.priority) + i64::from(i32::MAX) + 1).sum();
-        let important = candidate.victims.iter().filter(|victim| victim.priority == highest);
+        let highest = candidate
+            .victims
+            .iter()
+            .map(|victim| victim.priority)
+            .max()
+            .unwrap_or(i32::MIN);
+        let sum: i64 = candidate
+            .victims
+            .iter()
+            .map(|v| i64::from(v.priority) + i64::from(i32::MAX) + 1)
+            .sum();
+        let important = candidate
+            .victims
+            .iter()
+            .filter(|victim| victim.priority == highest);
         let earliest = important.map(|victim| victim.start_time()).min();
-        (candidate.violations, highest, sum, candidate.victims.len(), Reverse(earliest))
+        (
+            candidate.violations,
+            highest,
+            sum,
+            candidate.victims.len(),
+            Reverse(earliest),
+        )
     };
     let best = candidates.into_iter().min_by_key(cost);
     best.expect("invariant: there is at least one candidate")

@@ -12,7 +12,10 @@ pub(super) fn register(framework: &mut Framework) {
 }
 
 fn gates(pod: &PodInfo) -> Vec<&str> {
-    let gates = pod.spec().and_then(|spec| spec.scheduling_gates.as_deref()).unwrap_or_default();
+    let gates = pod
+        .spec()
+        .and_then(|spec| spec.scheduling_gates.as_deref())
+        .unwrap_or_default();
     gates.iter().map(|gate| gate.name.as_str()).collect()
 }
 
@@ -33,6 +36,9 @@ impl PreEnqueuePlugin for SchedulingGates {
         if gates.is_empty() {
             return Ok(());
         }
-        Err(Status::unresolvable(format!("waiting for scheduling gates: [{}]", gates.join(" "))))
+        Err(Status::unresolvable(format!(
+            "waiting for scheduling gates: [{}]",
+            gates.join(" ")
+        )))
     }
 }

@@ -8,15 +8,18 @@ use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use super::normalize::default_normalize;
 use crate::cache::{NodeInfo, PodInfo, Snapshot};
 use crate::framework::{
-    ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, PreScorePlugin, QueueingHint, ScorePlugin,
-    Status,
+    ClusterEvent, CycleState, FilterPlugin, Framework, Outcome, Plugin, PreScorePlugin, QueueingHint,
+    ScorePlugin, Status,
 };
 
 struct TaintToleration;
 
 pub(super) fn register(framework: &mut Framework, weight: i64) {
     let plugin = Arc::new(TaintToleration);
-    framework.filter(&plugin).pre_score(&plugin).score(&plugin, weight);
+    framework
+        .filter(&plugin)
+        .pre_score(&plugin)
+        .score(&plugin, weight);
 }
 
 /// Whether `toleration` tolerates `taint`.
@@ -27,7 +30,9 @@ pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         return false;
     }
     match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+        "" | "Equal" => {
+            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+        }
         "Exists" => true,
         _ => false,
     }
@@ -35,7 +40,9 @@ pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 
 /// The first taint that keeps pods away and that none of `tolerations` tolerates.
 pub(super) fn untolerated<'a>(taints: &'a [Taint], tolerations: &[Toleration]) -> Option<&'a Taint> {
-    let mut hard = taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
+    let mut hard = taints
+        .iter()
+        .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
     hard.find(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
 }
 
@@ -46,7 +53,11 @@ impl Plugin for TaintToleration {
 
     fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent) -> QueueingHint {
         let welcome = |node: &Node| {
-            let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+            let taints = node
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.taints.as_deref())
+                .unwrap_or_default();
             untolerated(taints, pod.tolerations()).is_none()
         };
         QueueingHint::queue_if(match event {
@@ -80,18 +91,27 @@ impl PreScorePlugin for TaintToleration {
         nodes: &[Arc<NodeInfo>],
         _snapshot: &Snapshot,
     ) -> Outcome {
-        if nodes.iter().any(|node| node.taints().iter().any(is_preference)) { Ok(()) } else { Err(Status::skip()) }
+        if nodes.iter().any(|node| node.taints().iter().any(is_preference)) {
+            Ok(())
+        } else {
+            Err(Status::skip())
+        }
     }
 }
 
 impl ScorePlugin for TaintToleration {
     fn score(&self, _state: &CycleState, pod: &PodInfo, node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
         let relevant = |toleration: &&Toleration| {
-            matches!(toleration.effect.as_deref().unwrap_or_default(), "" | "PreferNoSchedule")
+            matches!(
+                toleration.effect.as_deref().unwrap_or_default(),
+                "" | "PreferNoSchedule"
+            )
         };
         let tolerations: Vec<_> = pod.tolerations().iter().filter(relevant).collect();
         let disliked = node.taints().iter().filter(|taint| is_preference(taint));
-        let count = disliked.filter(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint))).count();
+        let count = disliked
+            .filter(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
+            .count();
         i64::try_from(count).unwrap_or(i64::MAX)
     }
 

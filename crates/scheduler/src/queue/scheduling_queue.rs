@@ -35,8 +35,15 @@ pub(crate) struct QueuedPod {
 enum Place {
     Active(SortKey, u64),
     /// After an error the backoff is waited for in any case.
-    Backoff { until: Instant, sequence: u64, error: bool },
-    Unschedulable { flush: Instant, sequence: u64 },
+    Backoff {
+        until: Instant,
+        sequence: u64,
+        error: bool,
+    },
+    Unschedulable {
+        flush: Instant,
+        sequence: u64,
+    },
 }
 
 struct Flight {
@@ -72,7 +79,12 @@ pub(crate) struct SchedulingQueue {
 
 impl SchedulingQueue {
     pub(crate) fn new(framework: Arc<Framework>, config: Arc<Config>) -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), framework, config }
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            framework,
+            config,
+        }
     }
 
     /// A new pod; one that is known already is updated.
@@ -103,7 +115,10 @@ impl SchedulingQueue {
         if let Some(flight) = state.in_flight.get(&uid) {
             // Judged when the attempt has failed.
             if differs(&flight.info, &info) {
-                let event = ClusterEvent::PodUpdated { old: flight.info.clone(), new: info };
+                let event = ClusterEvent::PodUpdated {
+                    old: flight.info.clone(),
+                    new: info,
+                };
                 state.record(Arc::new(event));
             }
             return;
@@ -147,17 +162,28 @@ impl SchedulingQueue {
                 }
                 self.release_due(&mut state, Instant::now());
                 // With nothing else to do a pod need not wait for its backoff, unless it follows an error.
-                let next = state.active.values().next().or_else(|| state.backoff.values().next()).cloned();
+                let next = state
+                    .active
+                    .values()
+                    .next()
+                    .or_else(|| state.backoff.values().next())
+                    .cloned();
                 if let Some(mut pod) = next.and_then(|uid| state.take(&uid)) {
                     pod.attempts += 1;
                     pod.plugins.clear();
                     let from = state.first_event + state.events.len() as u64;
-                    let flight = Flight { from, info: pod.info.clone() };
+                    let flight = Flight {
+                        from,
+                        info: pod.info.clone(),
+                    };
                     state.in_flight.insert(pod.info.uid.clone(), flight);
                     return Some(pod);
                 }
                 let first = |queue: &BTreeMap<(Instant, u64), Uid>| queue.keys().next().map(|(at, _)| *at);
-                [first(&state.error_backoff), first(&state.unschedulable)].into_iter().flatten().min()
+                [first(&state.error_backoff), first(&state.unschedulable)]
+                    .into_iter()
+                    .flatten()
+                    .min()
             };
             match deadline {
                 Some(at) => tokio::select! {
@@ -203,8 +229,15 @@ impl SchedulingQueue {
     pub(crate) fn on_event(&self, event: ClusterEvent) {
         let mut state = self.state.lock();
         let waiting = state.unschedulable.values();
-        let helped: Vec<Uid> =
-            waiting.filter(|uid| state.pods.get(*uid).is_some_and(|(pod, _)| self.helps(pod, &event))).cloned().collect();
+        let helped: Vec<Uid> = waiting
+            .filter(|uid| {
+                state
+                    .pods
+                    .get(*uid)
+                    .is_some_and(|(pod, _)| self.helps(pod, &event))
+            })
+            .cloned()
+            .collect();
         for uid in &helped {
             self.move_up(&mut state, uid);
         }
@@ -237,7 +270,11 @@ impl SchedulingQueue {
             _ => true,
         };
         let hint = |plugin: &&'static str| self.framework.queueing_hint(plugin, &pod.info, event);
-        concerns && pod.plugins.iter().any(|plugin| hint(plugin) == QueueingHint::Queue)
+        concerns
+            && pod
+                .plugins
+                .iter()
+                .any(|plugin| hint(plugin) == QueueingHint::Queue)
     }
 
     /// From unschedulable to active, or to backoff while that lasts.
@@ -264,7 +301,9 @@ impl SchedulingQueue {
         let sequence = state.next();
         let key = self.framework.sort_key(&pod);
         state.active.insert((key, sequence), pod.info.uid.clone());
-        state.pods.insert(pod.info.uid.clone(), (pod, Place::Active(key, sequence)));
+        state
+            .pods
+            .insert(pod.info.uid.clone(), (pod, Place::Active(key, sequence)));
     }
 
     fn back_off(&self, state: &mut State, pod: QueuedPod) {
@@ -273,28 +312,60 @@ impl SchedulingQueue {
             return self.activate(state, pod);
         }
         let sequence = state.next();
-        let queue = if error { &mut state.error_backoff } else { &mut state.backoff };
+        let queue = if error {
+            &mut state.error_backoff
+        } else {
+            &mut state.backoff
+        };
         queue.insert((until, sequence), pod.info.uid.clone());
-        state.pods.insert(pod.info.uid.clone(), (pod, Place::Backoff { until, sequence, error }));
+        state.pods.insert(
+            pod.info.uid.clone(),
+            (
+                pod,
+                Place::Backoff {
+                    until,
+                    sequence,
+                    error,
+                },
+            ),
+        );
     }
 
     fn shelve(&self, state: &mut State, pod: QueuedPod) {
         let sequence = state.next();
         let flush = Instant::now() + self.config.pod_max_in_unschedulable;
-        state.unschedulable.insert((flush, sequence), pod.info.uid.clone());
-        state.pods.insert(pod.info.uid.clone(), (pod, Place::Unschedulable { flush, sequence }));
+        state
+            .unschedulable
+            .insert((flush, sequence), pod.info.uid.clone());
+        state.pods.insert(
+            pod.info.uid.clone(),
+            (pod, Place::Unschedulable { flush, sequence }),
+        );
     }
 
     fn backoff(&self, pod: &QueuedPod) -> Duration {
-        let count = if pod.errors > 0 { pod.errors } else { pod.unschedulable };
-        let Some(doublings) = count.checked_sub(1) else { return Duration::ZERO };
+        let count = if pod.errors > 0 {
+            pod.errors
+        } else {
+            pod.unschedulable
+        };
+        let Some(doublings) = count.checked_sub(1) else {
+            return Duration::ZERO;
+        };
         let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
-        self.config.pod_initial_backoff.saturating_mul(factor).min(self.config.pod_max_backoff)
+        self.config
+            .pod_initial_backoff
+            .saturating_mul(factor)
+            .min(self.config.pod_max_backoff)
     }
 
     fn release_due(&self, state: &mut State, now: Instant) {
         let due = |queue: &BTreeMap<(Instant, u64), Uid>| {
-            queue.iter().next().filter(|((at, _), _)| *at <= now).map(|(_, uid)| uid.clone())
+            queue
+                .iter()
+                .next()
+                .filter(|((at, _), _)| *at <= now)
+                .map(|(_, uid)| uid.clone())
         };
         while let Some(uid) = due(&state.backoff).or_else(|| due(&state.error_backoff)) {
             if let Some(pod) = state.take(&uid) {
@@ -310,7 +381,9 @@ impl SchedulingQueue {
 
 /// Whether an update may matter to a plugin: status and bookkeeping do not.
 fn differs(old: &PodInfo, new: &PodInfo) -> bool {
-    old.pod.spec != new.pod.spec || old.labels() != new.labels() || old.is_terminating() != new.is_terminating()
+    old.pod.spec != new.pod.spec
+        || old.labels() != new.labels()
+        || old.is_terminating() != new.is_terminating()
 }
 
 impl State {
@@ -323,8 +396,16 @@ impl State {
         let (pod, place) = self.pods.remove(uid)?;
         match place {
             Place::Active(key, sequence) => self.active.remove(&(key, sequence)),
-            Place::Backoff { until, sequence, error: false } => self.backoff.remove(&(until, sequence)),
-            Place::Backoff { until, sequence, error: true } => self.error_backoff.remove(&(until, sequence)),
+            Place::Backoff {
+                until,
+                sequence,
+                error: false,
+            } => self.backoff.remove(&(until, sequence)),
+            Place::Backoff {
+                until,
+                sequence,
+                error: true,
+            } => self.error_backoff.remove(&(until, sequence)),
             Place::Unschedulable { flush, sequence } => self.unschedulable.remove(&(flush, sequence)),
         };
         Some(pod)
@@ -339,10 +420,17 @@ impl State {
 
     /// Ends a flight; the events that came during it.
     fn land(&mut self, uid: &str) -> Vec<Arc<ClusterEvent>> {
-        let Some(flight) = self.in_flight.remove(uid) else { return Vec::new() };
+        let Some(flight) = self.in_flight.remove(uid) else {
+            return Vec::new();
+        };
         let skip = usize::try_from(flight.from - self.first_event).unwrap_or(usize::MAX);
         let seen = self.events.iter().skip(skip).cloned().collect();
-        let needed = self.in_flight.values().map(|flight| flight.from).min().unwrap_or(u64::MAX);
+        let needed = self
+            .in_flight
+            .values()
+            .map(|flight| flight.from)
+            .min()
+            .unwrap_or(u64::MAX);
         while self.first_event < needed && self.events.pop_front().is_some() {
             self.first_event += 1;
         }

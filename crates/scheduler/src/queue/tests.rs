@@ -30,7 +30,10 @@ fn fit() -> BTreeSet<&'static str> {
 }
 
 async fn next(queue: &SchedulingQueue) -> Option<QueuedPod> {
-    timeout(Duration::from_secs(1000), queue.pop()).await.ok().flatten()
+    timeout(Duration::from_secs(1000), queue.pop())
+        .await
+        .ok()
+        .flatten()
 }
 
 /// Nothing comes within this time.
@@ -78,7 +81,10 @@ async fn events_during_an_attempt_are_not_lost() {
     queue.requeue(attempt, fit());
     let start = Instant::now();
     assert_eq!(next(&queue).await.unwrap().attempts, 2);
-    assert!(start.elapsed() < Duration::from_millis(10), "nothing else to do: no backoff");
+    assert!(
+        start.elapsed() < Duration::from_millis(10),
+        "nothing else to do: no backoff"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,9 +141,7 @@ async fn five_minutes_are_the_longest_wait() {
 #[tokio::test(start_paused = true)]
 async fn gates_keep_a_pod_out_until_they_are_gone() {
     let queue = queue();
-    let gated = |gates: Value| {
-        pod(json!({"metadata": {"name": "p"}, "spec": {"schedulingGates": gates}}))
-    };
+    let gated = |gates: Value| pod(json!({"metadata": {"name": "p"}, "spec": {"schedulingGates": gates}}));
     queue.add(gated(json!([{"name": "a"}, {"name": "b"}])));
     assert!(silent(&queue, Duration::from_secs(400)).await);
     queue.update(gated(json!([{"name": "a"}])));

@@ -10,8 +10,8 @@ use http::Request;
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::StorageClass;
-use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig};
 use keelson_apiserver::user::UserInfo;
+use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig};
 use keelson_client::client_from_service;
 use keelson_pki::{ClusterNames, Identity, Pki};
 use keelson_scheduler::Config;
@@ -48,7 +48,10 @@ pub(crate) struct Scheduler {
 impl Scheduler {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        tokio::time::timeout(PATIENCE, self.task).await.expect("the scheduler ends").unwrap();
+        tokio::time::timeout(PATIENCE, self.task)
+            .await
+            .expect("the scheduler ends")
+            .unwrap();
     }
 }
 
@@ -60,7 +63,12 @@ impl Cluster {
     /// The first `failures` bindings do not reach the server.
     pub(crate) async fn start_with_failures(config: Config, failures: usize) -> Self {
         let directory = TempDir::new().unwrap();
-        let pki = Pki::ensure(&directory.path().join("pki"), &ClusterNames::default(), jiff::Timestamp::now()).unwrap();
+        let pki = Pki::ensure(
+            &directory.path().join("pki"),
+            &ClusterNames::default(),
+            jiff::Timestamp::now(),
+        )
+        .unwrap();
         let store = EmbeddedStore::open(directory.path().join("store"), Options::default()).unwrap();
         let leaf = pki.leaf(Identity::Apiserver);
         let serving = CertificateAndKey {
@@ -77,10 +85,21 @@ impl Cluster {
         };
         let server = ApiServer::start(server_config).await.unwrap();
         let client = client_from_service(server.local_service(UserInfo::new("admin", &["system:masters"])));
-        let cluster = Self { server, store, client, scheduler: tokio::sync::Mutex::default(), _directory: directory };
+        let cluster = Self {
+            server,
+            store,
+            client,
+            scheduler: tokio::sync::Mutex::default(),
+            _directory: directory,
+        };
         *cluster.scheduler.lock().await = Some(cluster.unreliable(config, failures));
-        let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
-        cluster.api::<ServiceAccount>().create(&PostParams::default(), &account).await.unwrap();
+        let account: ServiceAccount =
+            serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        cluster
+            .api::<ServiceAccount>()
+            .create(&PostParams::default(), &account)
+            .await
+            .unwrap();
         cluster
     }
 
@@ -90,12 +109,17 @@ impl Cluster {
     }
 
     fn unreliable(&self, config: Config, failures: usize) -> Scheduler {
-        let server = self.server.local_service(UserInfo::new("system:kube-scheduler", &[]));
+        let server = self
+            .server
+            .local_service(UserInfo::new("system:kube-scheduler", &[]));
         let left = Arc::new(AtomicUsize::new(failures));
         let client = client_from_service(tower::service_fn(move |request: Request<Body>| {
             let server = server.clone();
             let binds = request.uri().path().ends_with("/binding");
-            let fails = binds && left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+            let fails = binds
+                && left
+                    .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
+                    .is_ok();
             async move {
                 if fails {
                     return Err(tower::BoxError::from("the network is down"));
@@ -142,7 +166,8 @@ impl Cluster {
     }
 
     pub(crate) async fn node(&self, name: &str, allocatable: Value) {
-        self.node_with(name, json!({"kubernetes.io/hostname": name}), allocatable).await;
+        self.node_with(name, json!({"kubernetes.io/hostname": name}), allocatable)
+            .await;
     }
 
     pub(crate) async fn node_with(&self, name: &str, labels: Value, allocatable: Value) {
@@ -162,7 +187,10 @@ impl Cluster {
     pub(crate) async fn taint(&self, node: &str, key: &str, value: &str) {
         let patch = json!({"spec": {"taints": [{"key": key, "value": value, "effect": "NoSchedule"}]}});
         let nodes = Api::<Node>::all(self.client.clone());
-        nodes.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        nodes
+            .patch(node, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
     }
 
     /// Creates a pod; one container is added if there is none.
@@ -190,7 +218,10 @@ impl Cluster {
     }
 
     pub(crate) async fn patch_pod(&self, name: &str, patch: Value) {
-        self.api::<Pod>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        self.api::<Pod>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
     }
 
     async fn create_global<K>(&self, object: Value)
@@ -202,16 +233,21 @@ impl Cluster {
             + std::fmt::Debug,
     {
         let object: K = serde_json::from_value(object).unwrap();
-        Api::<K>::all(self.client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        Api::<K>::all(self.client.clone())
+            .create(&PostParams::default(), &object)
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn priority_class(&self, name: &str, value: i32) {
-        self.create_global::<PriorityClass>(json!({"metadata": {"name": name}, "value": value})).await;
+        self.create_global::<PriorityClass>(json!({"metadata": {"name": name}, "value": value}))
+            .await;
     }
 
     pub(crate) async fn storage_class(&self, name: &str, mode: &str) {
         let provisioner = "kubernetes.io/no-provisioner";
-        let class = json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode});
+        let class =
+            json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode});
         self.create_global::<StorageClass>(class).await;
     }
 
@@ -224,27 +260,40 @@ impl Cluster {
         self.create_global::<PersistentVolume>(volume).await;
         let available = Patch::Merge(json!({"status": {"phase": "Available"}}));
         let volumes = Api::<PersistentVolume>::all(self.client.clone());
-        volumes.patch_status(name, &PatchParams::default(), &available).await.unwrap();
+        volumes
+            .patch_status(name, &PatchParams::default(), &available)
+            .await
+            .unwrap();
     }
 
     /// Waits until the volume is given to the claim, then makes the claim bound.
     pub(crate) async fn complete_binding(&self, volume: &str, claim: &str) {
-        let given = |volume: &PersistentVolume| volume.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_some());
+        let given =
+            |volume: &PersistentVolume| volume.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_some());
         let config = watcher::Config::default().fields(&format!("metadata.name={volume}"));
         let api = Api::<PersistentVolume>::all(self.client.clone());
         let mut changes = Box::pin(watcher(api, config).touched_objects());
         let wait = async { while !given(&futures::StreamExt::next(&mut changes).await.unwrap().unwrap()) {} };
-        tokio::time::timeout(PATIENCE, wait).await.expect("the volume is given to the claim");
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("the volume is given to the claim");
         let bound = json!({
             "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
             "spec": {"volumeName": volume},
         });
         let claims = self.api::<PersistentVolumeClaim>();
-        claims.patch(claim, &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
+        claims
+            .patch(claim, &PatchParams::default(), &Patch::Merge(bound))
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn names(&self) -> Vec<String> {
-        self.list().await.into_iter().map(|pod| pod.metadata.name.unwrap()).collect()
+        self.list()
+            .await
+            .into_iter()
+            .map(|pod| pod.metadata.name.unwrap())
+            .collect()
     }
 
     pub(crate) async fn uid_of(&self, name: &str) -> String {
@@ -275,7 +324,11 @@ impl Cluster {
     }
 
     async fn list(&self) -> Vec<Pod> {
-        self.api::<Pod>().list(&ListParams::default()).await.unwrap().items
+        self.api::<Pod>()
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
     }
 
     /// Watches pods until `done` is content with all of them.
@@ -300,7 +353,11 @@ impl Cluster {
     /// Waits until this many pods have a node; those.
     pub(crate) async fn all_scheduled(&self, count: usize) -> Vec<Pod> {
         let bound = |pods: &[Pod]| {
-            let bound: Vec<_> = pods.iter().filter(|pod| !node_of(pod).is_empty()).cloned().collect();
+            let bound: Vec<_> = pods
+                .iter()
+                .filter(|pod| !node_of(pod).is_empty())
+                .cloned()
+                .collect();
             (bound.len() >= count).then_some(bound)
         };
         self.until(&format!("{count} pods scheduled"), bound).await
@@ -308,7 +365,10 @@ impl Cluster {
 
     pub(crate) async fn scheduled(&self, name: &str) {
         let has_node = |pod: &&Pod| pod.metadata.name.as_deref() == Some(name) && !node_of(pod).is_empty();
-        self.until(&format!("{name} scheduled"), |pods| pods.iter().find(has_node).map(|_| ())).await;
+        self.until(&format!("{name} scheduled"), |pods| {
+            pods.iter().find(has_node).map(|_| ())
+        })
+        .await;
     }
 
     pub(crate) async fn node_of(&self, name: &str) -> String {
@@ -320,7 +380,12 @@ impl Cluster {
         let settled = |pods: &[Pod]| {
             let waiting: Vec<_> = pods.iter().filter(|pod| node_of(pod).is_empty()).collect();
             let told = waiting.iter().all(|pod| condition(pod).is_some());
-            told.then(|| waiting.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect())
+            told.then(|| {
+                waiting
+                    .iter()
+                    .map(|pod| pod.metadata.name.clone().unwrap())
+                    .collect()
+            })
         };
         self.until("every pod is bound or refused", settled).await
     }
@@ -328,7 +393,9 @@ impl Cluster {
     /// Waits for the condition; its message.
     pub(crate) async fn unschedulable(&self, name: &str) -> String {
         let find = |pods: &[Pod]| {
-            let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
+            let pod = pods
+                .iter()
+                .find(|pod| pod.metadata.name.as_deref() == Some(name))?;
             condition(pod).map(|(_, message)| message)
         };
         self.until(&format!("{name} unschedulable"), find).await
@@ -336,23 +403,34 @@ impl Cluster {
 
     pub(crate) async fn unschedulable_with(&self, name: &str, message: &str) {
         let find = |pods: &[Pod]| {
-            let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
+            let pod = pods
+                .iter()
+                .find(|pod| pod.metadata.name.as_deref() == Some(name))?;
             (condition(pod)? == ("Unschedulable".to_owned(), message.to_owned())).then_some(())
         };
-        self.until(&format!("{name} unschedulable with {message}"), find).await;
+        self.until(&format!("{name} unschedulable with {message}"), find)
+            .await;
     }
 
     /// Waits for an event about a pod.
     pub(crate) async fn event(&self, pod: &str, reason: &str) -> Event {
-        self.find_event(pod, |event| event.reason.as_deref() == Some(reason)).await
+        self.find_event(pod, |event| event.reason.as_deref() == Some(reason))
+            .await
     }
 
     pub(crate) async fn event_with(&self, pod: &str, message: &str) -> Event {
-        self.find_event(pod, |event| event.message.as_deref() == Some(message)).await
+        self.find_event(pod, |event| event.message.as_deref() == Some(message))
+            .await
     }
 
     pub(crate) async fn event_starting(&self, pod: &str, prefix: &str) -> Event {
-        self.find_event(pod, |event| event.message.as_deref().is_some_and(|message| message.starts_with(prefix))).await
+        self.find_event(pod, |event| {
+            event
+                .message
+                .as_deref()
+                .is_some_and(|message| message.starts_with(prefix))
+        })
+        .await
     }
 
     /// The names of pods as they get their nodes, seen through a watch.
@@ -364,7 +442,8 @@ impl Cluster {
             while let Some(Ok(pod)) = futures::StreamExt::next(&mut changes).await {
                 let name = pod.metadata.name.clone().unwrap();
                 // The receiver's end is the end of the test.
-                if !node_of(&pod).is_empty() && known.insert(name.clone()) && sender.send(name).await.is_err() {
+                if !node_of(&pod).is_empty() && known.insert(name.clone()) && sender.send(name).await.is_err()
+                {
                     return;
                 }
             }
@@ -383,19 +462,29 @@ impl Cluster {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, find).await.unwrap_or_else(|_| panic!("an event about {pod}"))
+        tokio::time::timeout(PATIENCE, find)
+            .await
+            .unwrap_or_else(|_| panic!("an event about {pod}"))
     }
 }
 
 pub(crate) fn node_of(pod: &Pod) -> String {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.clone())
+        .unwrap_or_default()
 }
 
 /// Reason and message of PodScheduled=False.
 fn condition(pod: &Pod) -> Option<(String, String)> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let condition = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
-    Some((condition.reason.clone().unwrap_or_default(), condition.message.clone().unwrap_or_default()))
+    let condition = conditions
+        .iter()
+        .find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+    Some((
+        condition.reason.clone().unwrap_or_default(),
+        condition.message.clone().unwrap_or_default(),
+    ))
 }
 
 fn describe(pods: &[Pod]) -> String {

@@ -21,27 +21,65 @@ fn wanting(app: &str, kind: &str, terms: Value) -> Value {
 }
 
 fn zones() -> Vec<Value> {
-    vec![node("a1", "a"), node("a2", "a"), node("b1", "b"), node("none", "")]
+    vec![
+        node("a1", "a"),
+        node("a2", "a"),
+        node("b1", "b"),
+        node("none", ""),
+    ]
 }
 
 #[tokio::test]
 async fn required_affinity() {
     let mut world = zones();
     world.push(labelled("db", "a1", "db"));
-    check("zone", &world, wanting("web", "podAffinity", json!([term(ZONE, "db")])), Ok(&["a1", "a2"]));
+    check(
+        "zone",
+        &world,
+        wanting("web", "podAffinity", json!([term(ZONE, "db")])),
+        Ok(&["a1", "a2"]),
+    );
     let host = "kubernetes.io/hostname";
-    check("host", &world, wanting("web", "podAffinity", json!([term(host, "db")])), Ok(&["a1"]));
-    let refused = format!("0/4 nodes are available: 4 node(s) didn't match pod affinity rules. {}", hopeless(4));
-    check("nobody", &world, wanting("web", "podAffinity", json!([term(ZONE, "cache")])), Err(refused.clone()));
+    check(
+        "host",
+        &world,
+        wanting("web", "podAffinity", json!([term(host, "db")])),
+        Ok(&["a1"]),
+    );
+    let refused = format!(
+        "0/4 nodes are available: 4 node(s) didn't match pod affinity rules. {}",
+        hopeless(4)
+    );
+    check(
+        "nobody",
+        &world,
+        wanting("web", "podAffinity", json!([term(ZONE, "cache")])),
+        Err(refused.clone()),
+    );
     // The first of its own kind may go anywhere where the label is.
-    check("itself", &world, wanting("web", "podAffinity", json!([term(ZONE, "web")])), Ok(&["a1", "a2", "b1"]));
+    check(
+        "itself",
+        &world,
+        wanting("web", "podAffinity", json!([term(ZONE, "web")])),
+        Ok(&["a1", "a2", "b1"]),
+    );
     let mut elsewhere = term(ZONE, "db");
     elsewhere["namespaces"] = json!(["other"]);
-    check("another namespace", &world, wanting("web", "podAffinity", json!([elsewhere])), Err(refused));
+    check(
+        "another namespace",
+        &world,
+        wanting("web", "podAffinity", json!([elsewhere])),
+        Err(refused),
+    );
     let mut by_labels = term(ZONE, "db");
     by_labels["namespaceSelector"] = json!({"matchLabels": {"team": "x"}});
     world.push(json!({"kind": "Namespace", "metadata": {"name": "default", "labels": {"team": "x"}}}));
-    check("namespaces by label", &world, wanting("web", "podAffinity", json!([by_labels])), Ok(&["a1", "a2"]));
+    check(
+        "namespaces by label",
+        &world,
+        wanting("web", "podAffinity", json!([by_labels])),
+        Ok(&["a1", "a2"]),
+    );
 }
 
 #[tokio::test]
@@ -58,7 +96,12 @@ async fn required_anti_affinity_holds_both_ways() {
     check("theirs", &world, labelled("new", "", "db"), Ok(&["a1"]));
     let only = [world[1].clone(), world[2].clone()];
     let reason = "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.";
-    check("nowhere", &only, labelled("new", "", "db"), Err(format!("{reason} {}", no_victims(1))));
+    check(
+        "nowhere",
+        &only,
+        labelled("new", "", "db"),
+        Err(format!("{reason} {}", no_victims(1))),
+    );
 }
 
 fn spread(key: &str, skew: i32, extra: Value) -> Value {
@@ -73,19 +116,39 @@ async fn spread_constraints() {
     let mut world = zones();
     world.push(labelled("one", "a1", "web"));
     check("skew of 1", &world, spread(ZONE, 1, json!({})), Ok(&["b1"]));
-    check("skew of 2", &world, spread(ZONE, 2, json!({})), Ok(&["a1", "a2", "b1"]));
-    check("three domains wanted", &world, spread(ZONE, 1, json!({"minDomains": 3})), Ok(&["b1"]));
+    check(
+        "skew of 2",
+        &world,
+        spread(ZONE, 2, json!({})),
+        Ok(&["a1", "a2", "b1"]),
+    );
+    check(
+        "three domains wanted",
+        &world,
+        spread(ZONE, 1, json!({"minDomains": 3})),
+        Ok(&["b1"]),
+    );
     world.push(labelled("two", "b1", "web"));
     let reason = "0/4 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label), \
         3 node(s) didn't match pod topology spread constraints.";
     let preemption = "no new claims to deallocate, preemption: 0/4 nodes are available: 1 Preemption is not helpful for \
         scheduling, 3 No preemption victims found for incoming pod.";
     let refused = format!("{reason} {preemption}");
-    check("too few domains", &world, spread(ZONE, 1, json!({"minDomains": 3})), Err(refused));
+    check(
+        "too few domains",
+        &world,
+        spread(ZONE, 1, json!({"minDomains": 3})),
+        Err(refused),
+    );
     // Zone b counts no more when the pod's own selector excludes it.
     let mut selective = spread(ZONE, 2, json!({}));
     selective["spec"]["nodeSelector"] = json!({ZONE: "a"});
-    check("only nodes that the pod may use", &world, selective, Ok(&["a1", "a2"]));
+    check(
+        "only nodes that the pod may use",
+        &world,
+        selective,
+        Ok(&["a1", "a2"]),
+    );
     let mut other_version = spread(ZONE, 1, json!({"matchLabelKeys": ["version"]}));
     other_version["metadata"]["labels"]["version"] = json!("2");
     check("versions apart", &world, other_version, Ok(&["a1", "a2", "b1"]));

@@ -27,31 +27,73 @@ fn class(provisioner: &str, mode: &str) -> Value {
     json!({"kind": "StorageClass", "metadata": {"name": "late"}, "provisioner": provisioner, "volumeBindingMode": mode})
 }
 
+/// What, the objects beside two nodes, the outcome.
+type Row = (&'static str, Vec<Value>, Result<&'static [&'static str], String>);
+
 #[tokio::test]
 async fn claims_decide_where_a_pod_may_run() {
     let nodes = || vec![node("a", ""), node("b", "")];
-    let pod = || json!({"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
+    let pod =
+        || json!({"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
     let waits = "WaitForFirstConsumer";
     let local = || class("kubernetes.io/no-provisioner", waits);
     let mut allowed = class("example.com/disks", waits);
-    allowed["allowedTopologies"] = json!([{"matchLabelExpressions": [{"key": "kubernetes.io/hostname", "values": ["b"]}]}]);
+    allowed["allowedTopologies"] =
+        json!([{"matchLabelExpressions": [{"key": "kubernetes.io/hostname", "values": ["b"]}]}]);
     let mut lost = claim("late", "gone");
     lost["status"]["phase"] = json!("Lost");
     let refused = |reason: &str| Err(format!("0/2 nodes are available: {reason}. {}", hopeless(2)));
-    let table: Vec<(&str, Vec<Value>, Result<&[&str], String>)> = vec![
-        ("no claim", vec![], refused("persistentvolumeclaim \"data\" not found")),
-        ("lost", vec![lost], refused("persistentvolumeclaim \"data\" bound to non-existent persistentvolume \"gone\"")),
-        ("immediate", vec![claim("", "")], refused("pod has unbound immediate PersistentVolumeClaims")),
-        ("bound", vec![claim("late", "v"), volume("v", "b", "1Gi")], Ok(&["b"])),
-        ("bound elsewhere", vec![claim("late", "v"), volume("v", "z", "1Gi")],
-            refused("2 node(s) didn't match PersistentVolume's node affinity")),
-        ("volume gone", vec![claim("late", "v")],
-            refused("2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)")),
-        ("late, a volume", vec![claim("late", ""), local(), volume("v", "b", "2Gi")], Ok(&["b"])),
-        ("late, too small", vec![claim("late", ""), local(), volume("v", "b", "1Mi")],
-            refused("2 node(s) didn't find available persistent volumes to bind")),
-        ("late, provisioned", vec![claim("late", ""), class("example.com/disks", waits)], Ok(&["a", "b"])),
-        ("late, provisioned in some places", vec![claim("late", ""), allowed], Ok(&["b"])),
+    let table: Vec<Row> = vec![
+        (
+            "no claim",
+            vec![],
+            refused("persistentvolumeclaim \"data\" not found"),
+        ),
+        (
+            "lost",
+            vec![lost],
+            refused("persistentvolumeclaim \"data\" bound to non-existent persistentvolume \"gone\""),
+        ),
+        (
+            "immediate",
+            vec![claim("", "")],
+            refused("pod has unbound immediate PersistentVolumeClaims"),
+        ),
+        (
+            "bound",
+            vec![claim("late", "v"), volume("v", "b", "1Gi")],
+            Ok(&["b"]),
+        ),
+        (
+            "bound elsewhere",
+            vec![claim("late", "v"), volume("v", "z", "1Gi")],
+            refused("2 node(s) didn't match PersistentVolume's node affinity"),
+        ),
+        (
+            "volume gone",
+            vec![claim("late", "v")],
+            refused("2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"),
+        ),
+        (
+            "late, a volume",
+            vec![claim("late", ""), local(), volume("v", "b", "2Gi")],
+            Ok(&["b"]),
+        ),
+        (
+            "late, too small",
+            vec![claim("late", ""), local(), volume("v", "b", "1Mi")],
+            refused("2 node(s) didn't find available persistent volumes to bind"),
+        ),
+        (
+            "late, provisioned",
+            vec![claim("late", ""), class("example.com/disks", waits)],
+            Ok(&["a", "b"]),
+        ),
+        (
+            "late, provisioned in some places",
+            vec![claim("late", ""), allowed],
+            Ok(&["b"]),
+        ),
     ];
     for (what, objects, expected) in table {
         check(what, &[nodes(), objects].concat(), pod(), expected);

@@ -21,6 +21,7 @@ mod taint_toleration;
 mod tests;
 mod volume_binding;
 mod volume_matching;
+mod volume_restrictions;
 
 use crate::framework::{Framework, Handle};
 
@@ -35,6 +36,7 @@ pub(crate) fn register_all(framework: &mut Framework, handle: &Handle) {
     node_affinity::register(framework, 2);
     node_ports::register(framework);
     node_resources_fit::register(framework, 1);
+    volume_restrictions::register(framework, handle);
     volume_binding::register(framework, handle);
     pod_topology_spread::register(framework, handle, 2);
     inter_pod_affinity::register(framework, handle, 2);

@@ -99,3 +99,25 @@ async fn claims_decide_where_a_pod_may_run() {
         check(what, &[nodes(), objects].concat(), pod(), expected);
     }
 }
+
+#[tokio::test]
+async fn a_claim_for_one_pod_has_one_pod() {
+    let mut exclusive = claim("late", "v");
+    exclusive["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
+    let using = |name: &str, node: &str| {
+        json!({"kind": "Pod", "metadata": {"name": name}, "spec": {"nodeName": node,
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}})
+    };
+    let anywhere = json!({"kind": "PersistentVolume", "metadata": {"name": "v"}, "spec": {}});
+    let world = [node("a", ""), node("b", ""), exclusive, anywhere];
+    check("free", &world, using("new", ""), Ok(&["a", "b"]));
+    let reason = "0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and \
+        ReadWriteOncePod access mode.";
+    let expected = format!("{reason} {}", super::no_victims(2));
+    check(
+        "taken",
+        &[&world[..], &[using("old", "b")]].concat(),
+        using("new", ""),
+        Err(expected),
+    );
+}

@@ -8,7 +8,10 @@ use crate::output::{print_json, print_table};
 
 /// Prints the status; an error when there is no cluster.
 pub(crate) async fn run(global: &Global) -> Result<()> {
-    let status = status::gather(&global.paths()).await?;
+    let paths = global.paths();
+    let data = paths.data.display();
+    anyhow::ensure!(paths.cluster_record().exists(), "there is no cluster in {data}; start one with `keelson up`");
+    let status = status::gather(&paths).await?;
     match global.output {
         Output::Json => print_json(&status),
         Output::Text => {

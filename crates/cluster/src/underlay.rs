@@ -31,6 +31,10 @@ pub enum Error {
     Missing(String),
 }
 
+/// What the kernel answers when a link does not exist, and when something exists already.
+const NO_DEVICE: i32 = -(nix::errno::Errno::ENODEV as i32);
+const EXISTS: i32 = -(nix::errno::Errno::EEXIST as i32);
+
 /// The bridge of one cluster.
 #[derive(Clone, Debug)]
 pub struct Underlay {
@@ -58,13 +62,9 @@ async fn index(handle: &Handle, name: &str) -> Result<Option<u32>, Error> {
     let mut links = handle.link().get().match_name(name.to_owned()).execute();
     match links.try_next().await {
         Ok(link) => Ok(link.map(|link| link.header.index)),
-        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -libc_enodev() => Ok(None),
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == NO_DEVICE => Ok(None),
         Err(error) => Err(netlink("look up", name)(error)),
     }
-}
-
-fn libc_enodev() -> i32 {
-    nix::errno::Errno::ENODEV as i32
 }
 
 async fn existing(handle: &Handle, name: &str) -> Result<u32, Error> {
@@ -74,7 +74,7 @@ async fn existing(handle: &Handle, name: &str) -> Result<u32, Error> {
 async fn add_address(handle: &Handle, name: &str, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {
     let index = existing(handle, name).await?;
     match handle.address().add(index, address.into(), prefix).execute().await {
-        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -(nix::errno::Errno::EEXIST as i32) => {
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == EXISTS => {
             Ok(())
         }
         result => result.map_err(netlink("add an address to", name)),
@@ -89,7 +89,11 @@ async fn set_up(handle: &Handle, name: &str) -> Result<(), Error> {
 
 async fn delete(handle: &Handle, name: &str) -> Result<(), Error> {
     match index(handle, name).await? {
-        Some(index) => handle.link().del(index).execute().await.map_err(netlink("delete", name)),
+        Some(index) => match handle.link().del(index).execute().await {
+            // It went with its peer meanwhile.
+            Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == NO_DEVICE => Ok(()),
+            result => result.map_err(netlink("delete", name)),
+        },
         None => Ok(()),
     }
 }

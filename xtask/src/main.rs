@@ -1,5 +1,6 @@
 //! Developer tasks: `cargo xtask help` lists them.
 
+mod demo;
 mod setup;
 mod test;
 mod tidy;
@@ -24,6 +25,8 @@ enum Task {
     Tidy,
     /// Install what the tests need: Debian packages, kubectl and helm
     Setup,
+    /// Build, start a cluster on this machine and put the sample application on it
+    Demo,
     /// Set up, then run every check and every test
     Test {
         /// Only the fast ones: no clusters
@@ -35,6 +38,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Tidy => tidy::run(),
+        Task::Demo => demo::run_demo(),
         Task::Setup => setup::ensure(),
         Task::Test { fast } => test::run_all(fast),
     };

@@ -24,7 +24,7 @@ impl Registry {
             format!(
                 "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{}'}}\n",
                 storage.display(),
-                images::REGISTRY
+                "0.0.0.0:5000"
             ),
         )?;
         let process = machine

@@ -12,20 +12,27 @@ mod registration;
 mod run;
 pub mod shared;
 
+mod clusterrole_aggregation;
 mod cronjob;
 mod csr;
 mod daemonset;
 mod deployment;
+mod disruption_target;
+mod endpointslice;
 mod garbage_collector;
 mod job;
 mod namespace;
 mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod podautoscaler;
 mod replicaset;
 mod root_ca;
 mod served;
 mod serviceaccount;
 mod statefulset;
+mod token_cleaner;
+mod ttl_after_finished;
 
 pub use config::{ClientFactory, Config, LeaderElection};
 pub use context::Context;

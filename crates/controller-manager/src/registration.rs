@@ -69,6 +69,37 @@ pub const CONTROLLERS: &[Controller] = &[
     ),
     controller!("namespace-controller", "namespace-controller", crate::namespace::start),
     controller!(
+        "endpointslice-controller",
+        "endpointslice-controller",
+        crate::endpointslice::start
+    ),
+    controller!(
+        "node-lifecycle-controller",
+        "node-controller",
+        crate::node_lifecycle::start
+    ),
+    controller!(
+        "taint-eviction-controller",
+        "node-controller",
+        crate::node_lifecycle::start_eviction
+    ),
+    controller!(
+        "pod-garbage-collector-controller",
+        "pod-garbage-collector",
+        crate::pod_gc::start
+    ),
+    controller!(
+        "ttl-after-finished-controller",
+        "ttl-after-finished-controller",
+        crate::ttl_after_finished::start
+    ),
+    controller!(
+        "clusterrole-aggregation-controller",
+        "clusterrole-aggregation-controller",
+        crate::clusterrole_aggregation::start
+    ),
+    controller!("token-cleaner-controller", "token-cleaner", crate::token_cleaner::start),
+    controller!(
         "serviceaccount-controller",
         "service-account-controller",
         crate::serviceaccount::start

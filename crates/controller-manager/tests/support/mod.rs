@@ -40,11 +40,17 @@ pub(crate) struct Cluster {
     shutdown: CancellationToken,
     manager: CancellationToken,
     pub(crate) client: Client,
+    tune: fn(&mut Config),
     _directory: TempDir,
 }
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A cluster whose controller managers get the configuration that `tune` makes of the usual one.
+    pub(crate) async fn start_with(tune: fn(&mut Config)) -> Self {
         let directory = TempDir::new().unwrap();
         let names = ClusterNames::default();
         let pki = Pki::ensure(&directory.path().join("pki"), &names, jiff::Timestamp::now()).unwrap();
@@ -73,6 +79,7 @@ impl Cluster {
             tracker,
             shutdown,
             manager: CancellationToken::new(),
+            tune,
             client,
             _directory: directory,
         };
@@ -112,6 +119,7 @@ impl Cluster {
         config.leader_election = Some(LeaderElection {
             identity: identity.into(),
         });
+        (self.tune)(&mut config);
         self.manager = self.shutdown.child_token();
         let token = self.manager.clone();
         self.tracker

@@ -1,6 +1,8 @@
 //! The binary as a user meets it: help, completion, output formats, and what it says when something is wrong. No cluster
 //! is started. `standalone.rs` runs the components one by one.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::net::TcpListener;
@@ -28,9 +30,13 @@ impl Machine {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keelson"));
         command.args(arguments);
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.path("home"));
-        command.env("KEELSON_DATA_DIR", self.path("data")).env("KEELSON_RUN_DIR", self.path("run"));
+        command
+            .env("KEELSON_DATA_DIR", self.path("data"))
+            .env("KEELSON_RUN_DIR", self.path("run"));
         command.stdin(Stdio::null());
         command
     }
@@ -57,7 +63,11 @@ struct Said {
 impl Said {
     fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
     }
 
     /// Failed with `code`, with every one of `texts` in the message, and nothing on standard output.
@@ -92,21 +102,41 @@ fn settings() -> Value {
 }
 
 const COMMANDS: [&str; 15] = [
-    "up", "down", "status", "logs", "kubeconfig", "token", "server", "agent", "image", "kube-apiserver", "kube-scheduler",
-    "kube-controller-manager", "kubelet", "kube-proxy", "completion",
+    "up",
+    "down",
+    "status",
+    "logs",
+    "kubeconfig",
+    "token",
+    "server",
+    "agent",
+    "image",
+    "kube-apiserver",
+    "kube-scheduler",
+    "kube-controller-manager",
+    "kubelet",
+    "kube-proxy",
+    "completion",
 ];
 
 #[test]
 fn version() {
     let machine = Machine::new();
-    assert_eq!(machine.run(&["--version"]).succeeded(), format!("keelson {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        machine.run(&["--version"]).succeeded(),
+        format!("keelson {}\n", env!("CARGO_PKG_VERSION"))
+    );
 }
 
 #[test]
 fn help_lists_every_command_and_every_command_has_help() {
     let machine = Machine::new();
     let help = machine.run(&["--help"]);
-    let listed = |name: &&str| help.succeeded().lines().any(|line| line.trim_start().starts_with(&format!("{name} ")));
+    let listed = |name: &&str| {
+        help.succeeded()
+            .lines()
+            .any(|line| line.trim_start().starts_with(&format!("{name} ")))
+    };
     let missing: Vec<_> = COMMANDS.iter().filter(|name| !listed(name)).collect();
     assert!(missing.is_empty(), "{missing:?}: {help:?}");
     assert!(!help.stdout.contains("internal"), "{help:?}");
@@ -126,10 +156,20 @@ fn completion_scripts() {
         if let Some(interpreter) = syntax {
             let file = machine.path("script");
             std::fs::write(&file, script).unwrap();
-            assert!(Command::new(interpreter).arg("-n").arg(&file).status().unwrap().success(), "{shell}");
+            assert!(
+                Command::new(interpreter)
+                    .arg("-n")
+                    .arg(&file)
+                    .status()
+                    .unwrap()
+                    .success(),
+                "{shell}"
+            );
         }
     }
-    machine.run(&["completion", "tcsh9"]).failed(2, &["invalid value 'tcsh9'"]);
+    machine
+        .run(&["completion", "tcsh9"])
+        .failed(2, &["invalid value 'tcsh9'"]);
 }
 
 #[test]
@@ -139,13 +179,22 @@ fn without_a_cluster_there_is_a_way_forward() {
         (&["status", "-o", "json"], &["there is no cluster"]),
         (&["token", "list"], &["there is no cluster", "`keelson up`"]),
         (&["token", "create"], &["there is no cluster", "`keelson up`"]),
-        (&["token", "delete", "abcdef"], &["there is no cluster", "`keelson up`"]),
+        (
+            &["token", "delete", "abcdef"],
+            &["there is no cluster", "`keelson up`"],
+        ),
         (&["kubeconfig"], &["is there a cluster? `keelson up` starts one"]),
-        (&["kubeconfig", "--merge"], &["is there a cluster? `keelson up` starts one"]),
+        (
+            &["kubeconfig", "--merge"],
+            &["is there a cluster? `keelson up` starts one"],
+        ),
         (&["logs"], &["is there a cluster?"]),
         (&["logs", "kubelet"], &["is there a cluster?"]),
         (&["image", "list"], &["no keelson runs here", "`keelson up`"]),
-        (&["image", "pull", "registry.example/app:v1"], &["no keelson runs here"]),
+        (
+            &["image", "pull", "registry.example/app:v1"],
+            &["no keelson runs here"],
+        ),
     ] {
         let machine = Machine::new();
         machine.run(arguments).failed(1, texts);
@@ -167,12 +216,34 @@ fn a_wrong_command_line_is_exit_code_2() {
         (&["image", "rm"], "<IMAGES>..."),
         (&["token", "delete"], "<ID>"),
         (&["kube-scheduler"], "--kubeconfig <FILE>"),
-        (&["kube-scheduler", "--kubeconfig=x", "--profiling"], "unexpected argument '--profiling'"),
-        (&["kube-proxy", "--kubeconfig=x", "--proxy-mode=ipvs"], "[possible values: nftables]"),
-        (&["kubelet", "--kubeconfig=x", "--register-with-taints=a:Never"], "invalid taint effect: Never"),
-        (&["kubelet", "--kubeconfig=x", "--tls-cert-file=x"], "--tls-private-key-file"),
-        (&["kube-controller-manager", "--kubeconfig=x", "--allocate-node-cidrs"], "--cluster-cidr"),
-        (&["kube-apiserver", "--client-ca-file=x"], "--service-account-issuer"),
+        (
+            &["kube-scheduler", "--kubeconfig=x", "--profiling"],
+            "unexpected argument '--profiling'",
+        ),
+        (
+            &["kube-proxy", "--kubeconfig=x", "--proxy-mode=ipvs"],
+            "[possible values: nftables]",
+        ),
+        (
+            &["kubelet", "--kubeconfig=x", "--register-with-taints=a:Never"],
+            "invalid taint effect: Never",
+        ),
+        (
+            &["kubelet", "--kubeconfig=x", "--tls-cert-file=x"],
+            "--tls-private-key-file",
+        ),
+        (
+            &[
+                "kube-controller-manager",
+                "--kubeconfig=x",
+                "--allocate-node-cidrs",
+            ],
+            "--cluster-cidr",
+        ),
+        (
+            &["kube-apiserver", "--client-ca-file=x"],
+            "--service-account-issuer",
+        ),
         (&["internal", "nothing"], "processes that keelson starts itself"),
     ] {
         machine.run(arguments).failed(2, &[text]);
@@ -186,26 +257,51 @@ fn components_say_what_is_wrong_with_their_flags() {
     std::fs::write(&bad, "nothing of use").unwrap();
     let bad = bad.to_str().unwrap();
     let apiserver = |extra: &str| {
-        let keys = ["--client-ca-file=/nonexistent", "--service-account-issuer=i", "--service-account-signing-key-file=k"];
+        let keys = [
+            "--client-ca-file=/nonexistent",
+            "--service-account-issuer=i",
+            "--service-account-signing-key-file=k",
+        ];
         let mut arguments = vec!["kube-apiserver", "--advertise-address=10.0.0.1", extra];
         arguments.extend(keys);
         machine.run(&arguments)
     };
-    apiserver("--etcd-servers=http://127.0.0.1:2379").failed(1, &["--etcd-servers: there is no etcd backend yet"]);
+    apiserver("--etcd-servers=http://127.0.0.1:2379")
+        .failed(1, &["--etcd-servers: there is no etcd backend yet"]);
     assert!(!machine.path("data").exists());
     let cert_dir = format!("--cert-dir={}", machine.path("certificates").display());
     apiserver(&cert_dir).failed(1, &["cannot read --client-ca-file /nonexistent"]);
     for (arguments, text) in [
-        (vec!["kube-scheduler", "--kubeconfig=/nonexistent"], "cannot read kubeconfig /nonexistent"),
-        (vec!["kube-scheduler", "--kubeconfig", bad], "cannot read kubeconfig"),
-        (vec!["kube-proxy", "--kubeconfig=/nonexistent"], "cannot read kubeconfig /nonexistent"),
-        (vec!["kubelet", "--kubeconfig=/nonexistent"], "cannot read kubeconfig /nonexistent"),
         (
-            vec!["kube-controller-manager", "--kubeconfig=/nonexistent", "--controllers=*,-job"],
+            vec!["kube-scheduler", "--kubeconfig=/nonexistent"],
+            "cannot read kubeconfig /nonexistent",
+        ),
+        (
+            vec!["kube-scheduler", "--kubeconfig", bad],
+            "cannot read kubeconfig",
+        ),
+        (
+            vec!["kube-proxy", "--kubeconfig=/nonexistent"],
+            "cannot read kubeconfig /nonexistent",
+        ),
+        (
+            vec!["kubelet", "--kubeconfig=/nonexistent"],
+            "cannot read kubeconfig /nonexistent",
+        ),
+        (
+            vec![
+                "kube-controller-manager",
+                "--kubeconfig=/nonexistent",
+                "--controllers=*,-job",
+            ],
             "\"job\" is not in the list of known controllers: deployment-controller",
         ),
         (
-            vec!["kubelet", "--kubeconfig=/nonexistent", "--node-labels=node-role.kubernetes.io/master="],
+            vec![
+                "kubelet",
+                "--kubeconfig=/nonexistent",
+                "--node-labels=node-role.kubernetes.io/master=",
+            ],
             "unknown 'kubernetes.io' or 'k8s.io' labels",
         ),
     ] {
@@ -222,9 +318,19 @@ fn whoever_is_not_root_is_told_to_use_sudo() {
     for command in ["up", "server"] {
         let keelson = machine.command(&[command]);
         let mut setpriv = Command::new("setpriv");
-        setpriv.args(["--reuid", "65534", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--"]);
+        setpriv.args([
+            "--reuid",
+            "65534",
+            "--inh-caps=+dac_read_search",
+            "--ambient-caps=+dac_read_search",
+            "--",
+        ]);
         setpriv.arg(keelson.get_program()).args(keelson.get_args());
-        setpriv.envs(keelson.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        setpriv.envs(
+            keelson
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
         Said::of(setpriv.output().unwrap()).failed(1, &["must run as root", "use sudo"]);
     }
 }
@@ -249,7 +355,11 @@ fn a_port_that_is_taken_is_named() {
 #[test]
 fn a_port_that_is_taken_is_named_by_components_too() {
     let machine = Machine::new();
-    let pki = keelson_pki::Pki::ensure(&machine.path("pki"), &keelson_pki::ClusterNames::default(), jiff::Timestamp::now());
+    let pki = keelson_pki::Pki::ensure(
+        &machine.path("pki"),
+        &keelson_pki::ClusterNames::default(),
+        jiff::Timestamp::now(),
+    );
     pki.unwrap();
     let file = |flag: &str, name: &str| format!("--{flag}={}", machine.path("pki").join(name).display());
     let said = in_own_network(|| {
@@ -260,7 +370,11 @@ fn a_port_that_is_taken_is_named_by_components_too() {
             file("tls-private-key-file", "apiserver.key"),
             file("service-account-signing-key-file", "sa.key"),
         ];
-        let mut arguments = vec!["kube-apiserver", "--bind-address=127.0.0.1", "--secure-port=16443"];
+        let mut arguments = vec![
+            "kube-apiserver",
+            "--bind-address=127.0.0.1",
+            "--secure-port=16443",
+        ];
         arguments.push("--service-account-issuer=https://issuer.example");
         arguments.extend(files.iter().map(String::as_str));
         machine.run(&arguments)
@@ -273,20 +387,35 @@ fn a_data_directory_of_a_newer_version_is_refused() {
     let mut newer = settings();
     newer["layout_version"] = 99.into();
     newer["something_new"] = true.into();
-    for arguments in [&["up", "--no-kubeconfig"][..], &["status"], &["down"], &["server"]] {
+    for arguments in [
+        &["up", "--no-kubeconfig"][..],
+        &["status"],
+        &["down"],
+        &["server"],
+    ] {
         let machine = Machine::new();
         machine.record(&newer.to_string());
         let said = in_own_network(|| machine.run(arguments));
         assert_eq!(said.code, Some(1), "{arguments:?}: {said:?}");
-        let text = "cluster.json was written by a newer keelson (layout 99, this one knows 1); use that version";
+        let text =
+            "cluster.json was written by a newer keelson (layout 99, this one knows 1); use that version";
         assert!(said.stderr.contains(text), "{arguments:?}: {said:?}");
-        assert_eq!(std::fs::read_to_string(machine.path("data/cluster.json")).unwrap(), newer.to_string());
+        assert_eq!(
+            std::fs::read_to_string(machine.path("data/cluster.json")).unwrap(),
+            newer.to_string()
+        );
     }
 }
 
 #[test]
 fn a_damaged_data_directory_is_refused() {
-    for damaged in ["", "{", "[]", "{\"layout_version\": 1}", "{\"layout_version\": \"one\"}"] {
+    for damaged in [
+        "",
+        "{",
+        "[]",
+        "{\"layout_version\": 1}",
+        "{\"layout_version\": \"one\"}",
+    ] {
         for arguments in [&["up", "--no-kubeconfig"][..], &["status"], &["down"]] {
             let machine = Machine::new();
             machine.record(damaged);
@@ -300,8 +429,11 @@ fn a_damaged_data_directory_is_refused() {
 
 #[test]
 fn what_a_cluster_is_cannot_be_changed_by_up() {
-    for (flag, existing) in [("--node-name=two", "one"), ("--service-cidr=10.1.0.0/16", "10.96.0.0/12"), ("--api-port=1", "16443")]
-    {
+    for (flag, existing) in [
+        ("--node-name=two", "one"),
+        ("--service-cidr=10.1.0.0/16", "10.96.0.0/12"),
+        ("--api-port=1", "16443"),
+    ] {
         let machine = Machine::new();
         machine.record(&settings().to_string());
         let name = flag.split('=').next().unwrap_or_default();
@@ -309,7 +441,10 @@ fn what_a_cluster_is_cannot_be_changed_by_up() {
         let rest = ["--node-name=one", "--api-port=16443"];
         arguments.extend(rest.iter().filter(|other| !other.starts_with(name)));
         let said = in_own_network(|| machine.run(&arguments));
-        said.failed(1, &[&format!("has {name} {existing}, not"), "`keelson down --purge`"]);
+        said.failed(
+            1,
+            &[&format!("has {name} {existing}, not"), "`keelson down --purge`"],
+        );
     }
 }
 
@@ -319,14 +454,36 @@ fn joining_says_what_is_wrong() {
     let good = format!("abcdef.0123456789abcdef@sha256:{hash}");
     let without_hash = "abcdef.0123456789abcdef";
     for (server, token, text) in [
-        ("https://127.0.0.1:16443", Some("nonsense"), "the token must have the form ID.SECRET@sha256:HASH"),
-        ("https://127.0.0.1:16443", Some(without_hash), "the token must have the form ID.SECRET@sha256:HASH"),
-        ("https://127.0.0.1:16443", Some(&good), "cannot reach https://127.0.0.1:16443"),
+        (
+            "https://127.0.0.1:16443",
+            Some("nonsense"),
+            "the token must have the form ID.SECRET@sha256:HASH",
+        ),
+        (
+            "https://127.0.0.1:16443",
+            Some(without_hash),
+            "the token must have the form ID.SECRET@sha256:HASH",
+        ),
+        (
+            "https://127.0.0.1:16443",
+            Some(&good),
+            "cannot reach https://127.0.0.1:16443",
+        ),
         ("not a url", Some(&good), "not a url is not the URL of a server"),
-        ("https://127.0.0.1:16443", None, "this machine has not joined yet: --token is needed"),
+        (
+            "https://127.0.0.1:16443",
+            None,
+            "this machine has not joined yet: --token is needed",
+        ),
     ] {
         let machine = Machine::new();
-        let mut arguments = vec!["agent", "--node-name=two", "--node-ip=10.0.0.2", "--server", server];
+        let mut arguments = vec![
+            "agent",
+            "--node-name=two",
+            "--node-ip=10.0.0.2",
+            "--server",
+            server,
+        ];
         arguments.extend(token.iter().flat_map(|token| ["--token", token]));
         let said = in_own_network(|| machine.run(&arguments));
         said.failed(1, &[text]);
@@ -346,11 +503,21 @@ fn json_output_is_json() {
         assert_eq!(status["running"], json!(false));
         assert_eq!(status["server"], json!("https://10.0.0.1:16443"));
         assert_eq!(status["dataDir"], json!(machine.path("data")));
-        std::fs::write(machine.path("data/admin.kubeconfig"), "apiVersion: v1\nkind: Config\nusers: []\n").unwrap();
+        std::fs::write(
+            machine.path("data/admin.kubeconfig"),
+            "apiVersion: v1\nkind: Config\nusers: []\n",
+        )
+        .unwrap();
         let kubeconfig = machine.run(&["kubeconfig", "-o", "json"]).json();
-        assert_eq!(kubeconfig, json!({"apiVersion": "v1", "kind": "Config", "users": []}));
+        assert_eq!(
+            kubeconfig,
+            json!({"apiVersion": "v1", "kind": "Config", "users": []})
+        );
         let down = machine.run(&["down", "--purge", "-o", "json"]).json();
-        assert_eq!(down, json!({"stopped": true, "purged": true, "dataDir": machine.path("data")}));
+        assert_eq!(
+            down,
+            json!({"stopped": true, "purged": true, "dataDir": machine.path("data")})
+        );
     });
     assert!(!machine.path("data/cluster.json").exists());
 }
@@ -360,7 +527,12 @@ fn kubeconfig_is_printed_and_merged() {
     let machine = Machine::new();
     machine.record(&settings().to_string());
     let pki = machine.path("pki");
-    let pki = keelson_pki::Pki::ensure(&pki, &keelson_pki::ClusterNames::default(), jiff::Timestamp::now()).unwrap();
+    let pki = keelson_pki::Pki::ensure(
+        &pki,
+        &keelson_pki::ClusterNames::default(),
+        jiff::Timestamp::now(),
+    )
+    .unwrap();
     let text = pki.kubeconfig(keelson_pki::Identity::Admin, "keelson", "https://127.0.0.1:16443");
     std::fs::write(machine.path("data/admin.kubeconfig"), &text).unwrap();
     assert_eq!(machine.run(&["kubeconfig"]).succeeded(), text);
@@ -372,6 +544,11 @@ fn kubeconfig_is_printed_and_merged() {
     let merged = std::fs::read_to_string(machine.path("home/.kube/config")).unwrap();
     let merged: Value = serde_yaml_ng::from_str(&merged).unwrap();
     assert_eq!(merged["current-context"], json!("keelson"));
-    let names: Vec<&str> = merged["contexts"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
+    let names: Vec<&str> = merged["contexts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|c| c["name"].as_str())
+        .collect();
     assert!(names.contains(&"work") && names.contains(&"keelson"), "{names:?}");
 }

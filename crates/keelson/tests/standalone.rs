@@ -1,6 +1,8 @@
 //! The components as processes of their own, as on a control plane that somebody puts together by hand: certificates, one
 //! kubeconfig each, upstream's flags, and kubectl as the user.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
@@ -27,7 +29,11 @@ struct Process {
 }
 
 impl Process {
-    fn start(name: &str, mut command: Command, output: impl FnOnce(&mut Child) -> Box<dyn Read + Send>) -> Self {
+    fn start(
+        name: &str,
+        mut command: Command,
+        output: impl FnOnce(&mut Child) -> Box<dyn Read + Send>,
+    ) -> Self {
         let mut child = command.stdin(Stdio::null()).spawn().unwrap();
         let output = output(&mut child);
         let (sender, lines) = mpsc::channel();
@@ -39,15 +45,25 @@ impl Process {
                 }
             }
         });
-        Self { name: name.to_owned(), child, lines, seen: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            child,
+            lines,
+            seen: Vec::new(),
+        }
     }
 
     /// `keelson COMPONENT ARGUMENTS`, which logs to standard error.
     fn component(directory: &Path, name: &str, arguments: &[String]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keelson"));
         command.arg(name).args(arguments);
-        command.env("KEELSON_DATA_DIR", directory.join("data")).env("KEELSON_RUN_DIR", directory.join("run"));
-        command.env("HOME", directory).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .env("KEELSON_DATA_DIR", directory.join("data"))
+            .env("KEELSON_RUN_DIR", directory.join("run"));
+        command
+            .env("HOME", directory)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         Self::start(name, command, |child| Box::new(child.stderr.take().unwrap()))
     }
 
@@ -57,7 +73,11 @@ impl Process {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(line) = self.lines.recv_timeout(left) else {
-                panic!("{} did not say {text:?}, but:\n{}", self.name, self.seen.join("\n"));
+                panic!(
+                    "{} did not say {text:?}, but:\n{}",
+                    self.name,
+                    self.seen.join("\n")
+                );
             };
             self.seen.push(line.clone());
             if line.contains(text) {
@@ -76,11 +96,18 @@ impl Process {
             match self.lines.recv_timeout(left) {
                 Ok(line) => self.seen.push(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(mpsc::RecvTimeoutError::Timeout) => panic!("{} does not end:\n{}", self.name, self.seen.join("\n")),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    panic!("{} does not end:\n{}", self.name, self.seen.join("\n"))
+                }
             }
         }
         let status = self.child.wait().unwrap();
-        assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.seen.join("\n"));
+        assert!(
+            status.success(),
+            "{} ended with {status}:\n{}",
+            self.name,
+            self.seen.join("\n")
+        );
     }
 }
 
@@ -107,9 +134,17 @@ impl Cluster {
 
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let names = ClusterNames { service_ip: [10, 96, 0, 1].into(), ..ClusterNames::default() };
+        let names = ClusterNames {
+            service_ip: [10, 96, 0, 1].into(),
+            ..ClusterNames::default()
+        };
         let pki = Pki::ensure(&directory.path().join("pki"), &names, jiff::Timestamp::now()).unwrap();
-        for identity in [Identity::Admin, Identity::Scheduler, Identity::ControllerManager, Identity::KubeProxy] {
+        for identity in [
+            Identity::Admin,
+            Identity::Scheduler,
+            Identity::ControllerManager,
+            Identity::KubeProxy,
+        ] {
             let text = pki.kubeconfig(identity, "test", Self::SERVER);
             std::fs::write(directory.path().join(identity.file_stem()), text).unwrap();
         }
@@ -117,11 +152,17 @@ impl Cluster {
     }
 
     fn file(&self, flag: &str, name: &str) -> String {
-        format!("--{flag}={}", self.directory.path().join("pki").join(name).display())
+        format!(
+            "--{flag}={}",
+            self.directory.path().join("pki").join(name).display()
+        )
     }
 
     fn kubeconfig(&self, identity: Identity) -> String {
-        format!("--kubeconfig={}", self.directory.path().join(identity.file_stem()).display())
+        format!(
+            "--kubeconfig={}",
+            self.directory.path().join(identity.file_stem()).display()
+        )
     }
 
     fn component(&self, name: &str, arguments: &[String]) -> Process {
@@ -168,7 +209,11 @@ impl Cluster {
     fn kubectl(&self, arguments: &[&str]) -> Command {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let kubectl: PathBuf = manifest.join("../../target/clients/kubectl-1.37");
-        assert!(kubectl.exists(), "{} is missing: run `cargo xtask setup`", kubectl.display());
+        assert!(
+            kubectl.exists(),
+            "{} is missing: run `cargo xtask setup`",
+            kubectl.display()
+        );
         let mut command = Command::new(kubectl);
         command.arg(self.kubeconfig(Identity::Admin)).args(arguments);
         command.env("HOME", self.directory.path()).stdin(Stdio::null());
@@ -178,9 +223,16 @@ impl Cluster {
     /// Standard output of kubectl, which must succeed.
     #[track_caller]
     fn run(&self, arguments: &[&str]) -> String {
-        let Output { status, stdout, stderr } = self.kubectl(arguments).output().unwrap();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.kubectl(arguments).output().unwrap();
         let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-        assert!(status.success(), "kubectl {arguments:?}: {status}\n{stdout}\n{stderr}");
+        assert!(
+            status.success(),
+            "kubectl {arguments:?}: {status}\n{stdout}\n{stderr}"
+        );
         stdout.into_owned()
     }
 
@@ -207,7 +259,15 @@ fn cluster_standalone_components() {
         let scheduler = cluster.component("kube-scheduler", &[cluster.kubeconfig(Identity::Scheduler)]);
 
         cluster.run(&["create", "namespace", "shop"]);
-        cluster.run(&["create", "deployment", "web", "-n", "shop", "--image=registry.example/web:1", "--replicas=2"]);
+        cluster.run(&[
+            "create",
+            "deployment",
+            "web",
+            "-n",
+            "shop",
+            "--image=registry.example/web:1",
+            "--replicas=2",
+        ]);
         let wait = |what: &str, subject: &[&str]| {
             let condition = format!("--for=jsonpath={what}");
             let arguments = ["wait", "-n", "shop", "--timeout=60s", &condition];
@@ -215,16 +275,25 @@ fn cluster_standalone_components() {
         };
         wait("{.status.replicas}=2", &["deployment/web"]);
         let pods = ["pod", "-l", "app=web"];
-        wait("{.status.conditions[?(@.type==\"PodScheduled\")].reason}=Unschedulable", &pods);
+        wait(
+            "{.status.conditions[?(@.type==\"PodScheduled\")].reason}=Unschedulable",
+            &pods,
+        );
         let sets = cluster.get(&["replicaset", "-n", "shop"]);
         let owner = &sets["items"][0]["metadata"]["ownerReferences"][0];
-        assert_eq!((owner["kind"].as_str(), owner["name"].as_str()), (Some("Deployment"), Some("web")));
+        assert_eq!(
+            (owner["kind"].as_str(), owner["name"].as_str()),
+            (Some("Deployment"), Some("web"))
+        );
         let list = cluster.get(&["pod", "-n", "shop"]);
         let list = list["items"].as_array().unwrap();
         assert_eq!(list.len(), 2);
         for pod in list {
             assert_eq!(pod["status"]["phase"], "Pending", "{pod}");
-            assert_eq!(pod["metadata"]["ownerReferences"][0]["kind"], "ReplicaSet", "{pod}");
+            assert_eq!(
+                pod["metadata"]["ownerReferences"][0]["kind"], "ReplicaSet",
+                "{pod}"
+            );
             assert_eq!(pod["spec"]["nodeName"], Value::Null, "{pod}");
             assert_eq!(pod["spec"]["serviceAccountName"], "default", "{pod}");
         }
@@ -235,11 +304,23 @@ fn cluster_standalone_components() {
         for lease in ["kube-scheduler", "kube-controller-manager"] {
             let lease = cluster.get(&["lease", "-n", "kube-system", lease]);
             let holder = lease["spec"]["holderIdentity"].as_str().unwrap();
-            assert!(holder.rsplit_once('_').is_some_and(|(_, id)| id.len() == 36), "{holder}");
+            assert!(
+                holder.rsplit_once('_').is_some_and(|(_, id)| id.len() == 36),
+                "{holder}"
+            );
         }
         // The controllers' files and service accounts are in use.
-        cluster.watch(&["get", "configmap", "-n", "shop", "kube-root-ca.crt"], "kube-root-ca.crt");
-        cluster.run(&["get", "serviceaccount", "-n", "kube-system", "deployment-controller"]);
+        cluster.watch(
+            &["get", "configmap", "-n", "shop", "kube-root-ca.crt"],
+            "kube-root-ca.crt",
+        );
+        cluster.run(&[
+            "get",
+            "serviceaccount",
+            "-n",
+            "kube-system",
+            "deployment-controller",
+        ]);
 
         scheduler.stop(Signal::SIGTERM);
         manager.stop(Signal::SIGINT);
@@ -260,19 +341,38 @@ fn cluster_standalone_proxy() {
     let cluster = Cluster::new();
     in_own_network(|| {
         let apiserver = cluster.apiserver();
-        let arguments = [cluster.kubeconfig(Identity::KubeProxy), "--hostname-override=one".into()];
+        let arguments = [
+            cluster.kubeconfig(Identity::KubeProxy),
+            "--hostname-override=one".into(),
+        ];
         let mut proxy = cluster.component("kube-proxy", &arguments);
         let line = proxy.wait_for("starting the proxy");
-        assert!(line.contains("10.96.0.0/12"), "the Service range of the API: {line}");
+        assert!(
+            line.contains("10.96.0.0/12"),
+            "the Service range of the API: {line}"
+        );
         let curl = Command::new("curl")
-            .args(["-fsS", "--retry", "30", "--retry-all-errors", "--retry-delay", "1"])
+            .args([
+                "-fsS",
+                "--retry",
+                "30",
+                "--retry-all-errors",
+                "--retry-delay",
+                "1",
+            ])
             .arg("http://127.0.0.1:10256/healthz")
             .output()
             .unwrap();
         assert!(curl.status.success(), "{curl:?}");
-        let rules = Command::new("nft").args(["list", "table", "ip", "kube-proxy"]).output().unwrap();
+        let rules = Command::new("nft")
+            .args(["list", "table", "ip", "kube-proxy"])
+            .output()
+            .unwrap();
         let rules = String::from_utf8(rules.stdout).unwrap();
-        assert!(rules.contains("10.96.0.1") && rules.contains("192.0.2.1"), "{rules}");
+        assert!(
+            rules.contains("10.96.0.1") && rules.contains("192.0.2.1"),
+            "{rules}"
+        );
         proxy.stop(Signal::SIGTERM);
         apiserver.stop(Signal::SIGTERM);
     });

@@ -63,7 +63,12 @@ pub(crate) struct ApiserverArgs {
     #[arg(long, value_delimiter = ',', value_name = "AUDIENCE")]
     pub(crate) api_audiences: Vec<String>,
     /// Addresses of Services
-    #[arg(long, value_delimiter = ',', default_value = "10.0.0.0/24", value_name = "CIDR")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "10.0.0.0/24",
+        value_name = "CIDR"
+    )]
     pub(crate) service_cluster_ip_range: Vec<IpNet>,
     /// Ports of Services of type NodePort
     #[arg(long, default_value = "30000-32767", value_parser = ports, value_name = "FROM-TO")]
@@ -109,7 +114,13 @@ pub(crate) struct ControllerManagerArgs {
         default_missing_value = "true", value_name = "BOOL")]
     pub(crate) use_service_account_credentials: bool,
     /// Controllers to run: `*` is all, `name` is one, `-name` is all but this one
-    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true, value_name = "NAME")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true,
+        value_name = "NAME"
+    )]
     pub(crate) controllers: Vec<String>,
     /// Certificate of the authority that signs CertificateSigningRequests
     #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
@@ -154,7 +165,11 @@ pub(crate) struct KubeletArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: PathBuf,
     /// The CRI runtime's socket
-    #[arg(long, default_value = "unix:///run/containerd/containerd.sock", value_name = "ENDPOINT")]
+    #[arg(
+        long,
+        default_value = "unix:///run/containerd/containerd.sock",
+        value_name = "ENDPOINT"
+    )]
     pub(crate) container_runtime_endpoint: String,
     /// Name of the node [default: the host name]
     #[arg(long, value_name = "NAME")]
@@ -308,9 +323,13 @@ impl FromStr for NodeTaint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, effect) = text.split_once(':').ok_or_else(|| format!("invalid taint spec: {text}"))?;
+        let (name, effect) = text
+            .split_once(':')
+            .ok_or_else(|| format!("invalid taint spec: {text}"))?;
         if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
-            return Err(format!("invalid taint effect: {effect}, unsupported taint effect"));
+            return Err(format!(
+                "invalid taint effect: {effect}, unsupported taint effect"
+            ));
         }
         let (key, value) = match name.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),
@@ -319,7 +338,11 @@ impl FromStr for NodeTaint {
         if key.is_empty() {
             return Err(format!("invalid taint spec: {text}"));
         }
-        Ok(Self { key: key.to_owned(), value, effect: effect.to_owned() })
+        Ok(Self {
+            key: key.to_owned(),
+            value,
+            effect: effect.to_owned(),
+        })
     }
 }
 
@@ -328,14 +351,20 @@ fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    let parsed: SignedDuration = text.parse().map_err(|_| "write a duration such as 30s, 5m or 1h30m".to_owned())?;
+    let parsed: SignedDuration = text
+        .parse()
+        .map_err(|_| "write a duration such as 30s, 5m or 1h30m".to_owned())?;
     Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
 }
 
 /// `FROM-TO`.
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let range = text.split_once('-').and_then(|(from, to)| Some(from.parse().ok()?..=to.parse().ok()?));
-    range.filter(|range| !range.is_empty()).ok_or_else(|| "write a range such as 30000-32767".to_owned())
+    let range = text
+        .split_once('-')
+        .and_then(|(from, to)| Some(from.parse().ok()?..=to.parse().ok()?));
+    range
+        .filter(|range| !range.is_empty())
+        .ok_or_else(|| "write a range such as 30000-32767".to_owned())
 }
 
 /// `KEY=VALUE`.
@@ -361,7 +390,13 @@ mod tests {
     #[test]
     fn values_of_flags() {
         let seconds = |text| duration(text).map(|duration| duration.as_secs_f64());
-        for (text, wanted) in [("1h0m0s", 3600.0), ("500ms", 0.5), ("0", 0.0), ("1h30m", 5400.0), ("8760h", 31_536_000.0)] {
+        for (text, wanted) in [
+            ("1h0m0s", 3600.0),
+            ("500ms", 0.5),
+            ("0", 0.0),
+            ("1h30m", 5400.0),
+            ("8760h", 31_536_000.0),
+        ] {
             assert_eq!(seconds(text), Ok(wanted), "{text}");
         }
         for wrong in ["", "5", "-5s", "soon"] {
@@ -372,7 +407,11 @@ mod tests {
             assert!(ports(wrong).is_err(), "{wrong}");
         }
         let taint = |key: &str, value: Option<&str>, effect: &str| {
-            Ok(NodeTaint { key: key.into(), value: value.map(Into::into), effect: effect.into() })
+            Ok(NodeTaint {
+                key: key.into(),
+                value: value.map(Into::into),
+                effect: effect.into(),
+            })
         };
         assert_eq!("a/b=c:NoSchedule".parse(), taint("a/b", Some("c"), "NoSchedule"));
         assert_eq!("a:NoExecute".parse(), taint("a", None, "NoExecute"));
@@ -385,9 +424,17 @@ mod tests {
 
     #[test]
     fn booleans_are_written_as_upstream_has_them() {
-        for (arguments, wanted) in [(&[][..], true), (&["--leader-elect=false"], false), (&["--leader-elect"], true)] {
-            let line = ["keelson", "kube-scheduler", "--kubeconfig=k"].iter().chain(arguments);
-            let Command::KubeScheduler(args) = Cli::parse_from(line).command else { panic!("another command") };
+        for (arguments, wanted) in [
+            (&[][..], true),
+            (&["--leader-elect=false"], false),
+            (&["--leader-elect"], true),
+        ] {
+            let line = ["keelson", "kube-scheduler", "--kubeconfig=k"]
+                .iter()
+                .chain(arguments);
+            let Command::KubeScheduler(args) = Cli::parse_from(line).command else {
+                panic!("another command")
+            };
             assert_eq!(args.leader_elect, wanted, "{arguments:?}");
         }
     }

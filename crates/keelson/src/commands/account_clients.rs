@@ -42,7 +42,10 @@ impl AccountClients {
         server.write_timeout = None;
         // Found now, not when the first controller asks.
         ClientBuilder::try_from(server.clone())?;
-        Ok(Self { accounts: Api::namespaced(client, "kube-system"), server })
+        Ok(Self {
+            accounts: Api::namespaced(client, "kube-system"),
+            server,
+        })
     }
 
     /// A client of the account of that name.
@@ -101,12 +104,17 @@ impl Token {
             }),
             ..TokenRequest::default()
         };
-        self.accounts.create_token_request(&self.name, &PostParams::default(), &request).await
+        self.accounts
+            .create_token_request(&self.name, &PostParams::default(), &request)
+            .await
     }
 
     async fn create_account(&self) -> Result<(), kube::Error> {
         let account = ServiceAccount {
-            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                ..ObjectMeta::default()
+            },
             ..ServiceAccount::default()
         };
         match self.accounts.create(&PostParams::default(), &account).await {
@@ -117,7 +125,10 @@ impl Token {
 
     /// Forgets the token if it is still the one that was refused.
     async fn refused(&self, header: &HeaderValue) {
-        self.current.lock().await.take_if(|(current, _)| current == header);
+        self.current
+            .lock()
+            .await
+            .take_if(|(current, _)| current == header);
     }
 }
 
@@ -128,7 +139,10 @@ impl<S> Layer<S> for AsAccount {
     type Service = WithToken<S>;
 
     fn layer(&self, inner: S) -> WithToken<S> {
-        WithToken { inner: Arc::new(Mutex::new(inner)), token: self.0.clone() }
+        WithToken {
+            inner: Arc::new(Mutex::new(inner)),
+            token: self.0.clone(),
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
+use keelson_apiserver::{
+    ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
+};
 use keelson_store::embedded::{EmbeddedStore, Options};
 
 use crate::cli::{ApiserverArgs, Global};
@@ -39,20 +41,41 @@ async fn serve(
     stop: tokio_util::sync::CancellationToken,
 ) -> Result<()> {
     let server = ApiServer::start(config(args, advertise_address, store)?).await?;
-    tracing::info!(authorization_mode = args.authorization_mode, "Serving securely on {}", server.local_addr());
+    tracing::info!(
+        authorization_mode = args.authorization_mode,
+        "Serving securely on {}",
+        server.local_addr()
+    );
     stop.cancelled().await;
     server.shutdown().await;
     Ok(())
 }
 
-fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<EmbeddedStore>) -> Result<ApiServerConfig> {
-    let files = args.tls_cert_file.as_deref().zip(args.tls_private_key_file.as_deref());
-    let service_ip = args.service_cluster_ip_range.first().and_then(|range| range.hosts().next());
-    let mut hosts = vec![advertise_address.to_string(), "localhost".to_owned(), "127.0.0.1".to_owned()];
+fn config(
+    args: &ApiserverArgs,
+    advertise_address: IpAddr,
+    store: Arc<EmbeddedStore>,
+) -> Result<ApiServerConfig> {
+    let files = args
+        .tls_cert_file
+        .as_deref()
+        .zip(args.tls_private_key_file.as_deref());
+    let service_ip = args
+        .service_cluster_ip_range
+        .first()
+        .and_then(|range| range.hosts().next());
+    let mut hosts = vec![
+        advertise_address.to_string(),
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+    ];
     hosts.extend(["kubernetes.default.svc", "kubernetes.default", "kubernetes"].map(str::to_owned));
     hosts.extend(service_ip.map(|ip| ip.to_string()));
     let serving = standalone::serving(files, &args.cert_dir, "apiserver", &hosts)?;
-    let serving = CertificateAndKey { certificate_pem: serving.chain, key_pem: serving.key };
+    let serving = CertificateAndKey {
+        certificate_pem: serving.chain,
+        key_pem: serving.key,
+    };
     let client_ca = standalone::read("client-ca-file", &args.client_ca_file)?;
     let mut config = ApiServerConfig::new(store, serving, client_ca);
     config.bind_address = SocketAddr::new(args.bind_address, args.secure_port);
@@ -71,12 +94,17 @@ fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<EmbeddedSt
                 certificate_pem: standalone::read("kubelet-client-certificate", certificate)?,
                 key_pem: standalone::read("kubelet-client-key", key)?,
             },
-            ca_pem: authority.map(|file| standalone::read("kubelet-certificate-authority", file)).transpose()?,
+            ca_pem: authority
+                .map(|file| standalone::read("kubelet-certificate-authority", file))
+                .transpose()?,
         });
     }
     let keys = args.service_account_key_file.iter();
     config.service_account = ServiceAccountConfig {
-        signing_key_pem: standalone::read("service-account-signing-key-file", &args.service_account_signing_key_file)?,
+        signing_key_pem: standalone::read(
+            "service-account-signing-key-file",
+            &args.service_account_signing_key_file,
+        )?,
         verification_keys_pem: keys
             .map(|file| standalone::read("service-account-key-file", file))
             .collect::<Result<_>>()?,

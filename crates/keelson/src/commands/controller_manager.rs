@@ -23,14 +23,18 @@ pub(crate) async fn run(args: ControllerManagerArgs) -> Result<()> {
         config.client = Arc::new(move |account| clients.client(account));
     }
     config.disabled_controllers = disabled_controllers;
-    config.leader_election = args.leader_elect.then(|| LeaderElection { identity: standalone::leader_identity() });
+    config.leader_election = args.leader_elect.then(|| LeaderElection {
+        identity: standalone::leader_identity(),
+    });
     config.allocate_node_cidrs = args.allocate_node_cidrs;
     config.cluster_cidrs = args.cluster_cidr;
     config.node_cidr_mask_size_ipv4 = args.node_cidr_mask_size_ipv4;
     config.node_cidr_mask_size_ipv6 = args.node_cidr_mask_size_ipv6;
-    if let (Some(certificate), Some(key)) = (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) {
-        let certificate = Certificate::from_pem(&standalone::read_text("cluster-signing-cert-file", certificate)?)
-            .context("--cluster-signing-cert-file")?;
+    if let (Some(certificate), Some(key)) = (&args.cluster_signing_cert_file, &args.cluster_signing_key_file)
+    {
+        let certificate =
+            Certificate::from_pem(&standalone::read_text("cluster-signing-cert-file", certificate)?)
+                .context("--cluster-signing-cert-file")?;
         let key = PrivateKey::from_pem(&standalone::read_text("cluster-signing-key-file", key)?)
             .context("--cluster-signing-key-file")?;
         let authority = CertificateAuthority::from_parts(certificate, key)
@@ -85,6 +89,9 @@ mod tests {
             assert_eq!(result.join(","), off, "{wanted:?}");
         }
         let error = disabled(&["-x".to_owned()], &known).unwrap_err().to_string();
-        assert_eq!(error, "--controllers: \"x\" is not in the list of known controllers: a, b, c");
+        assert_eq!(
+            error,
+            "--controllers: \"x\" is not in the list of known controllers: a, b, c"
+        );
     }
 }

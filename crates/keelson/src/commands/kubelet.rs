@@ -71,26 +71,42 @@ fn config(args: KubeletArgs) -> Result<KubeletConfig> {
 }
 
 fn server(args: &KubeletArgs, config: &KubeletConfig) -> Result<ServerConfig> {
-    let files = args.tls_cert_file.as_deref().zip(args.tls_private_key_file.as_deref());
+    let files = args
+        .tls_cert_file
+        .as_deref()
+        .zip(args.tls_private_key_file.as_deref());
     let mut hosts = vec![config.node_name.clone()];
     hosts.extend(config.node_ips.iter().map(ToString::to_string));
     let serving = standalone::serving(files, &args.cert_dir, "kubelet", &hosts)?;
-    let certificate =
-        ServingCertificate::from_pem(&serving.chain, &serving.key).context("the serving certificate cannot be used")?;
+    let certificate = ServingCertificate::from_pem(&serving.chain, &serving.key)
+        .context("the serving certificate cannot be used")?;
     let client_ca = match &args.client_ca_file {
         Some(file) => {
             let text = standalone::read_text("client-ca-file", file)?;
             let authorities = Certificate::all_from_pem(&text).context("--client-ca-file")?;
-            authorities.iter().map(|authority| authority.der().clone()).collect()
+            authorities
+                .iter()
+                .map(|authority| authority.der().clone())
+                .collect()
         }
         // Clients show tokens then.
         None => Vec::new(),
     };
-    Ok(ServerConfig { address: args.address, port: args.port, certificate: Arc::new(certificate), client_ca })
+    Ok(ServerConfig {
+        address: args.address,
+        port: args.port,
+        certificate: Arc::new(certificate),
+        client_ca,
+    })
 }
 
 fn taint(taint: NodeTaint) -> Taint {
-    Taint { key: taint.key, value: taint.value, effect: taint.effect, time_added: None }
+    Taint {
+        key: taint.key,
+        value: taint.value,
+        effect: taint.effect,
+        time_added: None,
+    }
 }
 
 /// Resources that can be reserved, each once.
@@ -126,7 +142,11 @@ fn check_labels(labels: &[(String, String)]) -> Result<()> {
         let free = within(space, "kubelet.kubernetes.io") || within(space, "node.kubernetes.io");
         ours && !free && !ALLOWED.contains(&key)
     };
-    let unknown: Vec<&str> = labels.iter().map(|(key, _)| key.as_str()).filter(|key| forbidden(key)).collect();
+    let unknown: Vec<&str> = labels
+        .iter()
+        .map(|(key, _)| key.as_str())
+        .filter(|key| forbidden(key))
+        .collect();
     anyhow::ensure!(
         unknown.is_empty(),
         "--node-labels: unknown 'kubernetes.io' or 'k8s.io' labels specified: {}; a node may set only those that start with \
@@ -144,11 +164,20 @@ mod tests {
     #[test]
     fn labels_that_a_node_may_set() {
         let check = |key: &str| check_labels(&[(key.to_owned(), String::new())]).is_ok();
-        for good in ["disk", "example.com/a", "node.kubernetes.io/a", "a.kubelet.kubernetes.io/b", "topology.kubernetes.io/zone"]
-        {
+        for good in [
+            "disk",
+            "example.com/a",
+            "node.kubernetes.io/a",
+            "a.kubelet.kubernetes.io/b",
+            "topology.kubernetes.io/zone",
+        ] {
             assert!(check(good), "{good}");
         }
-        for bad in ["node-role.kubernetes.io/control-plane", "kubernetes.io/a", "x.k8s.io/a"] {
+        for bad in [
+            "node-role.kubernetes.io/control-plane",
+            "kubernetes.io/a",
+            "x.k8s.io/a",
+        ] {
             assert!(!check(bad), "{bad}");
         }
     }

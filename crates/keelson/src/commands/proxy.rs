@@ -38,6 +38,8 @@ async fn service_cidrs(client: Client, stop: &CancellationToken) -> Vec<IpNet> {
         () = ranges.synced() => {}
     }
     let texts = ranges.list();
-    let specs = texts.iter().filter_map(|range| range.spec.as_ref()?.cidrs.as_ref());
+    let specs = texts
+        .iter()
+        .filter_map(|range| range.spec.as_ref()?.cidrs.as_ref());
     specs.flatten().filter_map(|cidr| cidr.parse().ok()).collect()
 }

@@ -24,7 +24,9 @@ pub(crate) fn read_text(flag: &str, path: &Path) -> Result<String> {
 
 /// The identity of this process among all candidates for a Lease: `<host name>_<uuid>`.
 pub(crate) fn leader_identity() -> String {
-    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let host = nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     format!("{host}_{}", Uuid::new_v4())
 }
 
@@ -39,8 +41,9 @@ pub(crate) fn node_name(hostname_override: Option<&str>) -> Result<String> {
 
 /// This machine's address by the default route; the error names the flag that helps.
 pub(crate) fn own_address(flag: &str) -> Result<IpAddr> {
-    preflight::default_route_address()
-        .with_context(|| format!("cannot find out this machine's address, there is no default route: use --{flag}"))
+    preflight::default_route_address().with_context(|| {
+        format!("cannot find out this machine's address, there is no default route: use --{flag}")
+    })
 }
 
 /// Chain and key, both PEM.
@@ -58,11 +61,20 @@ pub(crate) fn serving(
     hosts: &[String],
 ) -> Result<Serving> {
     if let Some((certificate, key)) = files {
-        return Ok(Serving { chain: read("tls-cert-file", certificate)?, key: read("tls-private-key-file", key)? });
+        return Ok(Serving {
+            chain: read("tls-cert-file", certificate)?,
+            key: read("tls-private-key-file", key)?,
+        });
     }
-    let (certificate, key) = (cert_dir.join(format!("{name}.crt")), cert_dir.join(format!("{name}.key")));
+    let (certificate, key) = (
+        cert_dir.join(format!("{name}.crt")),
+        cert_dir.join(format!("{name}.key")),
+    );
     if let (Some(chain), Some(key)) = (file::read(&certificate)?, file::read(&key)?) {
-        return Ok(Serving { chain: chain.into_bytes(), key: key.into_bytes() });
+        return Ok(Serving {
+            chain: chain.into_bytes(),
+            key: key.into_bytes(),
+        });
     }
     let made = self_signed(hosts)?;
     file::write(&key, &made.key, file::SECRET)?;
@@ -74,13 +86,20 @@ pub(crate) fn serving(
 /// A certificate for `hosts` by an authority of its own whose key nobody keeps.
 fn self_signed(hosts: &[String]) -> Result<Serving> {
     let now = Timestamp::now();
-    let common_name = format!("{}@{}", hosts.first().map_or("localhost", String::as_str), now.as_second());
+    let common_name = format!(
+        "{}@{}",
+        hosts.first().map_or("localhost", String::as_str),
+        now.as_second()
+    );
     let authority = CertificateAuthority::create(&format!("{common_name}-ca"), SELF_SIGNED_VALIDITY, now)?;
     let profile = Profile::server(SELF_SIGNED_VALIDITY);
     let subject = Subject::new(&common_name, &[]);
     let (certificate, key) = authority.issue(&subject, &AltNames::from_hosts(hosts), &profile, now)?;
     let chain = certificate.to_pem() + &authority.certificate().to_pem();
-    Ok(Serving { chain: chain.into_bytes(), key: key.to_pem().into_bytes() })
+    Ok(Serving {
+        chain: chain.into_bytes(),
+        key: key.to_pem().into_bytes(),
+    })
 }
 
 #[cfg(test)]
@@ -95,7 +114,9 @@ mod tests {
         let hosts = ["node-1".to_owned(), "10.0.0.7".to_owned()];
         let first = serving(None, directory.path(), "kubelet", &hosts).unwrap();
         let chain = Certificate::all_from_pem(&String::from_utf8(first.chain.clone()).unwrap()).unwrap();
-        let [leaf, authority] = chain.as_slice() else { panic!("{} certificates", chain.len()) };
+        let [leaf, authority] = chain.as_slice() else {
+            panic!("{} certificates", chain.len())
+        };
         assert!(leaf.is_signed_by(authority) && authority.is_ca() && leaf.server_auth());
         assert!(leaf.alt_names().covers(&AltNames::from_hosts(&hosts)));
         let second = serving(None, directory.path(), "kubelet", &hosts).unwrap();
@@ -106,7 +127,11 @@ mod tests {
     fn identities_and_names() {
         let (one, two) = (leader_identity(), leader_identity());
         assert_ne!(one, two);
-        assert!(one.rsplit_once('_').is_some_and(|(host, id)| !host.is_empty() && id.len() == 36), "{one}");
+        assert!(
+            one.rsplit_once('_')
+                .is_some_and(|(host, id)| !host.is_empty() && id.len() == 36),
+            "{one}"
+        );
         assert_eq!(node_name(Some(" Node-1 ")).unwrap(), "node-1");
         assert!(node_name(Some(" ")).is_err());
     }

@@ -5,8 +5,9 @@ use std::error::Error;
 
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
-    FileDescriptorSet, MessageOptions, MethodDescriptorProto, OneofDescriptorProto, ServiceDescriptorProto,
+    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto,
+    FileDescriptorProto, FileDescriptorSet, MessageOptions, MethodDescriptorProto, OneofDescriptorProto,
+    ServiceDescriptorProto,
 };
 
 const PACKAGE: &str = "runtime.v1";
@@ -32,10 +33,20 @@ fn sections(table: &str) -> Result<Vec<Section<'_>>, Box<dyn Error>> {
     let mut sections: Vec<Section<'_>> = Vec::new();
     for line in table.lines() {
         if let Some(row) = line.strip_prefix('\t') {
-            sections.last_mut().ok_or("row before any section")?.rows.push(row.split('\t').collect());
+            sections
+                .last_mut()
+                .ok_or("row before any section")?
+                .rows
+                .push(row.split('\t').collect());
         } else {
-            let (kind, name) = line.split_once('\t').ok_or_else(|| format!("bad section line: {line}"))?;
-            sections.push(Section { kind, name, rows: Vec::new() });
+            let (kind, name) = line
+                .split_once('\t')
+                .ok_or_else(|| format!("bad section line: {line}"))?;
+            sections.push(Section {
+                kind,
+                name,
+                rows: Vec::new(),
+            });
         }
     }
     Ok(sections)
@@ -43,7 +54,11 @@ fn sections(table: &str) -> Result<Vec<Section<'_>>, Box<dyn Error>> {
 
 fn parse(table: &str) -> Result<FileDescriptorProto, Box<dyn Error>> {
     let sections = sections(table)?;
-    let enums: HashSet<&str> = sections.iter().filter(|s| s.kind == "enum").map(|s| s.name).collect();
+    let enums: HashSet<&str> = sections
+        .iter()
+        .filter(|s| s.kind == "enum")
+        .map(|s| s.name)
+        .collect();
     let mut file = FileDescriptorProto {
         name: Some("cri.proto".into()),
         package: Some(PACKAGE.into()),
@@ -95,13 +110,23 @@ fn set_type(field: &mut FieldDescriptorProto, name: &str, enums: &HashSet<&str>)
         "uint64" => Type::Uint64,
         other => {
             field.type_name = Some(format!(".{PACKAGE}.{other}"));
-            if enums.contains(other) { Type::Enum } else { Type::Message }
+            if enums.contains(other) {
+                Type::Enum
+            } else {
+                Type::Message
+            }
         }
     };
     field.set_type(scalar);
 }
 
-fn field(name: &str, number: i32, label: Label, type_name: &str, enums: &HashSet<&str>) -> FieldDescriptorProto {
+fn field(
+    name: &str,
+    number: i32,
+    label: Label,
+    type_name: &str,
+    enums: &HashSet<&str>,
+) -> FieldDescriptorProto {
     let mut field = FieldDescriptorProto {
         name: Some(name.into()),
         number: Some(number),
@@ -113,7 +138,10 @@ fn field(name: &str, number: i32, label: Label, type_name: &str, enums: &HashSet
 }
 
 fn message(section: &Section<'_>, enums: &HashSet<&str>) -> Result<DescriptorProto, Box<dyn Error>> {
-    let mut message = DescriptorProto { name: Some(base(section.name)), ..Default::default() };
+    let mut message = DescriptorProto {
+        name: Some(base(section.name)),
+        ..Default::default()
+    };
     for row in &section.rows {
         let [name, number, type_name, ..] = row[..] else {
             return Err(format!("bad field in {}: {row:?}", section.name).into());
@@ -128,11 +156,16 @@ fn message(section: &Section<'_>, enums: &HashSet<&str>) -> Result<DescriptorPro
                     field("key", 1, Label::Optional, key, enums),
                     field("value", 2, Label::Optional, value, enums),
                 ],
-                options: Some(MessageOptions { map_entry: Some(true), ..Default::default() }),
+                options: Some(MessageOptions {
+                    map_entry: Some(true),
+                    ..Default::default()
+                }),
                 ..Default::default()
             });
             let path = format!("{}.{entry_name}", section.name);
-            message.field.push(field(name, number, Label::Repeated, &path, enums));
+            message
+                .field
+                .push(field(name, number, Label::Repeated, &path, enums));
             continue;
         }
         let (label, type_name) = match type_name.strip_prefix("repeated ") {
@@ -141,10 +174,17 @@ fn message(section: &Section<'_>, enums: &HashSet<&str>) -> Result<DescriptorPro
         };
         let mut descriptor = field(name, number, label, type_name, enums);
         if let Some(oneof) = row.get(3).and_then(|o| o.strip_prefix("oneof ")) {
-            let index = message.oneof_decl.iter().position(|o| o.name() == oneof).unwrap_or_else(|| {
-                message.oneof_decl.push(OneofDescriptorProto { name: Some(oneof.into()), ..Default::default() });
-                message.oneof_decl.len() - 1
-            });
+            let index = message
+                .oneof_decl
+                .iter()
+                .position(|o| o.name() == oneof)
+                .unwrap_or_else(|| {
+                    message.oneof_decl.push(OneofDescriptorProto {
+                        name: Some(oneof.into()),
+                        ..Default::default()
+                    });
+                    message.oneof_decl.len() - 1
+                });
             descriptor.oneof_index = Some(i32::try_from(index)?);
         }
         message.field.push(descriptor);
@@ -156,15 +196,23 @@ fn camel(name: &str) -> String {
     name.split('_')
         .map(|word| {
             let mut chars = word.chars();
-            chars.next().map(|c| c.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
+            chars
+                .next()
+                .map(|c| c.to_ascii_uppercase().to_string() + chars.as_str())
+                .unwrap_or_default()
         })
         .collect()
 }
 
 fn enumeration(section: &Section<'_>) -> Result<EnumDescriptorProto, Box<dyn Error>> {
-    let mut descriptor = EnumDescriptorProto { name: Some(base(section.name)), ..Default::default() };
+    let mut descriptor = EnumDescriptorProto {
+        name: Some(base(section.name)),
+        ..Default::default()
+    };
     for row in &section.rows {
-        let [name, number] = row[..] else { return Err(format!("bad value in {}", section.name).into()) };
+        let [name, number] = row[..] else {
+            return Err(format!("bad value in {}", section.name).into());
+        };
         descriptor.value.push(EnumValueDescriptorProto {
             name: Some(name.into()),
             number: Some(number.parse()?),

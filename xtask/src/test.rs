@@ -9,7 +9,17 @@ pub(crate) fn run_all(fast: bool) -> Result<()> {
     setup::ensure()?;
     tidy::run()?;
     run("cargo", &["fmt", "--all", "--check"])?;
-    run("cargo", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
+    run(
+        "cargo",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "--deny",
+            "warnings",
+        ],
+    )?;
     let profile = if fast { "fast" } else { "ci" };
     run("cargo", &["nextest", "run", "--workspace", "--profile", profile])
 }

@@ -65,20 +65,34 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn tracked_files() -> Result<Vec<PathBuf>> {
-    let output = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().context("git ls-files")?;
+    let output = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output()
+        .context("git ls-files")?;
     let names = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
-    Ok(names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())
+    Ok(names
+        .split('\0')
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from)
+        .collect())
 }
 
 fn check_file(file: &Path, problems: &mut Vec<String>) {
     // A tracked file that is deleted in the work tree, or data that is not text.
-    let Ok(text) = std::fs::read_to_string(root().join(file)) else { return };
+    let Ok(text) = std::fs::read_to_string(root().join(file)) else {
+        return;
+    };
     let shown = file.display();
     let is_rust = file.extension().is_some_and(|extension| extension == "rs");
-    let is_data = file.components().any(|part| matches!(part.as_os_str().to_str(), Some("testdata" | "data")));
+    let is_data = file
+        .components()
+        .any(|part| matches!(part.as_os_str().to_str(), Some("testdata" | "data")));
     let lines = text.lines().count();
     if is_rust && !is_data && lines > MAX_LINES {
-        problems.push(format!("{shown} has {lines} lines, more than {MAX_LINES}: split it"));
+        problems.push(format!(
+            "{shown} has {lines} lines, more than {MAX_LINES}: split it"
+        ));
     }
     if file == Path::new("Cargo.lock") {
         return;
@@ -102,7 +116,9 @@ fn check_arrows(problems: &mut Vec<String>) -> Result<()> {
             continue;
         }
         let Some(allowed) = allowed.get(name.as_str()) else {
-            problems.push(format!("crate {name} is not in the table of arrows in xtask/src/tidy.rs"));
+            problems.push(format!(
+                "crate {name} is not in the table of arrows in xtask/src/tidy.rs"
+            ));
             continue;
         };
         let manifest = std::fs::read_to_string(entry.path().join("Cargo.toml"))
@@ -126,7 +142,9 @@ fn our_dependencies(manifest: &str) -> Vec<String> {
         } else if matches!(section, "[dependencies]" | "[build-dependencies]")
             && let Some(rest) = line.strip_prefix("keelson-")
         {
-            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+                .unwrap_or(rest.len());
             found.push(rest[..end].to_owned());
         }
     }

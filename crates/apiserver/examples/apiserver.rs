@@ -3,13 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
+use keelson_apiserver::{
+    ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
+};
 use keelson_pki::{ClusterNames, Identity, Pki};
 use keelson_store::embedded::{EmbeddedStore, Options};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().ok_or("usage: apiserver DIRECTORY [PORT]")?);
     let port: u16 = arguments.next().unwrap_or_else(|| "6443".to_owned()).parse()?;
@@ -36,7 +40,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = server.local_addr();
     let kubeconfig = pki.kubeconfig(Identity::Admin, "keelson", &format!("https://{address}"));
     std::fs::write(directory.join("admin.conf"), kubeconfig)?;
-    println!("serving on {address}; KUBECONFIG={}", directory.join("admin.conf").display());
+    println!(
+        "serving on {address}; KUBECONFIG={}",
+        directory.join("admin.conf").display()
+    );
     tokio::signal::ctrl_c().await?;
     server.shutdown().await;
     store.close().await;

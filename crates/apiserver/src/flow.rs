@@ -24,7 +24,11 @@ impl Flow {
 
     /// Adds the `X-Kubernetes-PF-*` headers.
     pub(crate) fn mark(&self, user: &UserInfo, headers: &mut HeaderMap) {
-        let name = if user.in_group(SYSTEM_MASTERS) { "exempt" } else { "catch-all" };
+        let name = if user.in_group(SYSTEM_MASTERS) {
+            "exempt"
+        } else {
+            "catch-all"
+        };
         let uid = |reader: &Reader| -> Option<HeaderValue> {
             let object = reader.get("", name)?;
             let uid = object.value()["metadata"]["uid"].as_str()?.to_owned();
@@ -48,16 +52,16 @@ pub(crate) fn mandatory() -> [(&'static str, Value); 4] {
     };
     let schema = |name: &str, precedence: i64, subjects: Value, extra: Value| {
         let mut object = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema",
-            "metadata": {"name": name}, "spec": {
-                "priorityLevelConfiguration": {"name": name},
-                "matchingPrecedence": precedence,
-                "rules": [{
-                    "subjects": subjects,
-                    "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"],
-                        "clusterScope": true, "namespaces": ["*"]}],
-                    "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
-                }],
-            }});
+        "metadata": {"name": name}, "spec": {
+            "priorityLevelConfiguration": {"name": name},
+            "matchingPrecedence": precedence,
+            "rules": [{
+                "subjects": subjects,
+                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"],
+                    "clusterScope": true, "namespaces": ["*"]}],
+                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+            }],
+        }});
         if !extra.is_null() {
             object["spec"]["distinguisherMethod"] = extra;
         }
@@ -67,14 +71,23 @@ pub(crate) fn mandatory() -> [(&'static str, Value); 4] {
     [
         (
             "prioritylevelconfigurations",
-            level("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}})),
+            level(
+                "exempt",
+                json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}}),
+            ),
         ),
         (
             "prioritylevelconfigurations",
-            level("catch-all", json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 5,
-                "lendablePercent": 0, "limitResponse": {"type": "Reject"}}})),
+            level(
+                "catch-all",
+                json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 5,
+                "lendablePercent": 0, "limitResponse": {"type": "Reject"}}}),
+            ),
         ),
-        ("flowschemas", schema("exempt", 1, json!([group(SYSTEM_MASTERS)]), Value::Null)),
+        (
+            "flowschemas",
+            schema("exempt", 1, json!([group(SYSTEM_MASTERS)]), Value::Null),
+        ),
         (
             "flowschemas",
             schema(

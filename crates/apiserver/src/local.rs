@@ -23,8 +23,14 @@ pub struct LocalService {
 
 impl LocalService {
     pub(crate) fn new(server: Arc<Inner>, user: UserInfo) -> Self {
-        let connection = Connection { local_user: Some(Arc::new(user)), ..Connection::default() };
-        Self { server, connection: Arc::new(connection) }
+        let connection = Connection {
+            local_user: Some(Arc::new(user)),
+            ..Connection::default()
+        };
+        Self {
+            server,
+            connection: Arc::new(connection),
+        }
     }
 }
 

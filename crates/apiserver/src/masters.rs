@@ -37,7 +37,12 @@ async fn ensure(
     let kind = registry.kind(group, "v1", resource);
     let kind = kind.ok_or_else(|| Status::internal(format!("{resource} is not served")))?;
     let name = metadata::text(&object, "name").to_owned();
-    if registry.resources().resource(group, resource).get(namespace, &name).is_some() {
+    if registry
+        .resources()
+        .resource(group, resource)
+        .get(namespace, &name)
+        .is_some()
+    {
         return Ok(());
     }
     let (user, notes) = (UserInfo::api_server(), Notes::default());
@@ -51,7 +56,14 @@ async fn ensure(
 
 fn defaulted(kind: &Kind, object: Value) -> Result<Value, Status> {
     use crate::registry::{model, options::FieldValidation};
-    model::finish_decode(&kind.gvk, kind.schema()?, object, &[], FieldValidation::Ignore, &Notes::default())
+    model::finish_decode(
+        &kind.gvk,
+        kind.schema()?,
+        object,
+        &[],
+        FieldValidation::Ignore,
+        &Notes::default(),
+    )
 }
 
 /// Keeps `default/kubernetes`: the Service, its Endpoints and its EndpointSlice name this server's address.

@@ -52,8 +52,12 @@ impl RequestInfo {
             verb: method.as_str().to_ascii_lowercase(),
             ..Self::default()
         };
-        let mut parts: Vec<String> =
-            path.trim_matches('/').split('/').filter(|p| !p.is_empty()).map(decode).collect();
+        let mut parts: Vec<String> = path
+            .trim_matches('/')
+            .split('/')
+            .filter(|p| !p.is_empty())
+            .map(decode)
+            .collect();
         if parts.len() < 3 || (parts[0] != "api" && parts[0] != "apis") {
             return Ok(info);
         }
@@ -115,8 +119,14 @@ impl RequestInfo {
             self.verb = "deletecollection".to_owned();
         }
         if matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
-            self.field_selector = query.get("fieldSelector").map(|v| v.into_owned()).unwrap_or_default();
-            self.label_selector = query.get("labelSelector").map(|v| v.into_owned()).unwrap_or_default();
+            self.field_selector = query
+                .get("fieldSelector")
+                .map(|v| v.into_owned())
+                .unwrap_or_default();
+            self.label_selector = query
+                .get("labelSelector")
+                .map(|v| v.into_owned())
+                .unwrap_or_default();
         }
     }
 
@@ -159,22 +169,23 @@ mod tests {
         let i = RequestInfo::parse(&method, path, &Query::new(query)).unwrap();
         let got = format!(
             "{} {} g={} v={} ns={} r={} s={} n={}",
-            i.is_resource,
-            i.verb,
-            i.api_group,
-            i.api_version,
-            i.namespace,
-            i.resource,
-            i.subresource,
-            i.name
+            i.is_resource, i.verb, i.api_group, i.api_version, i.namespace, i.resource, i.subresource, i.name
         );
         assert_eq!(got, expected, "{method} {url}");
     }
 
     #[test]
     fn request_lines() {
-        check(Method::GET, "/api/v1/namespaces", "true list g= v=v1 ns= r=namespaces s= n=");
-        check(Method::GET, "/api/v1/namespaces/other", "true get g= v=v1 ns=other r=namespaces s= n=other");
+        check(
+            Method::GET,
+            "/api/v1/namespaces",
+            "true list g= v=v1 ns= r=namespaces s= n=",
+        );
+        check(
+            Method::GET,
+            "/api/v1/namespaces/other",
+            "true get g= v=v1 ns=other r=namespaces s= n=other",
+        );
         check(
             Method::PUT,
             "/api/v1/namespaces/other/finalize",
@@ -185,7 +196,11 @@ mod tests {
             "/api/v1/namespaces/other/pods/foo",
             "true get g= v=v1 ns=other r=pods s= n=foo",
         );
-        check(Method::GET, "/api/v1/watch/pods", "true watch g= v=v1 ns= r=pods s= n=");
+        check(
+            Method::GET,
+            "/api/v1/watch/pods",
+            "true watch g= v=v1 ns= r=pods s= n=",
+        );
         check(
             Method::GET,
             "/api/v1/watch/namespaces/other/pods/foo",

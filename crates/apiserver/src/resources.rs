@@ -27,7 +27,10 @@ impl Resources {
     /// A reader of one kind by group and plural, e.g. `("rbac.authorization.k8s.io", "roles")`. A kind that is not served reads
     /// as empty.
     pub fn resource(&self, group: &str, resource: &str) -> Reader {
-        Reader { cache: self.caches.kind(group, resource), caches: self.caches.clone() }
+        Reader {
+            cache: self.caches.kind(group, resource),
+            caches: self.caches.clone(),
+        }
     }
 }
 

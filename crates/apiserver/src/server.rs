@@ -101,12 +101,21 @@ impl ApiServer {
     /// Fills the caches, creates what every cluster has, and listens. The server is ready when this returns.
     pub async fn start(config: ApiServerConfig) -> Result<Self, StartError> {
         let acceptor = acceptor(&config)?;
-        let kubelets = config.kubelet_client.as_ref().map(KubeletProxy::new).transpose()?;
+        let kubelets = config
+            .kubelet_client
+            .as_ref()
+            .map(KubeletProxy::new)
+            .transpose()?;
         let listener = TcpListener::bind(config.bind_address)
             .await
-            .map_err(|source| StartError::Bind { address: config.bind_address, source })?;
-        let local =
-            listener.local_addr().map_err(|source| StartError::Bind { address: config.bind_address, source })?;
+            .map_err(|source| StartError::Bind {
+                address: config.bind_address,
+                source,
+            })?;
+        let local = listener.local_addr().map_err(|source| StartError::Bind {
+            address: config.bind_address,
+            source,
+        })?;
         let shutdown = CancellationToken::new();
         let caches = CacheSet::new(config.store.clone(), builtin_specs());
         let stream = caches.fill().await?;
@@ -154,7 +163,10 @@ impl ApiServer {
             },
             shutdown,
         ));
-        Ok(Self { inner, tasks: Arc::new(Mutex::new(vec![listener, definitions, feeder])) })
+        Ok(Self {
+            inner,
+            tasks: Arc::new(Mutex::new(vec![listener, definitions, feeder])),
+        })
     }
 
     /// Where the server listens.
@@ -214,7 +226,10 @@ fn acceptor(config: &ApiServerConfig) -> Result<TlsAcceptor, StartError> {
         Some(certificate) => certificate,
         None => Certificate::from_pem(&text(&config.serving.certificate_pem))?,
     };
-    let leaf = Leaf { certificate, key: PrivateKey::from_pem(&text(&config.serving.key_pem))? };
+    let leaf = Leaf {
+        certificate,
+        key: PrivateKey::from_pem(&text(&config.serving.key_pem))?,
+    };
     let cas = Certificate::all_from_pem(&text(&config.client_ca_pem))?;
     let hints: Vec<&Certificate> = cas.iter().collect();
     let tls = keelson_pki::tls::server_config(ServingCertificate::with_chain(&leaf, &issuers)?, &hints)?;

@@ -33,7 +33,11 @@ impl UserInfo {
         if !groups.iter().any(|g| g == ALL_AUTHENTICATED) {
             groups.push(ALL_AUTHENTICATED.to_owned());
         }
-        Self { name: name.into(), groups, ..Self::default() }
+        Self {
+            name: name.into(),
+            groups,
+            ..Self::default()
+        }
     }
 
     /// The identity of requests without credentials.

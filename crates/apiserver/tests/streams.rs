@@ -16,7 +16,10 @@ use tokio::net::TcpListener;
 
 /// The other end: reads a request's head, gives it back in a header, and echoes after an upgrade.
 async fn endpoint(server: &TestServer) -> u16 {
-    let leaf = server.pki.issue_node_server("n1", &["127.0.0.1".to_owned()], jiff::Timestamp::now()).unwrap();
+    let leaf = server
+        .pki
+        .issue_node_server("n1", &["127.0.0.1".to_owned()], jiff::Timestamp::now())
+        .unwrap();
     let tls = keelson_pki::tls::server_config(ServingCertificate::new(&leaf).unwrap(), &[]).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -24,7 +27,10 @@ async fn endpoint(server: &TestServer) -> u16 {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let stream = acceptor.accept(stream).await.unwrap();
-            assert!(stream.get_ref().1.peer_certificates().is_some(), "the server shows its certificate");
+            assert!(
+                stream.get_ref().1.peer_certificates().is_some(),
+                "the server shows its certificate"
+            );
             let mut stream = BufReader::new(stream);
             let mut line = String::new();
             stream.read_line(&mut line).await.unwrap();
@@ -33,7 +39,10 @@ async fn endpoint(server: &TestServer) -> u16 {
             loop {
                 let mut header = String::new();
                 stream.read_line(&mut header).await.unwrap();
-                assert!(!header.to_lowercase().starts_with("authorization"), "credentials are not passed on");
+                assert!(
+                    !header.to_lowercase().starts_with("authorization"),
+                    "credentials are not passed on"
+                );
                 upgrade |= header.to_lowercase().starts_with("upgrade: websocket");
                 if header == "\r\n" {
                     break;
@@ -71,16 +80,24 @@ async fn exec_and_logs_reach_the_node() {
     nodes.create(&PostParams::default(), &node).await.unwrap();
     let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
-    nodes.patch_status("n1", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    nodes
+        .patch_status("n1", &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .unwrap();
     let pods: Api<Pod> = Api::namespaced(client, "default");
-    pods.create(&PostParams::default(), &support::pod("p", "n1")).await.unwrap();
+    pods.create(&PostParams::default(), &support::pod("p", "n1"))
+        .await
+        .unwrap();
 
     let logs = "/api/v1/namespaces/default/pods/p/log?tailLines=3&follow=true";
     let (code, _, text) = server.get(logs, &[]).await;
-    assert_eq!((code, text.as_str()), (
-        StatusCode::OK,
-        "line of /containerLogs/default/p/c?follow=true&tailLines=3\n"
-    ));
+    assert_eq!(
+        (code, text.as_str()),
+        (
+            StatusCode::OK,
+            "line of /containerLogs/default/p/c?follow=true&tailLines=3\n"
+        )
+    );
 
     let mut stream = server.connect().await;
     let request = "GET /api/v1/namespaces/default/pods/p/exec?command=sh&command=-c&command=a%20b&stdin=true&stdout=true&tty=true HTTP/1.1\r\n\
@@ -99,8 +116,14 @@ async fn exec_and_logs_reach_the_node() {
     stream.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"\x00raw bytes");
     drop(stream);
-    let (code, _, text) = server.get("/api/v1/namespaces/default/pods/p/exec?command=x", &[]).await;
-    assert_eq!((code, text.contains("Upgrade request required")), (StatusCode::BAD_REQUEST, true), "{text}");
+    let (code, _, text) = server
+        .get("/api/v1/namespaces/default/pods/p/exec?command=x", &[])
+        .await;
+    assert_eq!(
+        (code, text.contains("Upgrade request required")),
+        (StatusCode::BAD_REQUEST, true),
+        "{text}"
+    );
     let (code, _, text) = server.get("/api/v1/nodes/n1/proxy/pods/x?a=b", &[]).await;
     assert_eq!((code, text.as_str()), (StatusCode::OK, "line of /pods/x?a=b\n"));
     server.stop().await;

@@ -84,9 +84,19 @@ where
 
 impl EventRecorder {
     /// Starts the writer on `tracker`; it ends at `shutdown` after writing what is queued.
-    pub fn start(client: Client, source: EventSource, tracker: &TaskTracker, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        client: Client,
+        source: EventSource,
+        tracker: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(BUFFER);
-        let writer = Writer { client, source: Arc::new(source), known: HashMap::new(), spam: HashMap::new() };
+        let writer = Writer {
+            client,
+            source: Arc::new(source),
+            known: HashMap::new(),
+            spam: HashMap::new(),
+        };
         tracker.spawn(writer.run(receiver, shutdown));
         Self { sender }
     }
@@ -178,7 +188,10 @@ impl Writer {
             known.count = known.count.saturating_add(1);
             known.last = Instant::now();
             let patch = json!({"count": known.count, "lastTimestamp": Time(request.at)});
-            match api.patch(&known.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+            match api
+                .patch(&known.name, &PatchParams::default(), &Patch::Strategic(patch))
+                .await
+            {
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 other => return other.map(|_| ()),
             }
@@ -223,7 +236,14 @@ impl Writer {
             let middle = ages[ages.len() / 2];
             self.known.retain(|_, known| known.last > middle);
         }
-        self.known.insert(identity, Known { name, count: 1, last: Instant::now() });
+        self.known.insert(
+            identity,
+            Known {
+                name,
+                count: 1,
+                last: Instant::now(),
+            },
+        );
     }
 
     fn allowed(&mut self, object: &ObjectKey) -> bool {
@@ -231,7 +251,10 @@ impl Writer {
         if self.spam.len() >= CACHE {
             self.spam.retain(|_, bucket| now - bucket.filled < SPAM_REFILL);
         }
-        let bucket = self.spam.entry(object.clone()).or_insert(Bucket { tokens: SPAM_BURST, filled: now });
+        let bucket = self.spam.entry(object.clone()).or_insert(Bucket {
+            tokens: SPAM_BURST,
+            filled: now,
+        });
         let refill = (now - bucket.filled).as_secs_f64() / SPAM_REFILL.as_secs_f64();
         bucket.tokens = (bucket.tokens + refill).min(SPAM_BURST);
         bucket.filled = now;

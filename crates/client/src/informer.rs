@@ -70,7 +70,9 @@ pub struct Informer<K> {
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -89,10 +91,18 @@ where
     pub fn new(api: Api<K>, options: InformerOptions) -> (Self, InformerTask<K>) {
         let shared = Arc::new(Shared {
             objects: RwLock::new(HashMap::new()),
-            listeners: Mutex::new(Listeners { handlers: Vec::new(), indexes: Vec::new() }),
+            listeners: Mutex::new(Listeners {
+                handlers: Vec::new(),
+                indexes: Vec::new(),
+            }),
             synced: watch::Sender::new(false),
         });
-        (Self { shared: shared.clone() }, InformerTask { shared, api, options })
+        (
+            Self {
+                shared: shared.clone(),
+            },
+            InformerTask { shared, api, options },
+        )
     }
 
     /// Creates an informer and spawns its task on `tracker`; it ends when `shutdown` is cancelled.
@@ -121,7 +131,13 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
 
     /// The objects that satisfy `keep`, in no order. Prefer an [`Index`] where this would run often.
     pub fn list_where(&self, keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
-        self.shared.objects.read().values().filter(|object| keep(object)).cloned().collect()
+        self.shared
+            .objects
+            .read()
+            .values()
+            .filter(|object| keep(object))
+            .cloned()
+            .collect()
     }
 
     /// How many objects the cache holds.
@@ -201,7 +217,9 @@ pub struct Index<V, K> {
 
 impl<V, K> Clone for Index<V, K> {
     fn clone(&self) -> Self {
-        Self { map: self.map.clone() }
+        Self {
+            map: self.map.clone(),
+        }
     }
 }
 
@@ -212,7 +230,11 @@ impl<V: Eq + Hash, K> Index<V, K> {
         V: std::borrow::Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        self.map.read().get(value).map(|bucket| bucket.values().cloned().collect()).unwrap_or_default()
+        self.map
+            .read()
+            .get(value)
+            .map(|bucket| bucket.values().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// How many objects are under `value`.
@@ -231,7 +253,10 @@ impl<K: Resource> Shared<K> {
         let key = NamespacedName::of(&object);
         let new = Arc::new(object);
         let old = self.objects.write().insert(key, new.clone());
-        listeners.indexes.iter().for_each(|update| update(old.as_ref(), Some(&new)));
+        listeners
+            .indexes
+            .iter()
+            .for_each(|update| update(old.as_ref(), Some(&new)));
         let change = match old {
             Some(old) if old.meta().uid != new.meta().uid => {
                 // Deleted and created again while we were not watching.
@@ -248,8 +273,13 @@ impl<K: Resource> Shared<K> {
 
     fn remove(&self, key: &NamespacedName, last_state: Option<K>) {
         let listeners = self.listeners.lock();
-        let Some(old) = self.objects.write().remove(key) else { return };
-        listeners.indexes.iter().for_each(|update| update(Some(&old), None));
+        let Some(old) = self.objects.write().remove(key) else {
+            return;
+        };
+        listeners
+            .indexes
+            .iter()
+            .for_each(|update| update(Some(&old), None));
         let change = Change::Deleted(last_state.map_or(old, Arc::new));
         listeners.handlers.iter().for_each(|handler| handler(&change));
     }
@@ -305,8 +335,14 @@ where
                 self.shared.apply(object);
             }
             watcher::Event::InitDone => {
-                let gone: Vec<_> =
-                    self.shared.objects.read().keys().filter(|key| !listed.contains(key)).cloned().collect();
+                let gone: Vec<_> = self
+                    .shared
+                    .objects
+                    .read()
+                    .keys()
+                    .filter(|key| !listed.contains(key))
+                    .cloned()
+                    .collect();
                 gone.iter().for_each(|key| self.shared.remove(key, None));
                 *listed = HashSet::new();
                 self.shared.synced.send_replace(true);

@@ -50,13 +50,21 @@ struct Observed {
 
 /// Waits to become leader, then runs `lead` with a token that is cancelled when leadership is lost or `shutdown` comes.
 /// Returns when `lead` has returned; the lease is released if it is still held.
-pub async fn run_as_leader<F, Fut>(client: Client, config: LeaderElectionConfig, shutdown: CancellationToken, lead: F)
-where
+pub async fn run_as_leader<F, Fut>(
+    client: Client,
+    config: LeaderElectionConfig,
+    shutdown: CancellationToken,
+    lead: F,
+) where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = ()>,
 {
     let api = Api::<Lease>::namespaced(client, &config.namespace);
-    let mut candidate = Candidate { api, config, observed: None };
+    let mut candidate = Candidate {
+        api,
+        config,
+        observed: None,
+    };
     loop {
         match candidate.acquire_or_renew().await {
             Ok(true) => break,
@@ -68,7 +76,11 @@ where
             () = tokio::time::sleep(candidate.config.retry_period) => {}
         }
     }
-    tracing::info!(lease = candidate.config.name, identity = candidate.config.identity, "became leader");
+    tracing::info!(
+        lease = candidate.config.name,
+        identity = candidate.config.identity,
+        "became leader"
+    );
     let leading = shutdown.child_token();
     let work = lead(leading.clone());
     let renewal = candidate.keep(&leading);
@@ -107,7 +119,10 @@ impl Candidate {
                 Err(_) => {}
             }
             if Instant::now() >= deadline {
-                tracing::error!(lease = self.config.name, "leadership lost: the lease could not be renewed in time");
+                tracing::error!(
+                    lease = self.config.name,
+                    "leadership lost: the lease could not be renewed in time"
+                );
                 return leading.cancel();
             }
         }
@@ -118,7 +133,10 @@ impl Candidate {
         let now = MicroTime(Timestamp::now());
         let Some(lease) = self.api.get_opt(&self.config.name).await? else {
             let lease = Lease {
-                metadata: ObjectMeta { name: Some(self.config.name.clone()), ..ObjectMeta::default() },
+                metadata: ObjectMeta {
+                    name: Some(self.config.name.clone()),
+                    ..ObjectMeta::default()
+                },
                 spec: Some(self.spec(now.clone(), now, 0)),
             };
             return self.won(self.api.create(&PostParams::default(), &lease).await);
@@ -128,10 +146,16 @@ impl Candidate {
             _ => Instant::now(),
         };
         let spec = lease.spec.clone().unwrap_or_default();
-        self.observed = Some(Observed { lease: lease.clone(), changed });
+        self.observed = Some(Observed {
+            lease: lease.clone(),
+            changed,
+        });
         let ours = spec.holder_identity.as_deref() == Some(&self.config.identity);
         let free = spec.holder_identity.as_deref().is_none_or(str::is_empty);
-        let duration = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
+        let duration = spec
+            .lease_duration_seconds
+            .and_then(|s| u64::try_from(s).ok())
+            .map(Duration::from_secs);
         let expired = changed + duration.unwrap_or(self.config.lease_duration) <= Instant::now();
         if !ours && !free && !expired {
             return Ok(false);
@@ -142,14 +166,24 @@ impl Candidate {
         } else {
             self.spec(now.clone(), now, transitions.saturating_add(1))
         };
-        let lease = Lease { spec: Some(next), ..lease };
-        self.won(self.api.replace(&self.config.name, &PostParams::default(), &lease).await)
+        let lease = Lease {
+            spec: Some(next),
+            ..lease
+        };
+        self.won(
+            self.api
+                .replace(&self.config.name, &PostParams::default(), &lease)
+                .await,
+        )
     }
 
     fn won(&mut self, result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
         match result {
             Ok(lease) => {
-                self.observed = Some(Observed { lease, changed: Instant::now() });
+                self.observed = Some(Observed {
+                    lease,
+                    changed: Instant::now(),
+                });
                 Ok(true)
             }
             // A conflict too: another candidate was faster, the next attempt reads what it wrote.
@@ -158,7 +192,10 @@ impl Candidate {
     }
 
     fn holds(&self, lease: &Lease) -> bool {
-        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.as_deref());
         holder == Some(self.config.identity.as_str())
     }
 
@@ -176,7 +213,9 @@ impl Candidate {
 
     /// Lets the next candidate in at once.
     async fn release(&mut self) {
-        let Some(observed) = self.observed.take() else { return };
+        let Some(observed) = self.observed.take() else {
+            return;
+        };
         if !self.holds(&observed.lease) {
             return;
         }

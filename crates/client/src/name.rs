@@ -17,13 +17,19 @@ pub struct NamespacedName {
 impl NamespacedName {
     /// A key from its two parts.
     pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
-        Self { namespace: namespace.as_ref().into(), name: name.as_ref().into() }
+        Self {
+            namespace: namespace.as_ref().into(),
+            name: name.as_ref().into(),
+        }
     }
 
     /// The key of `object`.
     pub fn of<K: Resource>(object: &K) -> Self {
         let meta = object.meta();
-        Self::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+        Self::new(
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        )
     }
 }
 

@@ -34,14 +34,21 @@ pub enum Error {
 /// A client for the current context of the kubeconfig at `path`.
 pub async fn client_from_kubeconfig(path: &Path) -> Result<Client, Error> {
     let shown = path.display().to_string();
-    let read = |source| Error::Kubeconfig { path: shown.clone(), source };
+    let read = |source| Error::Kubeconfig {
+        path: shown.clone(),
+        source,
+    };
     let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
-    let mut config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(read)?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(read)?;
     // A watch is quiet for minutes; the watcher has its own limits.
     config.read_timeout = None;
     config.write_timeout = None;
-    Client::try_from(config).map_err(|source| Error::Client { path: shown.clone(), source: Box::new(source) })
+    Client::try_from(config).map_err(|source| Error::Client {
+        path: shown.clone(),
+        source: Box::new(source),
+    })
 }
 
 /// A client over a service in this process, e.g. the API server's router with a fixed identity.

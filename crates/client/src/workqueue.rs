@@ -23,7 +23,10 @@ pub struct RateLimit {
 impl Default for RateLimit {
     /// client-go's per-item limits: 5 ms to 1000 s.
     fn default() -> Self {
-        Self { base: Duration::from_millis(5), max: Duration::from_secs(1000) }
+        Self {
+            base: Duration::from_millis(5),
+            max: Duration::from_secs(1000),
+        }
     }
 }
 
@@ -50,7 +53,11 @@ pub struct WorkQueue<T> {
 
 impl<T> Clone for WorkQueue<T> {
     fn clone(&self) -> Self {
-        Self { state: self.state.clone(), changed: self.changed.clone(), rate_limit: self.rate_limit }
+        Self {
+            state: self.state.clone(),
+            changed: self.changed.clone(),
+            rate_limit: self.rate_limit,
+        }
     }
 }
 
@@ -97,7 +104,11 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
             return;
         }
         let at = Instant::now() + delay;
-        if state.deadlines.get(&key).is_some_and(|(pending, _)| *pending <= at) {
+        if state
+            .deadlines
+            .get(&key)
+            .is_some_and(|(pending, _)| *pending <= at)
+        {
             return;
         }
         state.sequence += 1;
@@ -120,7 +131,11 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
             *failures - 1
         };
         let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
-        let delay = self.rate_limit.base.saturating_mul(factor).min(self.rate_limit.max);
+        let delay = self
+            .rate_limit
+            .base
+            .saturating_mul(factor)
+            .min(self.rate_limit.max);
         self.add_after(key, delay);
     }
 
@@ -248,12 +263,20 @@ mod tests {
         assert_eq!(queue.get().await, Some("soon"));
         assert_eq!(queue.get().await, Some("late"));
         assert_eq!(start.elapsed().as_secs(), 2);
-        assert!(tokio::time::timeout(Duration::from_secs(20), queue.get()).await.is_err(), "only once");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(20), queue.get())
+                .await
+                .is_err(),
+            "only once"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn backoff_doubles_up_to_the_limit() {
-        let limit = RateLimit { base: Duration::from_millis(10), max: Duration::from_millis(35) };
+        let limit = RateLimit {
+            base: Duration::from_millis(10),
+            max: Duration::from_millis(35),
+        };
         let queue = WorkQueue::new(limit);
         for expected in [10, 20, 35, 35] {
             let start = Instant::now();

@@ -21,7 +21,9 @@ pub struct BuiltIn {
 impl BuiltIn {
     /// Gives out addresses of `range`.
     pub fn new(range: Ipv4Net) -> Self {
-        Self { pool: Mutex::new(Pool::new(range)) }
+        Self {
+            pool: Mutex::new(Pool::new(range)),
+        }
     }
 
     /// Takes note of what a Service holds already; call it for every Service before the first `ensure`.
@@ -41,8 +43,16 @@ fn holder(service: &Service) -> String {
 
 /// The addresses in the Service's status.
 fn held(service: &Service) -> Vec<Ipv4Addr> {
-    let ingress = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|l| l.ingress.as_ref());
-    ingress.into_iter().flatten().filter_map(|i| i.ip.as_ref()?.parse().ok()).collect()
+    let ingress = service
+        .status
+        .as_ref()
+        .and_then(|s| s.load_balancer.as_ref())
+        .and_then(|l| l.ingress.as_ref());
+    ingress
+        .into_iter()
+        .flatten()
+        .filter_map(|i| i.ip.as_ref()?.parse().ok())
+        .collect()
 }
 
 #[async_trait]
@@ -51,13 +61,21 @@ impl Provider for BuiltIn {
         "keelson"
     }
 
-    async fn ensure_load_balancer(&self, service: &Service) -> Result<Vec<LoadBalancerIngress>, ProviderError> {
+    async fn ensure_load_balancer(
+        &self,
+        service: &Service,
+    ) -> Result<Vec<LoadBalancerIngress>, ProviderError> {
         let spec = service.spec.as_ref();
         let families = spec.and_then(|s| s.ip_families.as_ref());
         if families.is_some_and(|families| families.iter().all(|family| family == "IPv6")) {
-            return Err(ProviderError::Unsupported("the load balancer range has no IPv6 addresses".into()));
+            return Err(ProviderError::Unsupported(
+                "the load balancer range has no IPv6 addresses".into(),
+            ));
         }
-        let wanted = match spec.and_then(|s| s.load_balancer_ip.as_deref()).filter(|ip| !ip.is_empty()) {
+        let wanted = match spec
+            .and_then(|s| s.load_balancer_ip.as_deref())
+            .filter(|ip| !ip.is_empty())
+        {
             Some(text) => Some(text.parse().map_err(|_| {
                 ProviderError::Unsupported(format!("spec.loadBalancerIP {text} is not an IPv4 address"))
             })?),
@@ -78,13 +96,23 @@ impl Provider for BuiltIn {
 
     async fn instance(&self, node: &Node) -> Result<Option<InstanceMetadata>, ProviderError> {
         let name = node.metadata.name.clone().unwrap_or_default();
-        let provided = node.metadata.annotations.as_ref().and_then(|a| a.get(PROVIDED_NODE_IP));
+        let provided = node
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|a| a.get(PROVIDED_NODE_IP));
         let mut addresses: Vec<NodeAddress> = provided
             .into_iter()
             .flat_map(|list| list.split(','))
-            .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.trim().into() })
+            .map(|ip| NodeAddress {
+                type_: "InternalIP".into(),
+                address: ip.trim().into(),
+            })
             .collect();
-        addresses.push(NodeAddress { type_: "Hostname".into(), address: name.clone() });
+        addresses.push(NodeAddress {
+            type_: "Hostname".into(),
+            address: name.clone(),
+        });
         Ok(Some(InstanceMetadata {
             provider_id: format!("keelson://{name}"),
             addresses,

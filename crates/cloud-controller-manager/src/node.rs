@@ -36,17 +36,23 @@ pub(crate) async fn run(
             sink.add(NamespacedName::of(change.object().as_ref()));
         }
     });
-    run_workers("cloud-node-controller", queue, 1, shutdown, move |key: NamespacedName| {
-        let (provider, nodes) = (provider.clone(), nodes.clone());
-        let api = Api::<Node>::all(client.clone());
-        async move {
-            match nodes.get(&key) {
-                Some(node) if is_uninitialized(&node) => initialize(provider.as_ref(), &api, &node).await,
-                _ => Ok(()),
+    run_workers(
+        "cloud-node-controller",
+        queue,
+        1,
+        shutdown,
+        move |key: NamespacedName| {
+            let (provider, nodes) = (provider.clone(), nodes.clone());
+            let api = Api::<Node>::all(client.clone());
+            async move {
+                match nodes.get(&key) {
+                    Some(node) if is_uninitialized(&node) => initialize(provider.as_ref(), &api, &node).await,
+                    _ => Ok(()),
+                }
+                .map(|()| Reconciled::Done)
             }
-            .map(|()| Reconciled::Done)
-        }
-    })
+        },
+    )
     .await;
 }
 
@@ -58,15 +64,24 @@ fn is_uninitialized(node: &Node) -> bool {
 async fn initialize(provider: &dyn Provider, api: &Api<Node>, node: &Node) -> Result<(), Error> {
     let name = node.metadata.name.as_deref().unwrap_or_default();
     // The machine is gone: the node lifecycle controller's business.
-    let Some(instance) = provider.instance(node).await? else { return Ok(()) };
+    let Some(instance) = provider.instance(node).await? else {
+        return Ok(());
+    };
     let status = json!({"status": {"addresses": instance.addresses}});
-    api.patch_status(name, &PatchParams::default(), &Patch::Strategic(status)).await?;
+    api.patch_status(name, &PatchParams::default(), &Patch::Strategic(status))
+        .await?;
     let spec = node.spec.clone().unwrap_or_default();
-    let taints: Vec<_> = spec.taints.into_iter().flatten().filter(|taint| taint.key != UNINITIALIZED).collect();
+    let taints: Vec<_> = spec
+        .taints
+        .into_iter()
+        .flatten()
+        .filter(|taint| taint.key != UNINITIALIZED)
+        .collect();
     let mut labels = serde_json::Map::new();
-    for (label, value) in
-        [("topology.kubernetes.io/zone", instance.zone), ("topology.kubernetes.io/region", instance.region)]
-    {
+    for (label, value) in [
+        ("topology.kubernetes.io/zone", instance.zone),
+        ("topology.kubernetes.io/region", instance.region),
+    ] {
         labels.extend(value.map(|value| (label.to_owned(), value.into())));
     }
     let patch = json!({
@@ -74,7 +89,10 @@ async fn initialize(provider: &dyn Provider, api: &Api<Node>, node: &Node) -> Re
         "spec": {"providerID": spec.provider_id.unwrap_or(instance.provider_id), "taints": taints},
     });
     // The status patch has changed the version; the next change of the Node brings us back here.
-    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+    match api
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+    {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(error) => Err(error.into()),

@@ -20,7 +20,12 @@ pub struct Pool {
 impl Pool {
     /// A pool nobody holds an address of.
     pub fn new(range: Ipv4Net) -> Self {
-        Self { range, holders: HashMap::new(), by_holder: HashMap::new(), next: 1 }
+        Self {
+            range,
+            holders: HashMap::new(),
+            by_holder: HashMap::new(),
+            next: 1,
+        }
     }
 
     /// The range.
@@ -36,7 +41,9 @@ impl Pool {
         if let Some(address) = self.by_holder.get(holder) {
             return Ok(*address);
         }
-        let size = 1u32.checked_shl(u32::from(32 - self.range.prefix_len())).unwrap_or(u32::MAX);
+        let size = 1u32
+            .checked_shl(u32::from(32 - self.range.prefix_len()))
+            .unwrap_or(u32::MAX);
         let first = u32::from(self.range.network());
         for step in 0..size {
             let offset = (self.next.wrapping_add(step)) % size;
@@ -51,7 +58,12 @@ impl Pool {
     }
 
     fn take_exactly(&mut self, holder: &str, wanted: Ipv4Addr) -> Result<Ipv4Addr, ProviderError> {
-        let refuse = |problem| Err(ProviderError::Address { address: IpAddr::V4(wanted), problem });
+        let refuse = |problem| {
+            Err(ProviderError::Address {
+                address: IpAddr::V4(wanted),
+                problem,
+            })
+        };
         if !self.usable(wanted) {
             return refuse("is not in the load balancer range");
         }
@@ -101,7 +113,10 @@ mod tests {
         pool.release("a");
         assert_eq!(pool.take("b", None).unwrap(), Ipv4Addr::new(10, 0, 0, 2));
         assert_eq!(pool.take("c", None).unwrap(), a);
-        assert!(matches!(pool.take("d", None), Err(ProviderError::PoolExhausted(_))));
+        assert!(matches!(
+            pool.take("d", None),
+            Err(ProviderError::PoolExhausted(_))
+        ));
     }
 
     #[test]
@@ -113,7 +128,14 @@ mod tests {
         for outside in [[10, 0, 0, 0], [10, 0, 0, 3], [10, 0, 1, 1]] {
             assert!(pool.take("b", Some(outside.into())).is_err());
         }
-        assert_eq!(pool.take("a", Some(Ipv4Addr::new(10, 0, 0, 1))).unwrap(), Ipv4Addr::new(10, 0, 0, 1));
-        assert_eq!(pool.take("b", Some(wanted)).unwrap(), wanted, "moving sets the old one free");
+        assert_eq!(
+            pool.take("a", Some(Ipv4Addr::new(10, 0, 0, 1))).unwrap(),
+            Ipv4Addr::new(10, 0, 0, 1)
+        );
+        assert_eq!(
+            pool.take("b", Some(wanted)).unwrap(),
+            wanted,
+            "moving sets the old one free"
+        );
     }
 }

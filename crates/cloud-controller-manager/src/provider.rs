@@ -44,7 +44,10 @@ pub trait Provider: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Makes or keeps the load balancer of `service` and returns its addresses.
-    async fn ensure_load_balancer(&self, service: &Service) -> Result<Vec<LoadBalancerIngress>, ProviderError>;
+    async fn ensure_load_balancer(
+        &self,
+        service: &Service,
+    ) -> Result<Vec<LoadBalancerIngress>, ProviderError>;
 
     /// Takes the load balancer of `service` away.
     async fn delete_load_balancer(&self, service: &Service) -> Result<(), ProviderError>;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Service};
-use keelson_client::{EventRecorder, EventSource, Informer, InformerOptions, LeaderElectionConfig, run_as_leader};
+use keelson_client::{
+    EventRecorder, EventSource, Informer, InformerOptions, LeaderElectionConfig, run_as_leader,
+};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,7 +39,10 @@ async fn lead(provider: Arc<BuiltIn>, client: Client, shutdown: CancellationToke
     let services: Informer<Service> =
         Informer::spawn(Api::all(client.clone()), all.clone(), &tracker, &shutdown);
     let nodes: Informer<Node> = Informer::spawn(Api::all(client.clone()), all, &tracker, &shutdown);
-    let source = EventSource { component: "service-controller".into(), host: None };
+    let source = EventSource {
+        component: "service-controller".into(),
+        host: None,
+    };
     let recorder = EventRecorder::start(client.clone(), source, &tracker, shutdown.clone());
     tokio::select! {
         () = shutdown.cancelled() => {}

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use keelson_client::{
-    EventRecorder, EventType, Informer, NamespacedName, RateLimit, Reconciled, WorkQueue, object_reference, run_workers,
+    EventRecorder, EventType, Informer, NamespacedName, RateLimit, Reconciled, WorkQueue, object_reference,
+    run_workers,
 };
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -16,8 +17,10 @@ use crate::{Provider, ProviderError};
 /// Keeps a Service until its load balancer is gone.
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 /// Upstream's limits for failing Services: 5 s to 5 min.
-const RATE_LIMIT: RateLimit =
-    RateLimit { base: std::time::Duration::from_secs(5), max: std::time::Duration::from_secs(300) };
+const RATE_LIMIT: RateLimit = RateLimit {
+    base: std::time::Duration::from_secs(5),
+    max: std::time::Duration::from_secs(300),
+};
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -39,7 +42,12 @@ enum Wanted {
 }
 
 fn wanted(service: &Service) -> Wanted {
-    let has_finalizer = service.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER);
+    let has_finalizer = service
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|f| f == FINALIZER);
     let spec = service.spec.as_ref();
     let is_load_balancer = spec.and_then(|s| s.type_.as_deref()) == Some("LoadBalancer");
     let classless = spec.is_none_or(|s| s.load_balancer_class.is_none());
@@ -80,17 +88,30 @@ pub(crate) async fn run(
             sink.add(NamespacedName::of(change.object().as_ref()));
         }
     });
-    let controller = Arc::new(Controller { provider, client, services, recorder });
-    run_workers("service-lb-controller", queue, 1, shutdown, move |key: NamespacedName| {
-        let controller = controller.clone();
-        async move { controller.reconcile(&key).await }
-    })
+    let controller = Arc::new(Controller {
+        provider,
+        client,
+        services,
+        recorder,
+    });
+    run_workers(
+        "service-lb-controller",
+        queue,
+        1,
+        shutdown,
+        move |key: NamespacedName| {
+            let controller = controller.clone();
+            async move { controller.reconcile(&key).await }
+        },
+    )
     .await;
 }
 
 impl Controller {
     async fn reconcile(&self, key: &NamespacedName) -> Result<Reconciled, Error> {
-        let Some(service) = self.services.get(key) else { return Ok(Reconciled::Done) };
+        let Some(service) = self.services.get(key) else {
+            return Ok(Reconciled::Done);
+        };
         let api = Api::<Service>::namespaced(self.client.clone(), &key.namespace);
         let result = match wanted(&service) {
             Wanted::Nothing => Ok(()),
@@ -99,7 +120,12 @@ impl Controller {
         };
         if let Err(error) = &result {
             let reference = object_reference(service.as_ref());
-            self.recorder.event(&reference, EventType::Warning, "SyncLoadBalancerFailed", error.to_string());
+            self.recorder.event(
+                &reference,
+                EventType::Warning,
+                "SyncLoadBalancerFailed",
+                error.to_string(),
+            );
         }
         result.map(|()| Reconciled::Done)
     }
@@ -114,13 +140,24 @@ impl Controller {
         }
         let had = ingress(service);
         if had.is_empty() {
-            self.recorder.event(&reference, EventType::Normal, "EnsuringLoadBalancer", "Ensuring load balancer");
+            self.recorder.event(
+                &reference,
+                EventType::Normal,
+                "EnsuringLoadBalancer",
+                "Ensuring load balancer",
+            );
         }
         let addresses = self.provider.ensure_load_balancer(service).await?;
         if addresses != had {
             let patch = json!({"status": {"loadBalancer": {"ingress": addresses}}});
-            api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-            self.recorder.event(&reference, EventType::Normal, "EnsuredLoadBalancer", "Ensured load balancer");
+            api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
+                .await?;
+            self.recorder.event(
+                &reference,
+                EventType::Normal,
+                "EnsuredLoadBalancer",
+                "Ensured load balancer",
+            );
         }
         Ok(())
     }
@@ -128,16 +165,27 @@ impl Controller {
     async fn clean_up(&self, api: &Api<Service>, service: &Service) -> Result<(), Error> {
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let reference = object_reference(service);
-        self.recorder.event(&reference, EventType::Normal, "DeletingLoadBalancer", "Deleting load balancer");
+        self.recorder.event(
+            &reference,
+            EventType::Normal,
+            "DeletingLoadBalancer",
+            "Deleting load balancer",
+        );
         self.provider.delete_load_balancer(service).await?;
         if !ingress(service).is_empty() {
             let patch = json!({"status": {"loadBalancer": {"ingress": null}}});
-            api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
+                .await?;
         }
         let mut finalizers = service.metadata.finalizers.clone().unwrap_or_default();
         finalizers.retain(|f| f != FINALIZER);
         self.patch_finalizers(api, service, &finalizers).await?;
-        self.recorder.event(&reference, EventType::Normal, "DeletedLoadBalancer", "Deleted load balancer");
+        self.recorder.event(
+            &reference,
+            EventType::Normal,
+            "DeletedLoadBalancer",
+            "Deleted load balancer",
+        );
         Ok(())
     }
 
@@ -157,7 +205,10 @@ impl Controller {
         } else {
             json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}})
         };
-        match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        match api
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+        {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             other => other.map(|_| ()),
         }
@@ -185,11 +236,16 @@ mod tests {
             ("ClusterIP", None, false, Wanted::Nothing),
             ("ClusterIP", None, true, Wanted::Cleanup),
         ] {
-            assert_eq!(wanted(&service(type_, class, finalizer)), expected, "{type_} {class:?} {finalizer}");
+            assert_eq!(
+                wanted(&service(type_, class, finalizer)),
+                expected,
+                "{type_} {class:?} {finalizer}"
+            );
         }
         let mut deleted = service("LoadBalancer", None, true);
-        deleted.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+            jiff::Timestamp::UNIX_EPOCH,
+        ));
         assert_eq!(wanted(&deleted), Wanted::Cleanup);
     }
 }

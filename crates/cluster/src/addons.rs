@@ -26,7 +26,9 @@ pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str,
         }]),
         aggregation_rule: None,
     };
-    create(Api::all(client.clone()), &approver).await.map_err(|e| ("ClusterRole", e))?;
+    create(Api::all(client.clone()), &approver)
+        .await
+        .map_err(|e| ("ClusterRole", e))?;
     let nodes = Subject {
         kind: "Group".into(),
         name: "system:nodes".into(),
@@ -47,13 +49,21 @@ pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str,
     ] {
         let binding = ClusterRoleBinding {
             metadata: named(name, None),
-            role_ref: RoleRef { api_group: Some(RBAC.into()), kind: "ClusterRole".into(), name: role.into() },
+            role_ref: RoleRef {
+                api_group: Some(RBAC.into()),
+                kind: "ClusterRole".into(),
+                name: role.into(),
+            },
             subjects: Some(vec![subject.clone()]),
         };
-        create(Api::all(client.clone()), &binding).await.map_err(|e| ("ClusterRoleBinding", e))?;
+        create(Api::all(client.clone()), &binding)
+            .await
+            .map_err(|e| ("ClusterRoleBinding", e))?;
     }
     let api = Api::namespaced(client.clone(), "kube-system");
-    create(api, &dns_service(dns)).await.map_err(|e| ("Service kube-dns", e))
+    create(api, &dns_service(dns))
+        .await
+        .map_err(|e| ("Service kube-dns", e))
 }
 
 /// Every node answers on this address itself, so the proxy is told to leave the Service alone.
@@ -87,7 +97,11 @@ fn dns_service(dns: Ipv4Addr) -> Service {
 }
 
 fn named(name: &str, namespace: Option<&str>) -> ObjectMeta {
-    ObjectMeta { name: Some(name.into()), namespace: namespace.map(Into::into), ..ObjectMeta::default() }
+    ObjectMeta {
+        name: Some(name.into()),
+        namespace: namespace.map(Into::into),
+        ..ObjectMeta::default()
+    }
 }
 
 async fn create<K>(api: Api<K>, object: &K) -> Result<(), kube::Error>

@@ -91,7 +91,9 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
     let token: Option<JoinToken> = options.token.as_deref().map(str::parse).transpose()?;
     let ip = match options.ip {
         Some(ip) => ip,
-        None => own_address(&options.server).await.ok_or_else(|| Error::NoAddress(options.server.clone()))?,
+        None => own_address(&options.server)
+            .await
+            .ok_or_else(|| Error::NoAddress(options.server.clone()))?,
     };
     let directory = options.paths.pki();
     let credentials = join::ensure(&directory, &options.server, token.as_ref(), &options.name, ip).await?;
@@ -121,12 +123,17 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
 
 fn kubelet_server(credentials: &NodeCredentials) -> Result<ServerConfig, Error> {
     let read = |path: &PathBuf| {
-        std::fs::read_to_string(path)
-            .map_err(|source| Error::Credentials { path: path.clone(), source: source.into() })
+        std::fs::read_to_string(path).map_err(|source| Error::Credentials {
+            path: path.clone(),
+            source: source.into(),
+        })
     };
     let bad = |path: &PathBuf| {
         let path = path.clone();
-        move |source: keelson_pki::Error| Error::Credentials { path, source: source.into() }
+        move |source: keelson_pki::Error| Error::Credentials {
+            path,
+            source: source.into(),
+        }
     };
     let certificate_path = &credentials.serving_certificate;
     let certificate = Certificate::from_pem(&read(certificate_path)?).map_err(bad(certificate_path))?;
@@ -147,6 +154,9 @@ fn kubelet_server(credentials: &NodeCredentials) -> Result<ServerConfig, Error> 
 async fn own_address(server: &str) -> Option<IpAddr> {
     let url: http::Uri = server.parse().ok()?;
     let host = url.host()?.trim_matches(['[', ']']).to_owned();
-    let targets: Vec<SocketAddr> = tokio::net::lookup_host((host, url.port_u16().unwrap_or(6443))).await.ok()?.collect();
+    let targets: Vec<SocketAddr> = tokio::net::lookup_host((host, url.port_u16().unwrap_or(6443)))
+        .await
+        .ok()?
+        .collect();
     targets.into_iter().find_map(preflight::source_address)
 }

@@ -76,7 +76,8 @@ pub async fn serve(images: ImageStore, socket: &Path, shutdown: CancellationToke
                 let (images, tracker) = (images.clone(), tracker.clone());
                 async move { Ok::<_, Infallible>(answer(images, request, &tracker)) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::select! {
                 // The client went away: nothing is lost, images are whole or absent.
                 _ = connection => {}
@@ -90,7 +91,11 @@ pub async fn serve(images: ImageStore, socket: &Path, shutdown: CancellationToke
 }
 
 fn answer(images: ImageStore, request: Request<Incoming>, tasks: &TaskTracker) -> Response<Body> {
-    let image = request.uri().query().and_then(|query| query.strip_prefix("image=")).map(str::to_owned);
+    let image = request
+        .uri()
+        .query()
+        .and_then(|query| query.strip_prefix("image="))
+        .map(str::to_owned);
     let (lines, receiver) = mpsc::channel(16);
     match (request.method().clone(), request.uri().path(), image) {
         (Method::GET, "/images", None) => {
@@ -109,7 +114,11 @@ fn answer(images: ImageStore, request: Request<Incoming>, tasks: &TaskTracker) -
         }
         (Method::DELETE, "/images", Some(image)) => {
             tasks.spawn(async move {
-                let result = images.remove(&image).await.map(|()| json!(image)).map_err(|e| error_text(&e));
+                let result = images
+                    .remove(&image)
+                    .await
+                    .map(|()| json!(image))
+                    .map_err(|e| error_text(&e));
                 finish(&lines, result).await;
             });
         }
@@ -163,7 +172,10 @@ async fn import(images: &ImageStore, body: Incoming) -> Result<Value, String> {
         .try_filter_map(|frame| async move { Ok(frame.into_data().ok()) })
         .map_err(io::Error::other);
     let reader = SyncIoBridge::new(StreamReader::new(Box::pin(stream)));
-    let imported = images.import(ImportSource::Reader(Box::new(reader))).await.map_err(|e| error_text(&e))?;
+    let imported = images
+        .import(ImportSource::Reader(Box::new(reader)))
+        .await
+        .map_err(|e| error_text(&e))?;
     Ok(imported.iter().map(describe).collect())
 }
 
@@ -199,10 +211,17 @@ pub enum Action {
 }
 
 /// Does `action` on the node behind `socket`; `progress` sees what the node tells meanwhile.
-pub async fn request(socket: &Path, action: &Action, progress: &(dyn Fn(&Value) + Send + Sync)) -> Result<Value, Error> {
+pub async fn request(
+    socket: &Path,
+    action: &Action,
+    progress: &(dyn Fn(&Value) + Send + Sync),
+) -> Result<Value, Error> {
     let stream = UnixStream::connect(socket)
         .await
-        .map_err(|source| Error::NotRunning { path: socket.into(), source })?;
+        .map_err(|source| Error::NotRunning {
+            path: socket.into(),
+            source,
+        })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, BoxBody<Bytes, io::Error>>(TokioIo::new(stream))
             .await
@@ -213,14 +232,26 @@ pub async fn request(socket: &Path, action: &Action, progress: &(dyn Fn(&Value) 
         Action::List => (Method::GET, "/images".to_owned(), empty()),
         Action::Import(file) => {
             let opened = tokio::fs::File::open(file).await;
-            let file = opened.map_err(|source| Error::Read { path: file.clone(), source })?;
+            let file = opened.map_err(|source| Error::Read {
+                path: file.clone(),
+                source,
+            })?;
             let frames = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10).map_ok(Frame::data);
-            (Method::POST, "/images/import".to_owned(), BodyExt::boxed(StreamBody::new(frames)))
+            (
+                Method::POST,
+                "/images/import".to_owned(),
+                BodyExt::boxed(StreamBody::new(frames)),
+            )
         }
         Action::Pull(image) => (Method::POST, format!("/images/pull?image={image}"), empty()),
         Action::Remove(image) => (Method::DELETE, format!("/images?image={image}"), empty()),
     };
-    let request = Request::builder().method(method).uri(path).header("host", "keelson").body(body).map_err(broken)?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "keelson")
+        .body(body)
+        .map_err(broken)?;
     let response = sender.send_request(request).await.map_err(broken)?;
     let mut body = response.into_body();
     let mut buffer = Vec::new();
@@ -239,7 +270,10 @@ pub async fn request(socket: &Path, action: &Action, progress: &(dyn Fn(&Value) 
 }
 
 /// Takes whole lines off `buffer`; the last one's result.
-fn lines(buffer: &mut Vec<u8>, progress: &(dyn Fn(&Value) + Send + Sync)) -> Result<Option<Result<Value, Error>>, Error> {
+fn lines(
+    buffer: &mut Vec<u8>,
+    progress: &(dyn Fn(&Value) + Send + Sync),
+) -> Result<Option<Result<Value, Error>>, Error> {
     while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
         let line: Vec<u8> = buffer.drain(..=end).collect();
         let mut value: Value = serde_json::from_slice(&line).map_err(broken)?;

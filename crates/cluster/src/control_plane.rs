@@ -27,26 +27,44 @@ pub(crate) fn spawn(
     let token = stop.clone();
     parts.spawn(async move {
         let result = keelson_scheduler::run(keelson_scheduler::Config::default(), scheduler, token).await;
-        result.map_err(|source| Error::Component { component: "kube-scheduler", source: source.into() })
+        result.map_err(|source| Error::Component {
+            component: "kube-scheduler",
+            source: source.into(),
+        })
     });
 
     let token = stop.clone();
     let manager = controller_manager_config(settings, pki, &identities);
     parts.spawn(async move {
         let result = controllers::run(manager, token).await;
-        result.map_err(|source| Error::Component { component: "kube-controller-manager", source: source.into() })
+        result.map_err(|source| Error::Component {
+            component: "kube-controller-manager",
+            source: source.into(),
+        })
     });
 
     let client = identities.client("system:cloud-controller-manager", &[]);
     let provider = Arc::new(cloud::BuiltIn::new(settings.load_balancer_cidr));
     let token = stop.clone();
     parts.spawn(async move {
-        cloud::run(cloud::Config { provider, leader_identity: None }, client, token).await;
+        cloud::run(
+            cloud::Config {
+                provider,
+                leader_identity: None,
+            },
+            client,
+            token,
+        )
+        .await;
         Ok(())
     });
 }
 
-fn controller_manager_config(settings: &ClusterSettings, pki: &Pki, identities: &Identities) -> controllers::Config {
+fn controller_manager_config(
+    settings: &ClusterSettings,
+    pki: &Pki,
+    identities: &Identities,
+) -> controllers::Config {
     let mut config = controllers::Config::new(identities.client("system:kube-controller-manager", &[]));
     let per_controller = identities.clone();
     config.client = Arc::new(move |name| per_controller.service_account("kube-system", name));

@@ -73,13 +73,20 @@ pub async fn down(paths: &Paths, purge: bool, report: Report<'_>) -> Result<(), 
         progress.done("server process stopped");
     }
     leftovers::remove(paths).await?;
+    if let Some(settings) = &settings {
+        leftovers::remove_network(paths, settings).await?;
+    }
     let tree = CgroupTree::detect().map_err(Error::Stop)?;
     tree.remove(&paths.cgroup()).map_err(Error::Stop)?;
     remove(&paths.run)?;
     progress.done("pods, mounts, cgroups, links and tables removed");
     if let Some(target) = settings.as_ref().and_then(|s| s.merged_into.as_ref()) {
         kubeconfig::unmerge(&paths.admin_kubeconfig(), target)?;
-        progress.done(format!("context {} removed from {}", kubeconfig::CONTEXT, target.display()));
+        progress.done(format!(
+            "context {} removed from {}",
+            kubeconfig::CONTEXT,
+            target.display()
+        ));
     }
     if purge {
         remove(&paths.data)?;
@@ -91,6 +98,9 @@ pub async fn down(paths: &Paths, purge: bool, report: Report<'_>) -> Result<(), 
 fn remove(path: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.map_err(|source| Error::Remove { path: path.into(), source }),
+        result => result.map_err(|source| Error::Remove {
+            path: path.into(),
+            source,
+        }),
     }
 }

@@ -22,7 +22,10 @@ impl Identities {
 
     /// A client for a service account.
     pub(crate) fn service_account(&self, namespace: &str, name: &str) -> Client {
-        let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        let groups = [
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+        ];
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
         self.client(&format!("system:serviceaccount:{namespace}:{name}"), &groups)
     }

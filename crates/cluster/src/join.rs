@@ -40,7 +40,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The server's authority is not the one of the token.
-    #[error("the server at {server} does not belong to the cluster of this token: its authority has another key than {expected}")]
+    #[error(
+        "the server at {server} does not belong to the cluster of this token: its authority has another key than {expected}"
+    )]
     WrongCluster {
         /// The server.
         server: String,
@@ -48,7 +50,9 @@ pub enum Error {
         expected: String,
     },
     /// The server does not accept the token.
-    #[error("the server refused the token: it is wrong or has expired; make a new one with `keelson token create`")]
+    #[error(
+        "the server refused the token: it is wrong or has expired; make a new one with `keelson token create`"
+    )]
     TokenRefused,
     /// The cluster did not sign.
     #[error("the certificate request {0} was not signed in time; look at `kubectl get csr`")]
@@ -83,7 +87,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The first start needs a token.
-    #[error("this machine has not joined yet: --token is needed; `keelson token create` on the server prints one")]
+    #[error(
+        "this machine has not joined yet: --token is needed; `keelson token create` on the server prints one"
+    )]
     TokenNeeded,
 }
 
@@ -147,14 +153,22 @@ pub async fn ensure(
         write(&files.kubeconfig, kubeconfig.render().as_bytes())?;
     }
     if !files.serving_certificate.exists() {
-        let client = keelson_client::client_from_kubeconfig(&files.kubeconfig).await.map_err(|error| Error::Write {
-            path: files.kubeconfig.clone(),
-            source: std::io::Error::other(error),
-        })?;
+        let client = keelson_client::client_from_kubeconfig(&files.kubeconfig)
+            .await
+            .map_err(|error| Error::Write {
+                path: files.kubeconfig.clone(),
+                source: std::io::Error::other(error),
+            })?;
         let subject = Subject::new(&format!("system:node:{node}"), &["system:nodes"]);
         let names = AltNames::from_hosts(&[node.to_owned(), node_ip.to_string()]);
-        let (certificate, key) =
-            request(&client, &subject, &names, "kubernetes.io/kubelet-serving", "server auth").await?;
+        let (certificate, key) = request(
+            &client,
+            &subject,
+            &names,
+            "kubernetes.io/kubelet-serving",
+            "server auth",
+        )
+        .await?;
         write(&files.serving_key, key.as_bytes())?;
         write(&files.serving_certificate, certificate.as_bytes())?;
     }
@@ -162,7 +176,10 @@ pub async fn ensure(
 }
 
 fn write(path: &Path, contents: &[u8]) -> Result<(), Error> {
-    write_atomically(path, contents).map_err(|source| Error::Write { path: path.into(), source })
+    write_atomically(path, contents).map_err(|source| Error::Write {
+        path: path.into(),
+        source,
+    })
 }
 
 /// A signed certificate and its key, both PEM.
@@ -176,7 +193,10 @@ async fn request(
     let key = PrivateKey::generate()?;
     let request = CertificateRequest::create(subject, names, &key)?;
     let object = CertificateSigningRequest {
-        metadata: ObjectMeta { generate_name: Some("node-csr-".into()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            generate_name: Some("node-csr-".into()),
+            ..ObjectMeta::default()
+        },
         spec: CertificateSigningRequestSpec {
             request: ByteString(request.into_bytes()),
             signer_name: signer.into(),
@@ -186,10 +206,16 @@ async fn request(
         status: None,
     };
     let api = Api::<CertificateSigningRequest>::all(client.clone());
-    let created = api.create(&PostParams::default(), &object).await.map_err(|error| match error {
-        kube::Error::Api(status) if status.code == 401 => Error::TokenRefused,
-        source => Error::Api { operation: "creating a CertificateSigningRequest", source: Box::new(source) },
-    })?;
+    let created = api
+        .create(&PostParams::default(), &object)
+        .await
+        .map_err(|error| match error {
+            kube::Error::Api(status) if status.code == 401 => Error::TokenRefused,
+            source => Error::Api {
+                operation: "creating a CertificateSigningRequest",
+                source: Box::new(source),
+            },
+        })?;
     let name = created.metadata.name.unwrap_or_default();
     let decided = await_condition(api, &name, |request: Option<&CertificateSigningRequest>| {
         request.is_some_and(|request| certificate(request).is_some() || denial(request).is_some())
@@ -208,12 +234,16 @@ async fn request(
 
 fn certificate(request: &CertificateSigningRequest) -> Option<String> {
     let ByteString(bytes) = request.status.as_ref()?.certificate.as_ref()?;
-    String::from_utf8(bytes.clone()).ok().filter(|pem| !pem.is_empty())
+    String::from_utf8(bytes.clone())
+        .ok()
+        .filter(|pem| !pem.is_empty())
 }
 
 fn denial(request: &CertificateSigningRequest) -> Option<String> {
     let conditions = request.status.as_ref()?.conditions.as_ref()?;
-    let denied = conditions.iter().find(|c| c.type_ == "Denied" || c.type_ == "Failed")?;
+    let denied = conditions
+        .iter()
+        .find(|c| c.type_ == "Denied" || c.type_ == "Failed")?;
     Some(denied.message.clone().unwrap_or_default())
 }
 
@@ -223,16 +253,26 @@ fn bootstrap_client(server: &str, ca_pem: &str, token: &JoinToken) -> Result<Cli
     let certificate = keelson_pki::Certificate::from_pem(ca_pem)?;
     config.root_cert = Some(vec![certificate.der().to_vec()]);
     config.auth_info.token = Some(token.bearer().into());
-    Client::try_from(config).map_err(|source| Error::Api { operation: "making a client", source: Box::new(source) })
+    Client::try_from(config).map_err(|source| Error::Api {
+        operation: "making a client",
+        source: Box::new(source),
+    })
 }
 
 /// The PEM of the authority in the server's chain whose public key has the hash `expected`.
 async fn fetch_authority(server: &str, expected: &str) -> Result<String, Error> {
     let bad_url = || Error::Url(server.into());
     let url: http::Uri = server.parse().map_err(|_| bad_url())?;
-    let host = url.host().ok_or_else(bad_url)?.trim_matches(['[', ']']).to_owned();
+    let host = url
+        .host()
+        .ok_or_else(bad_url)?
+        .trim_matches(['[', ']'])
+        .to_owned();
     let port = url.port_u16().unwrap_or(6443);
-    let unreachable = |source| Error::Unreachable { server: server.into(), source };
+    let unreachable = |source| Error::Unreachable {
+        server: server.into(),
+        source,
+    };
     let connect = async {
         let tcp = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
         let name = ServerName::try_from(host.clone()).map_err(std::io::Error::other)?;
@@ -245,18 +285,28 @@ async fn fetch_authority(server: &str, expected: &str) -> Result<String, Error> 
         .map_err(unreachable)?;
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     for certificate in chain {
-        let Ok(authority) = keelson_pki::Certificate::from_der(certificate) else { continue };
-        let Ok(hash) = authority_hash(&authority) else { continue };
+        let Ok(authority) = keelson_pki::Certificate::from_der(certificate) else {
+            continue;
+        };
+        let Ok(hash) = authority_hash(&authority) else {
+            continue;
+        };
         if authority.is_ca() && hash == expected {
             return Ok(authority.to_pem());
         }
     }
-    Err(Error::WrongCluster { server: server.into(), expected: expected.into() })
+    Err(Error::WrongCluster {
+        server: server.into(),
+        expected: expected.into(),
+    })
 }
 
 /// The hash of an authority's public key, `sha256:…`.
 pub fn authority_hash(authority: &keelson_pki::Certificate) -> Result<String, keelson_pki::Error> {
-    Ok(format!("sha256:{}", hex::encode(Sha256::digest(authority.public_key()?.spki()))))
+    Ok(format!(
+        "sha256:{}",
+        hex::encode(Sha256::digest(authority.public_key()?.spki()))
+    ))
 }
 
 fn chain_reader() -> rustls::ClientConfig {

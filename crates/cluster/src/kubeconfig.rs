@@ -44,7 +44,9 @@ pub fn user_file() -> Option<PathBuf> {
 pub fn merge(admin: &Path, target: &Path) -> Result<(), Error> {
     edit(admin, target, |config, ours| {
         for (list, item) in [("clusters", "cluster"), ("users", "user")] {
-            let Some(value) = first(ours, list, item) else { return false };
+            let Some(value) = first(ours, list, item) else {
+                return false;
+            };
             put(config, list, item, value);
         }
         let mut context = Mapping::new();
@@ -79,12 +81,23 @@ fn edit(
     target: &Path,
     change: impl FnOnce(&mut Mapping, &Mapping) -> bool,
 ) -> Result<(), Error> {
-    let io_error = |source| Error::Io { path: target.into(), source };
-    let foreign = || Error::NotAKubeconfig { path: target.into(), ours: admin.into() };
+    let io_error = |source| Error::Io {
+        path: target.into(),
+        source,
+    };
+    let foreign = || Error::NotAKubeconfig {
+        path: target.into(),
+        ours: admin.into(),
+    };
     let ours = match std::fs::read_to_string(admin) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::from("{}"),
-        Err(source) => return Err(Error::Io { path: admin.into(), source }),
+        Err(source) => {
+            return Err(Error::Io {
+                path: admin.into(),
+                source,
+            });
+        }
     };
     let ours: Mapping = serde_yaml_ng::from_str(&ours).map_err(|_| foreign())?;
     let mut config: Mapping = match std::fs::read_to_string(target) {
@@ -122,7 +135,9 @@ fn put(config: &mut Mapping, list: &str, item: &str, value: Value) {
     let mut entry = Mapping::new();
     entry.insert("name".into(), CONTEXT.into());
     entry.insert(item.into(), value);
-    let items = config.entry(list.into()).or_insert_with(|| Value::Sequence(Vec::new()));
+    let items = config
+        .entry(list.into())
+        .or_insert_with(|| Value::Sequence(Vec::new()));
     if !items.is_sequence() {
         *items = Value::Sequence(Vec::new());
     }

@@ -8,9 +8,15 @@ use std::time::Duration;
 use nix::mount::{MntFlags, umount2};
 use rustix::process::Signal;
 
+use keelson_kube_proxy::Proxier;
+use keelson_network::PodNetwork;
+
+use crate::node;
 use crate::paths::Paths;
 use crate::process::ProcessRecord;
 use crate::sandbox::CgroupTree;
+use crate::settings::ClusterSettings;
+use crate::underlay;
 
 /// Something could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +47,25 @@ pub enum Error {
     Network(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Takes the pod network and the proxy's table of this machine's node away. Its pods must be gone.
+pub async fn remove_network(paths: &Paths, settings: &ClusterSettings) -> Result<(), Error> {
+    let mut config = node::network_config(paths, &settings.node_name);
+    config.cluster_cidrs = vec![settings.cluster_cidr.into()];
+    config.service_cidrs = vec![settings.service_cidr.into()];
+    config.load_balancer_cidrs = vec![settings.load_balancer_cidr.into()];
+    let proxy = node::proxy_config(paths, &settings.node_name);
+    let work = tokio::task::spawn_blocking(move || -> Result<(), Error> {
+        let network = PodNetwork::new(config).map_err(|e| Error::Network(Box::new(e)))?;
+        network.remove().map_err(|e| Error::Network(Box::new(e)))?;
+        let mut proxier = Proxier::new(proxy).map_err(|e| Error::Network(Box::new(e)))?;
+        proxier.remove().map_err(|e| Error::Network(Box::new(e)))
+    });
+    work.await.map_err(|panic| Error::Network(Box::new(panic)))??;
+    underlay::remove_loopback_address(settings.dns_address())
+        .await
+        .map_err(|e| Error::Network(Box::new(e)))
+}
+
 /// Ends every process in the cluster's cgroups and every shim, then unmounts everything below its directories.
 pub async fn remove(paths: &Paths) -> Result<(), Error> {
     for process in shims(paths).map_err(Error::Proc)? {
@@ -57,7 +82,10 @@ pub async fn remove(paths: &Paths) -> Result<(), Error> {
 fn end(process: ProcessRecord) -> Result<(), Error> {
     match process.signal_and_wait(Signal::KILL, Duration::from_secs(10)) {
         Ok(_) => Ok(()),
-        Err(source) => Err(Error::Process { pid: process.pid, source }),
+        Err(source) => Err(Error::Process {
+            pid: process.pid,
+            source,
+        }),
     }
 }
 
@@ -65,12 +93,23 @@ fn end(process: ProcessRecord) -> Result<(), Error> {
 fn shims(paths: &Paths) -> io::Result<Vec<ProcessRecord>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         // The process may have ended meanwhile.
-        let Ok(command) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let arguments: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        let Ok(command) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let arguments: Vec<_> = command
+            .split(|byte| *byte == 0)
+            .map(String::from_utf8_lossy)
+            .collect();
         let is_shim = arguments.iter().take(3).any(|argument| argument == "shim");
-        let ours = |argument: &str| [&paths.run, &paths.data].iter().any(|dir| Path::new(argument).starts_with(dir));
+        let ours = |argument: &str| {
+            [&paths.run, &paths.data]
+                .iter()
+                .any(|dir| Path::new(argument).starts_with(dir))
+        };
         if is_shim && arguments.iter().any(|argument| ours(argument)) {
             found.extend(ProcessRecord::of(pid));
         }
@@ -106,14 +145,24 @@ fn collect(directory: &Path, pids: &mut BTreeSet<i32>) -> io::Result<()> {
 /// Unmounts whatever is mounted below the directories, the newest first.
 fn unmount_below(directories: &[&Path]) -> Result<(), Error> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").map_err(Error::Proc)?;
-    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    let mut ours: Vec<PathBuf> = points.filter(|point| directories.iter().any(|d| point.starts_with(d))).collect();
+    let points = mountinfo
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape);
+    let mut ours: Vec<PathBuf> = points
+        .filter(|point| directories.iter().any(|d| point.starts_with(d)))
+        .collect();
     ours.reverse();
     for point in ours {
         match umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             // Gone with the mount that it was on.
             Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-            Err(error) => return Err(Error::Unmount { path: point, source: error.into() }),
+            Err(error) => {
+                return Err(Error::Unmount {
+                    path: point,
+                    source: error.into(),
+                });
+            }
         }
     }
     Ok(())
@@ -126,7 +175,9 @@ fn unescape(text: &str) -> PathBuf {
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
         let octal = (first == b'\\').then(|| tail.get(..3)).flatten();
-        let value = octal.and_then(|o| std::str::from_utf8(o).ok()).and_then(|o| u8::from_str_radix(o, 8).ok());
+        let value = octal
+            .and_then(|o| std::str::from_utf8(o).ok())
+            .and_then(|o| u8::from_str_radix(o, 8).ok());
         match value {
             Some(value) => {
                 bytes.push(value);
@@ -147,7 +198,12 @@ mod tests {
 
     #[test]
     fn mount_points_are_unescaped() {
-        for (text, path) in [("/a", "/a"), ("/a\\040b", "/a b"), ("/a\\134", "/a\\"), ("/a\\04", "/a\\04")] {
+        for (text, path) in [
+            ("/a", "/a"),
+            ("/a\\040b", "/a b"),
+            ("/a\\134", "/a\\"),
+            ("/a\\04", "/a\\04"),
+        ] {
             assert_eq!(unescape(text), Path::new(path));
         }
     }

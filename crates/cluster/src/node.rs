@@ -9,7 +9,9 @@ use ipnet::{IpNet, Ipv4Net};
 use keelson_kubelet::{Cri, KubeletConfig, ServerConfig};
 use keelson_network::{HostPort, PodNetwork, PodRequest, Protocol, Vxlan};
 use keelson_runtime::images::{ImageConfig, ImageStore};
-use keelson_runtime::{Config as RuntimeConfig, NetworkError, PodIps, PodNetworkRequest, PortMapping, Runtime};
+use keelson_runtime::{
+    Config as RuntimeConfig, NetworkError, PodIps, PodNetworkRequest, PortMapping, Runtime,
+};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -109,7 +111,10 @@ impl keelson_runtime::PodNetwork for Adapter {
 }
 
 fn network_error(error: keelson_network::Error) -> NetworkError {
-    NetworkError { message: error.to_string(), source: Some(Box::new(error)) }
+    NetworkError {
+        message: error.to_string(),
+        source: Some(Box::new(error)),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -147,9 +152,19 @@ pub fn network_config(paths: &Paths, node: &str) -> keelson_network::Config {
     let id = paths.id();
     let mut config = keelson_network::Config::new(node, paths.node().join("network"));
     config.bridge = format!("kp-{id}");
-    config.vxlan = Some(Vxlan { name: format!("kv-{id}"), ..Vxlan::default() });
+    config.vxlan = Some(Vxlan {
+        name: format!("kv-{id}"),
+        ..Vxlan::default()
+    });
     config.table = format!("keelson-network-{id}");
     config.cni_conf_dir = Some("/etc/cni/net.d".into());
+    config
+}
+
+/// The service proxy's configuration of the node in `paths`.
+pub fn proxy_config(paths: &Paths, node: &str) -> keelson_kube_proxy::Config {
+    let mut config = keelson_kube_proxy::Config::new(node);
+    config.table = format!("kube-proxy-{}", paths.id());
     config
 }
 
@@ -157,7 +172,8 @@ pub fn network_config(paths: &Paths, node: &str) -> keelson_network::Config {
 pub async fn image_store(paths: &Paths, registries: Option<&PathBuf>) -> Result<ImageStore, Error> {
     let mut config = ImageConfig::new(paths.node().join("images"));
     if let Some(file) = registries {
-        config.registries = keelson_runtime::images::RegistriesConfig::load(file).map_err(|e| Error::Images(Box::new(e)))?;
+        config.registries =
+            keelson_runtime::images::RegistriesConfig::load(file).map_err(|e| Error::Images(Box::new(e)))?;
     }
     // Reads the index and clears what a crash left: blocking.
     let opened = tokio::task::spawn_blocking(move || ImageStore::open(config)).await;
@@ -179,7 +195,10 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
         Some(endpoint) => (Cri::connect(endpoint)?, None),
         None => {
             let (runtime, images) = built_in_runtime(&options, &network).await?;
-            (Cri::in_process(runtime.clone(), runtime.clone()), Some((runtime, images)))
+            (
+                Cri::in_process(runtime.clone(), runtime.clone()),
+                Some((runtime, images)),
+            )
         }
     };
     let mut parts = tokio::task::JoinSet::new();
@@ -187,7 +206,12 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
         let (runtime, path, token) = (runtime.clone(), options.paths.cri_socket(), stop.clone());
         parts.spawn(async move { part("CRI socket", keelson_runtime::serve(runtime, &path, token).await) });
         let (images, path, token) = (images.clone(), options.paths.control_socket(), stop.clone());
-        parts.spawn(async move { part("control socket", crate::control::serve(images, &path, token).await) });
+        parts.spawn(async move {
+            part(
+                "control socket",
+                crate::control::serve(images, &path, token).await,
+            )
+        });
     }
     let (pods, client, token) = (network.clone(), options.clients.network, stop.clone());
     parts.spawn(async move { part("pod network", keelson_network::run(pods, client, token).await) });
@@ -198,8 +222,7 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     };
     let (client, token) = (options.clients.dns, stop.clone());
     parts.spawn(async move { part("DNS", keelson_network::dns::run(dns, client, token).await) });
-    let mut proxy = keelson_kube_proxy::Config::new(&options.name);
-    proxy.table = format!("kube-proxy-{}", options.paths.id());
+    let mut proxy = proxy_config(&options.paths, &options.name);
     proxy.cluster_cidrs = vec![IpNet::V4(options.cluster_cidr)];
     proxy.service_cidrs = vec![IpNet::V4(options.service_cidr)];
     let (client, token) = (options.clients.proxy, stop.clone());
@@ -234,7 +257,10 @@ fn part<E>(component: &'static str, result: Result<(), E>) -> Result<(), Error>
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    result.map_err(|source| Error::Component { component, source: source.into() })
+    result.map_err(|source| Error::Component {
+        component,
+        source: source.into(),
+    })
 }
 
 async fn built_in_runtime(
@@ -249,6 +275,8 @@ async fn built_in_runtime(
     );
     config.shim_command = vec!["/proc/self/exe".into(), "internal".into(), "shim".into()];
     config.seccomp_root = options.paths.node().join("kubelet/seccomp");
-    let runtime = Runtime::open(config, images.clone()).await.map_err(|e| Error::Runtime(Box::new(e)))?;
+    let runtime = Runtime::open(config, images.clone())
+        .await
+        .map_err(|e| Error::Runtime(Box::new(e)))?;
     Ok((runtime, images))
 }

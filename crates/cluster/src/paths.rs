@@ -22,7 +22,10 @@ pub struct Paths {
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { data: DEFAULT_DATA_DIR.into(), run: DEFAULT_RUN_DIR.into() }
+        Self {
+            data: DEFAULT_DATA_DIR.into(),
+            run: DEFAULT_RUN_DIR.into(),
+        }
     }
 }
 
@@ -107,7 +110,12 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     std::fs::create_dir_all(parent)?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(contents)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)

@@ -9,7 +9,9 @@ pub enum Error {
     #[error("keelson must run as root to make containers and networks: use sudo")]
     NotRoot,
     /// A port is taken.
-    #[error("port {port} ({purpose}) is in use on this machine: stop what listens there (see `ss -ltnp`){hint}")]
+    #[error(
+        "port {port} ({purpose}) is in use on this machine: stop what listens there (see `ss -ltnp`){hint}"
+    )]
     PortTaken {
         /// The port.
         port: u16,
@@ -27,27 +29,48 @@ pub enum Error {
         remedy: &'static str,
     },
     /// No host name.
-    #[error("the host name {0:?} is not a valid node name (lower case letters, digits, `-` and `.`): use --node-name")]
+    #[error(
+        "the host name {0:?} is not a valid node name (lower case letters, digits, `-` and `.`): use --node-name"
+    )]
     HostName(String),
 }
 
 /// Root, or an error.
 pub fn require_root() -> Result<(), Error> {
-    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Error::NotRoot)
+    }
 }
 
 /// Kernel features that containers and the network need.
 pub fn require_kernel() -> Result<(), Error> {
     let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if !filesystems.lines().any(|line| line.trim().ends_with("overlay")) {
-        return Err(Error::Kernel { feature: "overlayfs", remedy: "load it with `modprobe overlay`" });
+        return Err(Error::Kernel {
+            feature: "overlayfs",
+            remedy: "load it with `modprobe overlay`",
+        });
     }
-    if std::fs::metadata("/sys/fs/cgroup").is_err() || !std::fs::read_to_string("/proc/filesystems").is_ok_and(|f| f.contains("cgroup")) {
-        return Err(Error::Kernel { feature: "cgroups", remedy: "boot a kernel with CONFIG_CGROUPS" });
+    if std::fs::metadata("/sys/fs/cgroup").is_err()
+        || !std::fs::read_to_string("/proc/filesystems").is_ok_and(|f| f.contains("cgroup"))
+    {
+        return Err(Error::Kernel {
+            feature: "cgroups",
+            remedy: "boot a kernel with CONFIG_CGROUPS",
+        });
     }
-    for (namespace, feature) in [("net", "network namespaces"), ("pid", "PID namespaces"), ("mnt", "mount namespaces")] {
+    for (namespace, feature) in [
+        ("net", "network namespaces"),
+        ("pid", "PID namespaces"),
+        ("mnt", "mount namespaces"),
+    ] {
         if !std::path::Path::new("/proc/self/ns").join(namespace).exists() {
-            return Err(Error::Kernel { feature, remedy: "boot a kernel with CONFIG_NAMESPACES" });
+            return Err(Error::Kernel {
+                feature,
+                remedy: "boot a kernel with CONFIG_NAMESPACES",
+            });
         }
     }
     Ok(())
@@ -70,7 +93,10 @@ pub fn require_ports(api_port: u16) -> Result<(), Error> {
 
 /// The host name as a node name.
 pub fn host_name() -> Result<String, Error> {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase();
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     if name.chars().all(good) && ends(name.chars().next()) && ends(name.chars().last()) && name.len() <= 63 {

@@ -23,7 +23,10 @@ pub struct ProcessRecord {
 impl ProcessRecord {
     /// The record of a running process; `None` if there is none of that id.
     pub fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, start_time: start_time(pid)? })
+        Some(Self {
+            pid,
+            start_time: start_time(pid)?,
+        })
     }
 
     /// This process.
@@ -50,7 +53,9 @@ impl ProcessRecord {
 
     /// Sends `signal` and waits up to `patience` for the end. Whether it ended.
     pub fn signal_and_wait(&self, signal: Signal, patience: Duration) -> io::Result<bool> {
-        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(true) };
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return Ok(true);
+        };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(rustix::io::Errno::SRCH) => return Ok(true),
@@ -101,9 +106,15 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let record = ProcessRecord::of(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(record.is_running());
-        let other = ProcessRecord { start_time: record.start_time + 1, ..record };
+        let other = ProcessRecord {
+            start_time: record.start_time + 1,
+            ..record
+        };
         assert!(!other.is_running());
-        assert!(other.signal_and_wait(Signal::KILL, Duration::ZERO).unwrap(), "must not touch the child");
+        assert!(
+            other.signal_and_wait(Signal::KILL, Duration::ZERO).unwrap(),
+            "must not touch the child"
+        );
         assert!(record.is_running());
         record.terminate(Duration::from_secs(5)).unwrap();
         child.wait().unwrap();

@@ -28,7 +28,10 @@ pub struct Progress<'a> {
 impl<'a> Progress<'a> {
     /// Starts the clock.
     pub fn new(report: Report<'a>) -> Self {
-        Self { started: Instant::now(), report }
+        Self {
+            started: Instant::now(),
+            report,
+        }
     }
 
     /// A step is done.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
+use keelson_apiserver::{
+    ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
+};
 use keelson_kubelet::ServerConfig;
 use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
 use keelson_store::embedded::{EmbeddedStore, Options};
@@ -83,8 +85,13 @@ pub async fn run(paths: &Paths, report: Report<'_>, shutdown: CancellationToken)
     if let Some(running) = ProcessRecord::read_running(&record) {
         return Err(Error::Running(running.pid));
     }
-    let write = |source| Error::Write { path: record.clone(), source };
-    ProcessRecord::current().and_then(|current| current.write(&record)).map_err(write)?;
+    let write = |source| Error::Write {
+        path: record.clone(),
+        source,
+    };
+    ProcessRecord::current()
+        .and_then(|current| current.write(&record))
+        .map_err(write)?;
 
     let underlay = settings.underlay(paths);
     if settings.node_ip == underlay.gateway() {
@@ -97,8 +104,12 @@ pub async fn run(paths: &Paths, report: Report<'_>, shutdown: CancellationToken)
     progress.done("keys and certificates");
 
     let store_path = paths.store();
-    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(store_path, Options::default())).await;
-    let store = opened.map_err(|panic| Error::Component { component: "store", source: panic.into() })??;
+    let opened =
+        tokio::task::spawn_blocking(move || EmbeddedStore::open(store_path, Options::default())).await;
+    let store = opened.map_err(|panic| Error::Component {
+        component: "store",
+        source: panic.into(),
+    })??;
     let api = ApiServer::start(api_server_config(&settings, &pki, store.clone())?).await?;
     progress.done("API server ready");
 
@@ -120,7 +131,11 @@ pub fn ensure_pki(paths: &Paths, settings: &ClusterSettings) -> Result<Pki, keel
     ];
     extra.extend(settings.tls_sans.iter().cloned());
     let first: IpAddr = Ipv4Addr::from(u32::from(settings.service_cidr.network()).saturating_add(1)).into();
-    let names = ClusterNames { hosts: extra, service_ip: first, ..ClusterNames::default() };
+    let names = ClusterNames {
+        hosts: extra,
+        service_ip: first,
+        ..ClusterNames::default()
+    };
     Pki::ensure(&paths.pki(), &names, Timestamp::now())
 }
 
@@ -172,7 +187,10 @@ async fn run_parts(
     let admin = identities.client("kubernetes-admin", &["kubeadm:cluster-admins"]);
     addons::ensure(&admin, settings.dns_address())
         .await
-        .map_err(|(object, source)| Error::Addon { object, source: Box::new(source) })?;
+        .map_err(|(object, source)| Error::Addon {
+            object,
+            source: Box::new(source),
+        })?;
     let stop = shutdown.child_token();
     let mut parts = tokio::task::JoinSet::new();
     let node_options = node_options(paths, settings, pki, &identities)?;

@@ -99,7 +99,10 @@ impl ClusterSettings {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::Io { path, source }),
         };
-        let damaged = |source| Error::Damaged { path: path.clone(), source };
+        let damaged = |source| Error::Damaged {
+            path: path.clone(),
+            source,
+        };
         let version: Version = serde_json::from_slice(&bytes).map_err(damaged)?;
         if version.layout_version > LAYOUT_VERSION {
             let (found, known) = (version.layout_version, LAYOUT_VERSION);
@@ -127,7 +130,12 @@ impl ClusterSettings {
         for (name, value) in fixed {
             let (existing, wanted) = (value(self), value(wanted));
             if existing != wanted {
-                return Err(Error::Different { data: data.into(), name, existing, wanted });
+                return Err(Error::Different {
+                    data: data.into(),
+                    name,
+                    existing,
+                    wanted,
+                });
             }
         }
         Ok(())
@@ -140,7 +148,10 @@ impl ClusterSettings {
 
     /// The network of sandboxed nodes.
     pub fn underlay(&self, paths: &Paths) -> Underlay {
-        Underlay { bridge: format!("kl-{}", paths.id()), network: self.underlay_cidr }
+        Underlay {
+            bridge: format!("kl-{}", paths.id()),
+            network: self.underlay_cidr,
+        }
     }
 
     /// URL for this machine.
@@ -159,8 +170,13 @@ impl ClusterSettings {
 
 /// The sandboxed nodes that exist in `paths`, running or not, by name.
 pub fn sandboxed_nodes(paths: &Paths) -> Vec<NodeSpec> {
-    let Ok(entries) = std::fs::read_dir(paths.nodes()) else { return Vec::new() };
-    let mut nodes: Vec<_> = entries.flatten().filter_map(|entry| NodeSpec::read(&entry.path()).ok()).collect();
+    let Ok(entries) = std::fs::read_dir(paths.nodes()) else {
+        return Vec::new();
+    };
+    let mut nodes: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| NodeSpec::read(&entry.path()).ok())
+        .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     nodes
 }

@@ -83,14 +83,19 @@ pub async fn gather(paths: &Paths) -> Result<Status, settings::Error> {
         version: env!("CARGO_PKG_VERSION"),
         kubernetes_version: None,
         data_dir: paths.data.display().to_string(),
-        server: settings.as_ref().map(ClusterSettings::advertised_url).unwrap_or_default(),
+        server: settings
+            .as_ref()
+            .map(ClusterSettings::advertised_url)
+            .unwrap_or_default(),
         nodes: Vec::new(),
         components: Vec::new(),
         certificates: Vec::new(),
         store_bytes: directory_size(&paths.store()),
         memory_bytes: memory(paths, running),
     };
-    let Some(settings) = settings else { return Ok(status) };
+    let Some(settings) = settings else {
+        return Ok(status);
+    };
     if let Ok(pki) = server::ensure_pki(paths, &settings) {
         let now = Timestamp::now();
         status.certificates = pki
@@ -115,23 +120,39 @@ async fn ask(status: &mut Status, client: &Client, paths: &Paths, settings: &Clu
     match client.apiserver_version().await {
         Ok(version) => status.kubernetes_version = Some(version.git_version),
         Err(error) => {
-            status.components.push(ComponentStatus { name: "kube-apiserver".into(), status: error.to_string() });
+            status.components.push(ComponentStatus {
+                name: "kube-apiserver".into(),
+                status: error.to_string(),
+            });
             return;
         }
     }
     status.components = readiness(client).await;
     let sandboxes: Vec<String> = sandboxed_nodes(paths).into_iter().map(|node| node.name).collect();
-    match Api::<Node>::all(client.clone()).list(&ListParams::default()).await {
-        Ok(nodes) => status.nodes = nodes.iter().map(|node| describe(node, settings, &sandboxes)).collect(),
+    match Api::<Node>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+    {
+        Ok(nodes) => {
+            status.nodes = nodes
+                .iter()
+                .map(|node| describe(node, settings, &sandboxes))
+                .collect()
+        }
         Err(error) => {
-            status.components.push(ComponentStatus { name: "nodes".into(), status: error.to_string() });
+            status.components.push(ComponentStatus {
+                name: "nodes".into(),
+                status: error.to_string(),
+            });
         }
     }
 }
 
 /// The lines of `/readyz?verbose`: `[+]name ok` and `[-]name failed: …`.
 async fn readiness(client: &Client) -> Vec<ComponentStatus> {
-    let Ok(request) = http::Request::get("/readyz?verbose").body(Vec::new()) else { return Vec::new() };
+    let Ok(request) = http::Request::get("/readyz?verbose").body(Vec::new()) else {
+        return Vec::new();
+    };
     let text = match client.request_text(request).await {
         Ok(text) => text,
         Err(error) => error.to_string(),
@@ -139,7 +160,10 @@ async fn readiness(client: &Client) -> Vec<ComponentStatus> {
     let line = |line: &str| {
         let (mark, rest) = line.split_once(']')?;
         let (name, state) = rest.split_once(' ')?;
-        mark.starts_with('[').then(|| ComponentStatus { name: name.into(), status: state.into() })
+        mark.starts_with('[').then(|| ComponentStatus {
+            name: name.into(),
+            status: state.into(),
+        })
     };
     text.lines().filter_map(line).collect()
 }
@@ -155,15 +179,24 @@ fn describe(node: &Node, settings: &ClusterSettings, sandboxes: &[String]) -> No
     };
     NodeStatus {
         ready: is_ready(node),
-        version: status.node_info.map(|info| info.kubelet_version).unwrap_or_default(),
-        address: addresses.into_iter().find(|a| a.type_ == "InternalIP").map(|a| a.address).unwrap_or_default(),
+        version: status
+            .node_info
+            .map(|info| info.kubelet_version)
+            .unwrap_or_default(),
+        address: addresses
+            .into_iter()
+            .find(|a| a.type_ == "InternalIP")
+            .map(|a| a.address)
+            .unwrap_or_default(),
         kind,
         name,
     }
 }
 
 fn directory_size(path: &std::path::Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return 0;
+    };
     entries
         .flatten()
         .map(|entry| match entry.metadata() {
@@ -176,11 +209,22 @@ fn directory_size(path: &std::path::Path) -> u64 {
 
 /// The server, the sandboxed nodes' processes and the shims; not the containers.
 fn memory(paths: &Paths, server: Option<ProcessRecord>) -> u64 {
-    let ours: Vec<String> = [&paths.data, &paths.run].iter().map(|dir| dir.display().to_string()).collect();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
+    let ours: Vec<String> = [&paths.data, &paths.run]
+        .iter()
+        .map(|dir| dir.display().to_string())
+        .collect();
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return 0;
+    };
     let mut total = 0;
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command);
         let ours = ours.iter().any(|dir| command.contains(dir.as_str())) && command.contains("internal");
@@ -194,5 +238,7 @@ fn memory(paths: &Paths, server: Option<ProcessRecord>) -> u64 {
 fn resident(process: &std::path::Path) -> u64 {
     let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }

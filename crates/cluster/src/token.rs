@@ -55,10 +55,18 @@ impl FromStr for JoinToken {
         let (id, secret) = token.split_once('.').ok_or(MalformedToken)?;
         let valid = |part: &str, length| part.len() == length && part.bytes().all(|b| ALPHABET.contains(&b));
         let hash = ca_hash.strip_prefix("sha256:").ok_or(MalformedToken)?;
-        if !valid(id, 6) || !valid(secret, 16) || hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !valid(id, 6)
+            || !valid(secret, 16)
+            || hash.len() != 64
+            || !hash.bytes().all(|b| b.is_ascii_hexdigit())
+        {
             return Err(MalformedToken);
         }
-        Ok(Self { id: id.into(), secret: secret.into(), ca_hash: ca_hash.to_ascii_lowercase() })
+        Ok(Self {
+            id: id.into(),
+            secret: secret.into(),
+            ca_hash: ca_hash.to_ascii_lowercase(),
+        })
     }
 }
 
@@ -69,13 +77,19 @@ impl JoinToken {
     }
 
     fn generate(ca_hash: &str) -> Self {
-        Self { id: random(6), secret: random(16), ca_hash: ca_hash.into() }
+        Self {
+            id: random(6),
+            secret: random(16),
+            ca_hash: ca_hash.into(),
+        }
     }
 }
 
 fn random(length: usize) -> String {
     let mut rng = rand::rng();
-    (0..length).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+    (0..length)
+        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
 /// What `keelson token list` shows; never the secret.
@@ -106,7 +120,9 @@ pub async fn create(
         ("description".to_owned(), description.to_owned()),
     ]);
     if let Some(ttl) = ttl {
-        let expiration = (Timestamp::now() + ttl).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let expiration = (Timestamp::now() + ttl)
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string();
         data.insert("expiration".to_owned(), expiration);
     }
     let secret = Secret {
@@ -129,7 +145,10 @@ pub async fn list(client: &Client) -> Result<Vec<TokenInfo>, kube::Error> {
     let secrets = api(client).list(&params).await?;
     let info = |secret: Secret| {
         let data = secret.data.unwrap_or_default();
-        let text = |key: &str| data.get(key).map(|ByteString(b)| String::from_utf8_lossy(b).into_owned());
+        let text = |key: &str| {
+            data.get(key)
+                .map(|ByteString(b)| String::from_utf8_lossy(b).into_owned())
+        };
         TokenInfo {
             id: text("token-id").unwrap_or_default(),
             expires: text("expiration"),
@@ -141,7 +160,10 @@ pub async fn list(client: &Client) -> Result<Vec<TokenInfo>, kube::Error> {
 
 /// Deletes the token of this id.
 pub async fn delete(client: &Client, id: &str) -> Result<(), kube::Error> {
-    api(client).delete(&format!("bootstrap-token-{id}"), &DeleteParams::default()).await.map(|_| ())
+    api(client)
+        .delete(&format!("bootstrap-token-{id}"), &DeleteParams::default())
+        .await
+        .map(|_| ())
 }
 
 fn api(client: &Client) -> Api<Secret> {

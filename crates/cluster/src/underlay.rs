@@ -46,7 +46,11 @@ pub struct Underlay {
 
 fn netlink(operation: &'static str, link: &str) -> impl FnOnce(rtnetlink::Error) -> Error {
     let link = link.to_owned();
-    move |source| Error::Netlink { operation, link, source: Box::new(source) }
+    move |source| Error::Netlink {
+        operation,
+        link,
+        source: Box::new(source),
+    }
 }
 
 /// Runs `work` with a netlink handle, whose connection ends with it.
@@ -68,23 +72,60 @@ async fn index(handle: &Handle, name: &str) -> Result<Option<u32>, Error> {
 }
 
 async fn existing(handle: &Handle, name: &str) -> Result<u32, Error> {
-    index(handle, name).await?.ok_or_else(|| Error::Missing(name.to_owned()))
+    index(handle, name)
+        .await?
+        .ok_or_else(|| Error::Missing(name.to_owned()))
 }
 
 async fn add_address(handle: &Handle, name: &str, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {
     let index = existing(handle, name).await?;
-    match handle.address().add(index, address.into(), prefix).execute().await {
-        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == EXISTS => {
-            Ok(())
-        }
+    match handle
+        .address()
+        .add(index, address.into(), prefix)
+        .execute()
+        .await
+    {
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == EXISTS => Ok(()),
         result => result.map_err(netlink("add an address to", name)),
     }
+}
+
+/// Takes an address off loopback, if it is there.
+pub(crate) async fn remove_loopback_address(address: Ipv4Addr) -> Result<(), Error> {
+    with_handle(async |handle| {
+        let index = existing(&handle, "lo").await?;
+        let filter = handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .set_address_filter(address.into());
+        let mut found = filter.execute();
+        while let Some(message) = found
+            .try_next()
+            .await
+            .map_err(netlink("list addresses of", "lo"))?
+        {
+            handle
+                .address()
+                .del(message)
+                .execute()
+                .await
+                .map_err(netlink("remove an address from", "lo"))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 async fn set_up(handle: &Handle, name: &str) -> Result<(), Error> {
     let index = existing(handle, name).await?;
     let up = LinkUnspec::new_with_index(index).up().build();
-    handle.link().set(up).execute().await.map_err(netlink("set up", name))
+    handle
+        .link()
+        .set(up)
+        .execute()
+        .await
+        .map_err(netlink("set up", name))
 }
 
 async fn delete(handle: &Handle, name: &str) -> Result<(), Error> {
@@ -114,7 +155,12 @@ impl Underlay {
         with_handle(async |handle| {
             if index(&handle, &self.bridge).await?.is_none() {
                 let bridge = LinkBridge::new(&self.bridge).build();
-                handle.link().add(bridge).execute().await.map_err(netlink("add bridge", &self.bridge))?;
+                handle
+                    .link()
+                    .add(bridge)
+                    .execute()
+                    .await
+                    .map_err(netlink("add bridge", &self.bridge))?;
             }
             add_address(&handle, &self.bridge, self.gateway(), self.network.prefix_len()).await?;
             set_up(&handle, &self.bridge).await
@@ -134,15 +180,30 @@ impl Underlay {
             let bridge = existing(&handle, &self.bridge).await?;
             let peer = format!("{link}p");
             let pair = LinkVeth::new(link, &peer).build();
-            handle.link().add(pair).execute().await.map_err(netlink("add veth", link))?;
+            handle
+                .link()
+                .add(pair)
+                .execute()
+                .await
+                .map_err(netlink("add veth", link))?;
             let host = existing(&handle, link).await?;
             let attach = LinkUnspec::new_with_index(host).controller(bridge).up().build();
-            handle.link().set(attach).execute().await.map_err(netlink("attach", link))?;
+            handle
+                .link()
+                .set(attach)
+                .execute()
+                .await
+                .map_err(netlink("attach", link))?;
             let inner = existing(&handle, &peer).await?;
             let mut moved = LinkUnspec::new_with_index(inner).build();
             moved.attributes.push(LinkAttribute::NetNsPid(pid.unsigned_abs()));
             moved.attributes.push(LinkAttribute::IfName("eth0".into()));
-            handle.link().set(moved).execute().await.map_err(netlink("move", &peer))
+            handle
+                .link()
+                .set(moved)
+                .execute()
+                .await
+                .map_err(netlink("move", &peer))
         })
         .await
     }
@@ -159,8 +220,15 @@ pub(crate) async fn configure_inside(spec: &NodeSpec) -> Result<(), Error> {
         set_up(&handle, "lo").await?;
         add_address(&handle, "eth0", spec.address, spec.prefix).await?;
         set_up(&handle, "eth0").await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(spec.gateway).build();
-        handle.route().add(route).execute().await.map_err(netlink("add the default route by", "eth0"))
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(spec.gateway)
+            .build();
+        handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .map_err(netlink("add the default route by", "eth0"))
     })
     .await
 }

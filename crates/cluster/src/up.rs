@@ -42,7 +42,9 @@ pub enum Error {
         tail: String,
     },
     /// It took too long.
-    #[error("{what} was not ready within {seconds} s; see `keelson logs` and `keelson status`; the cluster goes on starting")]
+    #[error(
+        "{what} was not ready within {seconds} s; see `keelson logs` and `keelson status`; the cluster goes on starting"
+    )]
     TimedOut {
         /// What was waited for.
         what: String,
@@ -81,7 +83,10 @@ pub enum Error {
 }
 
 fn api(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
-    move |source| Error::Api { operation, source: Box::new(source) }
+    move |source| Error::Api {
+        operation,
+        source: Box::new(source),
+    }
 }
 
 /// What to start.
@@ -128,7 +133,10 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
         existing.check_unchanged(&options.settings, &options.paths.data)?;
     }
     let mut settings = options.settings.clone();
-    settings.merged_into = options.merge_into.clone().or(existing.and_then(|e| e.merged_into));
+    settings.merged_into = options
+        .merge_into
+        .clone()
+        .or(existing.and_then(|e| e.merged_into));
     let deadline = tokio::time::Instant::now() + options.timeout;
     let within = |what: &str| {
         let (what, seconds) = (what.to_owned(), options.timeout.as_secs());
@@ -146,7 +154,10 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
     settings.write(&options.paths)?;
     let client = keelson_client::client_from_kubeconfig(&options.paths.admin_kubeconfig())
         .await
-        .map_err(|error| Error::Api { operation: "reading the administrator's kubeconfig", source: Box::new(error) })?;
+        .map_err(|error| Error::Api {
+            operation: "reading the administrator's kubeconfig",
+            source: Box::new(error),
+        })?;
     let mut names = BTreeSet::from([settings.node_name.clone()]);
     if options.nodes > 1 {
         names.extend(start_nodes(options, &settings, &client).await?);
@@ -155,7 +166,10 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
     tokio::time::timeout_at(deadline, nodes_ready(&client, &names, &progress))
         .await
         .map_err(within("every node"))?
-        .map_err(|source| Error::Api { operation: "watching the nodes", source: Box::new(source) })?;
+        .map_err(|source| Error::Api {
+            operation: "watching the nodes",
+            source: Box::new(source),
+        })?;
     if let Some(target) = &options.merge_into {
         kubeconfig::merge(&options.paths.admin_kubeconfig(), target)?;
     }
@@ -170,7 +184,11 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
 async fn start_server(options: &UpOptions, progress: &Progress<'_>) -> Result<(), Error> {
     let log_path = options.paths.server_log();
     std::fs::create_dir_all(options.paths.logs()).map_err(Error::Spawn)?;
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path).map_err(Error::Spawn)?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .map_err(Error::Spawn)?;
     let mut server = tokio::process::Command::new("/proc/self/exe")
         .args(&options.server_arguments)
         .env("KEELSON_BACKGROUND", "1")
@@ -179,16 +197,24 @@ async fn start_server(options: &UpOptions, progress: &Progress<'_>) -> Result<()
         .stderr(log)
         .spawn()
         .map_err(Error::Spawn)?;
-    let stdout = server.stdout.take().ok_or_else(|| Error::Spawn(io::ErrorKind::BrokenPipe.into()))?;
+    let stdout = server
+        .stdout
+        .take()
+        .ok_or_else(|| Error::Spawn(io::ErrorKind::BrokenPipe.into()))?;
     let mut lines = BufReader::new(stdout).lines();
     while let Some(line) = lines.next_line().await.map_err(Error::Spawn)? {
-        let Ok(step) = serde_json::from_str::<Step>(&line) else { continue };
+        let Ok(step) = serde_json::from_str::<Step>(&line) else {
+            continue;
+        };
         progress.done(step.done);
         if step.last {
             return Ok(());
         }
     }
-    Err(Error::ServerDied { tail: tail(&log_path, 8), log: log_path })
+    Err(Error::ServerDied {
+        tail: tail(&log_path, 8),
+        log: log_path,
+    })
 }
 
 fn tail(path: &std::path::Path, lines: usize) -> String {
@@ -263,14 +289,22 @@ pub fn authority_hash(paths: &Paths) -> Result<String, keelson_pki::Error> {
 }
 
 /// Returns when all of `names` are Ready.
-async fn nodes_ready(client: &Client, names: &BTreeSet<String>, progress: &Progress<'_>) -> Result<(), watcher::Error> {
+async fn nodes_ready(
+    client: &Client,
+    names: &BTreeSet<String>,
+    progress: &Progress<'_>,
+) -> Result<(), watcher::Error> {
     let api = Api::<Node>::all(client.clone());
     let mut waiting = names.clone();
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     while !waiting.is_empty() {
         // The server may be restarting; the watcher tries again by itself.
-        let Ok(event) = events.try_next().await else { continue };
-        let Some(watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = event else { continue };
+        let Ok(event) = events.try_next().await else {
+            continue;
+        };
+        let Some(watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = event else {
+            continue;
+        };
         let name = node.metadata.name.clone().unwrap_or_default();
         if is_ready(&node) && waiting.remove(&name) {
             progress.done(format!("node {name} Ready"));

@@ -4,7 +4,12 @@
 //! through these; the built-in runtime implements the server traits and is called in process.
 
 /// Package `runtime.v1`.
-#[expect(missing_docs, clippy::too_many_lines, clippy::unwrap_used, reason = "generated code")]
+#[expect(
+    missing_docs,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }

@@ -33,7 +33,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "KEELSON_RUN_DIR", default_value = DEFAULT_RUN_DIR, value_name = "DIR")]
     pub(crate) run_dir: PathBuf,
     /// How much to log to standard error: error, warn, info, debug, trace, or a filter such as `keelson_kubelet=debug`
-    #[arg(long, global = true, env = "KEELSON_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "KEELSON_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     pub(crate) log: String,
     /// Format of the output
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
@@ -42,7 +48,10 @@ pub(crate) struct Global {
 
 impl Global {
     pub(crate) fn paths(&self) -> Paths {
-        Paths { data: self.data_dir.clone(), run: self.run_dir.clone() }
+        Paths {
+            data: self.data_dir.clone(),
+            run: self.run_dir.clone(),
+        }
     }
 }
 

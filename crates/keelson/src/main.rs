@@ -20,7 +20,10 @@ fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         // Installed already: it is the same provider.
     }
     match commands::run(cli) {

@@ -20,7 +20,11 @@ pub(crate) fn print_error(error: &anyhow::Error) {
 
 /// Prints a step of a long command to standard error.
 pub(crate) fn print_step(step: &Step) {
-    let mark = if std::io::stderr().is_terminal() { "\u{1b}[32m✓\u{1b}[0m" } else { "✓" };
+    let mark = if std::io::stderr().is_terminal() {
+        "\u{1b}[32m✓\u{1b}[0m"
+    } else {
+        "✓"
+    };
     let seconds = std::time::Duration::from_millis(step.after_ms).as_secs_f64();
     eprintln!("{mark} {:<48} {seconds:>6.2} s", step.done);
 }
@@ -33,6 +37,13 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints a line to standard output. A reader that has gone away (`keelson status | head`) ends the program quietly.
+pub(crate) fn print_line(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
 /// Prints rows under headings, columns aligned as kubectl aligns them.
 pub(crate) fn print_table(headings: &[&str], rows: &[Vec<String>]) {
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
@@ -42,8 +53,11 @@ pub(crate) fn print_table(headings: &[&str], rows: &[Vec<String>]) {
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let cells: Vec<_> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join("   ").trim_end());
+        let cells: Vec<_> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        print_line(cells.join("   ").trim_end());
     };
     line(&mut headings.iter().copied());
     for row in rows {

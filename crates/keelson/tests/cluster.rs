@@ -27,9 +27,15 @@ impl Cluster {
         let registries = machine.scratch().join("registries.yaml");
         std::fs::write(
             &registries,
-            format!("mirrors:\n  \"{}\":\n    endpoint: [\"http://172.31.240.1:5000\"]\n", images::REGISTRY),
+            format!(
+                "mirrors:\n  \"{}\":\n    endpoint: [\"http://172.31.240.1:5000\"]\n",
+                images::REGISTRY
+            ),
         )?;
-        let cluster = Self { _registry: Some(registry), machine };
+        let cluster = Self {
+            _registry: Some(registry),
+            machine,
+        };
         let file = format!("--registries={}", registries.display());
         let up = cluster.keelson(&["up", &format!("--nodes={nodes}"), &file, "--timeout=90"])?;
         ensure!(up.contains("The cluster is ready"), "{up}");
@@ -66,7 +72,11 @@ impl Cluster {
 
     fn background(&self, name: &str, arguments: &[&str]) -> Result<Child> {
         let mut command = self.machine.command(client(name));
-        Ok(command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+        Ok(command
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?)
     }
 }
 
@@ -83,7 +93,9 @@ fn eventually<T>(what: &str, attempt: impl Fn() -> Result<T>) -> Result<T> {
 }
 
 fn example(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/shop").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../examples/shop")
+        .join(path)
 }
 
 fn text(path: &Path) -> String {
@@ -98,8 +110,27 @@ fn cluster_shop_on_three_nodes() -> Result<()> {
     for workload in ["deployment/web", "statefulset/store", "daemonset/agent"] {
         cluster.kubectl(&["rollout", "status", "-n", "shop", workload, "--timeout=90s"])?;
     }
-    cluster.client("kubectl-1.32", &["wait", "-n", "shop", "--for=condition=complete", "job/stock", "--timeout=90s"])?;
-    let agents = cluster.kubectl(&["get", "pods", "-n", "shop", "-l", "app=agent", "-o", "jsonpath={.items[*].spec.nodeName}"])?;
+    cluster.client(
+        "kubectl-1.32",
+        &[
+            "wait",
+            "-n",
+            "shop",
+            "--for=condition=complete",
+            "job/stock",
+            "--timeout=90s",
+        ],
+    )?;
+    let agents = cluster.kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        "shop",
+        "-l",
+        "app=agent",
+        "-o",
+        "jsonpath={.items[*].spec.nodeName}",
+    ])?;
     let mut nodes: Vec<_> = agents.split_whitespace().collect();
     nodes.sort_unstable();
     assert_eq!(nodes, ["shop", "shop-2", "shop-3"]);
@@ -121,7 +152,15 @@ fn cluster_shop_on_three_nodes() -> Result<()> {
 /// Reached by every kind of address, from the host and from a pod on every node.
 fn services(cluster: &Cluster) -> Result<()> {
     let field = |service: &str, path: &str| {
-        cluster.kubectl(&["get", "service", "-n", "shop", service, "-o", &format!("jsonpath={path}")])
+        cluster.kubectl(&[
+            "get",
+            "service",
+            "-n",
+            "shop",
+            service,
+            "-o",
+            &format!("jsonpath={path}"),
+        ])
     };
     let cluster_ip = field("web", "{.spec.clusterIP}")?;
     let balancer = eventually("a load balancer address", || {
@@ -141,9 +180,24 @@ fn services(cluster: &Cluster) -> Result<()> {
     }
     let secret = cluster.get(&format!("http://{cluster_ip}/secret"))?;
     assert_eq!(secret, "open-sesame");
-    let agents = cluster.kubectl(&["get", "pods", "-n", "shop", "-l", "app=agent", "-o", "jsonpath={.items[*].metadata.name}"])?;
+    let agents = cluster.kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        "shop",
+        "-l",
+        "app=agent",
+        "-o",
+        "jsonpath={.items[*].metadata.name}",
+    ])?;
     for agent in agents.split_whitespace() {
-        for name in ["web", "web.shop", "web.shop.svc.cluster.local", &cluster_ip, &balancer] {
+        for name in [
+            "web",
+            "web.shop",
+            "web.shop.svc.cluster.local",
+            &cluster_ip,
+            &balancer,
+        ] {
             let url = format!("http://{name}/");
             let page = eventually(&format!("{url} from {agent}"), || {
                 cluster.exec("shop", agent, &["wget", "-qO-", &url])
@@ -151,7 +205,11 @@ fn services(cluster: &Cluster) -> Result<()> {
             assert_eq!(page, "welcome to the shop\n", "{url} from {agent}");
         }
     }
-    let stored = cluster.exec("shop", "store-1", &["redis-cli", "-h", "store-0.store", "get", "apples"])?;
+    let stored = cluster.exec(
+        "shop",
+        "store-1",
+        &["redis-cli", "-h", "store-0.store", "get", "apples"],
+    )?;
     assert_eq!(stored.trim(), "7");
     Ok(())
 }
@@ -164,18 +222,35 @@ fn streams(cluster: &Cluster) -> Result<()> {
     assert!(init.starts_with("starting on shop"), "{init}");
     for kubectl in ["kubectl-1.32", "kubectl-1.37"] {
         let mut command = cluster.machine.command(client(kubectl));
-        command.args(["exec", "-n", "shop", "store-0", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+        command.args([
+            "exec",
+            "-n",
+            "shop",
+            "store-0",
+            "--",
+            "sh",
+            "-c",
+            "echo out; echo err >&2; exit 7",
+        ]);
         let output = command.stdin(Stdio::null()).output()?;
         assert_eq!(String::from_utf8_lossy(&output.stdout), "out\n", "{kubectl}");
-        assert!(String::from_utf8_lossy(&output.stderr).starts_with("err\n"), "{kubectl}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).starts_with("err\n"),
+            "{kubectl}"
+        );
         assert_eq!(output.status.code(), Some(7), "{kubectl}");
     }
     let file = cluster.machine.scratch().join("sent");
     std::fs::write(&file, "carried by tar\n")?;
     cluster.kubectl(&["cp", &text(&file), "shop/store-0:/tmp/received"])?;
-    assert_eq!(cluster.exec("shop", "store-0", &["cat", "/tmp/received"])?, "carried by tar\n");
-    let mut forward =
-        cluster.background("kubectl-1.37", &["port-forward", "-n", "shop", "deploy/web", "18080:80"])?;
+    assert_eq!(
+        cluster.exec("shop", "store-0", &["cat", "/tmp/received"])?,
+        "carried by tar\n"
+    );
+    let mut forward = cluster.background(
+        "kubectl-1.37",
+        &["port-forward", "-n", "shop", "deploy/web", "18080:80"],
+    )?;
     let page = eventually("port-forward", || cluster.get("http://127.0.0.1:18080/"));
     forward.kill()?;
     forward.wait()?;
@@ -185,15 +260,34 @@ fn streams(cluster: &Cluster) -> Result<()> {
 
 /// A new version under load: not one request fails.
 fn rolling_update(cluster: &Cluster) -> Result<()> {
-    let ip = cluster.kubectl(&["get", "service", "-n", "shop", "web", "-o", "jsonpath={.spec.clusterIP}"])?;
+    let ip = cluster.kubectl(&[
+        "get",
+        "service",
+        "-n",
+        "shop",
+        "web",
+        "-o",
+        "jsonpath={.spec.clusterIP}",
+    ])?;
     let script = format!(
         "ok=0; bad=0; while [ ! -e {stop} ]; do if curl -fsS --max-time 5 -o /dev/null http://{ip}/; then ok=$((ok+1)); \
          else bad=$((bad+1)); fi; done; echo $ok $bad",
         stop = cluster.machine.scratch().join("stop").display()
     );
     let mut load = cluster.machine.command("sh");
-    let load = load.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let set = cluster.kubectl(&["set", "image", "-n", "shop", "deploy/web", "nginx=127.0.0.1:5000/nginx:2"]);
+    let load = load
+        .args(["-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let set = cluster.kubectl(&[
+        "set",
+        "image",
+        "-n",
+        "shop",
+        "deploy/web",
+        "nginx=127.0.0.1:5000/nginx:2",
+    ]);
     let rolled = cluster.kubectl(&["rollout", "status", "-n", "shop", "deploy/web", "--timeout=120s"]);
     let undone = cluster.kubectl(&["rollout", "undo", "-n", "shop", "deploy/web"]);
     let back = cluster.kubectl(&["rollout", "status", "-n", "shop", "deploy/web", "--timeout=120s"]);
@@ -201,7 +295,10 @@ fn rolling_update(cluster: &Cluster) -> Result<()> {
     let output = load.wait_with_output()?;
     set.and(rolled).and(undone).and(back)?;
     let counts = String::from_utf8(output.stdout)?;
-    let (ok, bad) = counts.trim().split_once(' ').context("the load generator said nothing")?;
+    let (ok, bad) = counts
+        .trim()
+        .split_once(' ')
+        .context("the load generator said nothing")?;
     assert!(ok.parse::<u32>()? > 20, "too few requests to mean anything: {ok}");
     assert_eq!(bad, "0", "of {ok} requests");
     Ok(())
@@ -218,12 +315,21 @@ fn chart(cluster: &Cluster) -> Result<()> {
             Ok(())
         })
     };
-    cluster.client("helm-1.37", &["install", "front", &path, "--wait", "--timeout=90s"])?;
+    cluster.client(
+        "helm-1.37",
+        &["install", "front", &path, "--wait", "--timeout=90s"],
+    )?;
     page("welcome to the chart")?;
     let greeting = "--set=greeting=a new season";
-    cluster.client("helm-1.37", &["upgrade", "front", &path, greeting, "--wait", "--timeout=90s"])?;
+    cluster.client(
+        "helm-1.37",
+        &["upgrade", "front", &path, greeting, "--wait", "--timeout=90s"],
+    )?;
     page("a new season")?;
-    cluster.client("helm-1.37", &["rollback", "front", "1", "--wait", "--timeout=90s"])?;
+    cluster.client(
+        "helm-1.37",
+        &["rollback", "front", "1", "--wait", "--timeout=90s"],
+    )?;
     page("welcome to the chart")?;
     cluster.client("helm-1.37", &["uninstall", "front", "--wait", "--timeout=90s"])?;
     Ok(())
@@ -239,7 +345,9 @@ fn cluster_survives_kills() -> Result<()> {
     let cluster = Cluster::start("kills", 1)?;
     let file = cluster.machine.scratch().join("pair.json");
     std::fs::write(&file, PAIR)?;
-    eventually("the default service account", || cluster.kubectl(&["get", "serviceaccount", "default"]))?;
+    eventually("the default service account", || {
+        cluster.kubectl(&["get", "serviceaccount", "default"])
+    })?;
     cluster.kubectl(&["apply", "-f", &text(&file)])?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/pair", "--timeout=60s"])?;
     let field = |path: &str| cluster.kubectl(&["get", "pod", "pair", "-o", &format!("jsonpath={path}")]);
@@ -260,12 +368,17 @@ fn cluster_survives_kills() -> Result<()> {
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/pair", "--timeout=60s"])?;
 
     // Keelson itself: containers go on, and are found again by the next one.
-    let before = field("{.status.containerStatuses[*].containerID} {.status.containerStatuses[*].restartCount}")?;
+    let before =
+        field("{.status.containerStatuses[*].containerID} {.status.containerStatuses[*].restartCount}")?;
     kill("kill -9 $(pgrep -o -f 'keelson server|/proc/self/exe server')")?;
     cluster.keelson(&["up", "--no-kubeconfig", "--timeout=60"])?;
-    let after = field("{.status.containerStatuses[*].containerID} {.status.containerStatuses[*].restartCount}")?;
+    let after =
+        field("{.status.containerStatuses[*].containerID} {.status.containerStatuses[*].restartCount}")?;
     assert_eq!(after, before);
-    assert_eq!(cluster.exec("default", "pair", &["echo", "still here"])?, "still here\n");
+    assert_eq!(
+        cluster.exec("default", "pair", &["echo", "still here"])?,
+        "still here\n"
+    );
     assert_ne!(field(restarts)?, "");
 
     // The shim: its pod is lost, and made again because it has to run always.
@@ -285,7 +398,9 @@ fn cluster_down_leaves_nothing() -> Result<()> {
     let cluster = Cluster::start("down", 2)?;
     let file = cluster.machine.scratch().join("pair.json");
     std::fs::write(&file, PAIR)?;
-    eventually("the default service account", || cluster.kubectl(&["get", "serviceaccount", "default"]))?;
+    eventually("the default service account", || {
+        cluster.kubectl(&["get", "serviceaccount", "default"])
+    })?;
     cluster.kubectl(&["apply", "-f", &text(&file)])?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/pair", "--timeout=60s"])?;
     let status = cluster.keelson(&["status", "-o", "json"])?;
@@ -298,10 +413,16 @@ fn cluster_down_leaves_nothing() -> Result<()> {
     };
     assert_eq!(shell("ls /sys/class/net")?, "lo\n");
     assert_eq!(shell("nft list tables")?, "");
-    assert_eq!(shell("pgrep -f '[k]eelson server|[i]nternal|[s]leep 3600' || true")?, "");
+    assert_eq!(
+        shell("pgrep -f '[k]eelson server|[i]nternal|[s]leep 3600' || true")?,
+        ""
+    );
     let data = cluster.machine.data_dir();
     let mounts = shell("cat /proc/self/mountinfo")?;
-    assert!(!mounts.contains(&text(&data)) && !mounts.contains("/run/keelson"), "{mounts}");
+    assert!(
+        !mounts.contains(&text(&data)) && !mounts.contains("/run/keelson"),
+        "{mounts}"
+    );
     assert!(!data.exists());
     assert_eq!(shell("ls -d /run/keelson 2>/dev/null || true")?, "");
     Ok(())

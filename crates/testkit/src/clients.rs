@@ -13,6 +13,10 @@ pub fn client(name: &str) -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = manifest.ancestors().nth(2).unwrap_or(manifest);
     let path = root.join("target/clients").join(name);
-    assert!(path.exists(), "{} is missing: run `cargo xtask setup`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo xtask setup`",
+        path.display()
+    );
     path
 }

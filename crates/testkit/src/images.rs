@@ -36,7 +36,14 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 
 const RECIPES: &[Recipe] = &[
-    Recipe { name: "busybox", tag: "1", programs: &[], files: &[], command: &["/bin/sh"], texts: &[] },
+    Recipe {
+        name: "busybox",
+        tag: "1",
+        programs: &[],
+        files: &[],
+        command: &["/bin/sh"],
+        texts: &[],
+    },
     Recipe {
         name: "nginx",
         tag: "1",
@@ -66,7 +73,13 @@ const RECIPES: &[Recipe] = &[
         tag: "1",
         programs: &["/usr/bin/redis-server", "/usr/bin/redis-cli"],
         files: &[],
-        command: &["/usr/bin/redis-server", "--protected-mode", "no", "--dir", "/data"],
+        command: &[
+            "/usr/bin/redis-server",
+            "--protected-mode",
+            "no",
+            "--dir",
+            "/data",
+        ],
         texts: &[("data/.keep", "")],
     },
 ];
@@ -113,7 +126,11 @@ fn build(recipe: &Recipe, directory: &Path) -> Result<PathBuf> {
         env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
         ..RunConfig::default()
     };
-    let config = BuildConfig { reference: Some(reference(&name)), run, ..BuildConfig::default() };
+    let config = BuildConfig {
+        reference: Some(reference(&name)),
+        run,
+        ..BuildConfig::default()
+    };
     let unfinished = output.with_extension("new");
     build_image(&[root.path().to_owned()], &config, &unfinished)?;
     fs::rename(&unfinished, &output)?;
@@ -123,8 +140,24 @@ fn build(recipe: &Recipe, directory: &Path) -> Result<PathBuf> {
 /// Directories, users, and busybox with all its applets.
 fn base(root: &Path) -> Result<()> {
     for directory in [
-        "bin", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin",
-        "usr/lib", "var/log/nginx", "var/lib/nginx", "var/tmp", "home",
+        "bin",
+        "dev",
+        "etc",
+        "lib",
+        "lib64",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "sys",
+        "tmp",
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib",
+        "var/log/nginx",
+        "var/lib/nginx",
+        "var/tmp",
+        "home",
     ] {
         fs::create_dir_all(root.join(directory))?;
     }
@@ -132,7 +165,10 @@ fn base(root: &Path) -> Result<()> {
     fs::write(root.join("etc/group"), GROUP)?;
     fs::copy("/bin/busybox", root.join("bin/busybox")).context("package busybox-static is not installed")?;
     let list = Command::new("/bin/busybox").arg("--list").output()?;
-    for applet in String::from_utf8(list.stdout)?.lines().filter(|applet| *applet != "busybox") {
+    for applet in String::from_utf8(list.stdout)?
+        .lines()
+        .filter(|applet| *applet != "busybox")
+    {
         symlink("busybox", root.join("bin").join(applet))?;
     }
     Ok(())
@@ -140,10 +176,19 @@ fn base(root: &Path) -> Result<()> {
 
 /// What the dynamic loader would load for `program`, the loader itself included.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
-    ensure!(output.status.success(), "ldd {} failed: is its package installed?", program.display());
+    let output = Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("cannot run ldd")?;
+    ensure!(
+        output.status.success(),
+        "ldd {} failed: is its package installed?",
+        program.display()
+    );
     let text = String::from_utf8(output.stdout)?;
-    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let paths = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     Ok(paths.map(PathBuf::from).collect())
 }
 
@@ -152,7 +197,9 @@ fn copy(from: &Path, root: &Path) -> Result<()> {
     let to = root.join(from.strip_prefix("/").unwrap_or(from));
     fs::create_dir_all(to.parent().unwrap_or(root))?;
     if from.is_dir() {
-        let status = Command::new("cp").args([OsStr::new("-a"), from.as_os_str(), to.as_os_str()]).status()?;
+        let status = Command::new("cp")
+            .args([OsStr::new("-a"), from.as_os_str(), to.as_os_str()])
+            .status()?;
         ensure!(status.success(), "cp failed");
     } else {
         fs::copy(from, &to)?;

@@ -25,7 +25,16 @@ impl Machine {
              mkdir -p /run/netns && echo ready && exec sleep infinity"
         );
         let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args([
+                "--net",
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+            ])
             .args(["sh", "-c", &script])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -36,10 +45,20 @@ impl Machine {
         BufReader::new(stdout).read_line(&mut line)?;
         ensure!(line == "ready\n", "the machine did not start");
         let children = format!("/proc/{0}/task/{0}/children", holder.id());
-        let init = fs::read_to_string(children)?.trim().parse().context("unshare has no child")?;
+        let init = fs::read_to_string(children)?
+            .trim()
+            .parse()
+            .context("unshare has no child")?;
         // On a real file system: overlays do not stack.
-        let directory = tempfile::Builder::new().prefix("keelson-test-").tempdir_in("/var/tmp")?;
-        Ok(Self { holder, init, keelson: keelson.to_owned(), directory })
+        let directory = tempfile::Builder::new()
+            .prefix("keelson-test-")
+            .tempdir_in("/var/tmp")?;
+        Ok(Self {
+            holder,
+            init,
+            keelson: keelson.to_owned(),
+            directory,
+        })
     }
 
     /// The cluster's data directory.
@@ -57,29 +76,43 @@ impl Machine {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.init.to_string(), "-n", "-m", "-u", "-i", "-p", "--"]);
         command.arg(program.as_ref());
-        command.env("HOME", "/root").env("KUBECONFIG", self.data_dir().join("admin.kubeconfig"));
+        command
+            .env("HOME", "/root")
+            .env("KUBECONFIG", self.data_dir().join("admin.kubeconfig"));
         command
     }
 
     /// `keelson` with this machine's directories.
     pub fn keelson(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(&self.keelson);
-        command.arg(format!("--data-dir={}", self.data_dir().display())).args(arguments);
+        command
+            .arg(format!("--data-dir={}", self.data_dir().display()))
+            .args(arguments);
         command.env_remove("KUBECONFIG");
         command
     }
 
     /// Runs a command to its end; an error with its output when it fails.
     pub fn run(&self, mut command: Command) -> Result<String> {
-        let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run {command:?}"))?;
         text(&command, &output)
     }
 }
 
 /// Standard output of a command that succeeded.
 fn text(command: &Command, output: &Output) -> Result<String> {
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "{command:?} failed: {}\n{out}\n{err}", output.status);
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(
+        output.status.success(),
+        "{command:?} failed: {}\n{out}\n{err}",
+        output.status
+    );
     Ok(out.into_owned())
 }
 
@@ -103,10 +136,16 @@ impl Machine {
     fn show_logs(&self) {
         let mut logs = vec![self.data_dir().join("logs/keelson.log")];
         if let Ok(nodes) = fs::read_dir(self.data_dir().join("nodes")) {
-            logs.extend(nodes.flatten().map(|node| node.path().join("var/log/keelson.log")));
+            logs.extend(
+                nodes
+                    .flatten()
+                    .map(|node| node.path().join("var/log/keelson.log")),
+            );
         }
         for log in logs {
-            let Ok(text) = fs::read_to_string(&log) else { continue };
+            let Ok(text) = fs::read_to_string(&log) else {
+                continue;
+            };
             let lines: Vec<_> = text.lines().collect();
             eprintln!("--- {}", log.display());
             for line in &lines[lines.len().saturating_sub(60)..] {

@@ -49,7 +49,14 @@ impl Registry {
         loop {
             let probe = machine.run({
                 let mut curl = machine.command("curl");
-                curl.args(["-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1"]);
+                curl.args([
+                    "-fsS",
+                    "--retry",
+                    "20",
+                    "--retry-connrefused",
+                    "--retry-delay",
+                    "1",
+                ]);
                 curl.arg(format!("http://{}/v2/", images::REGISTRY));
                 curl
             });
@@ -63,7 +70,10 @@ impl Registry {
 }
 
 fn push(machine: &Machine, archive: &Path) -> Result<()> {
-    let name = archive.file_stem().and_then(|stem| stem.to_str()).context("archive without a name")?;
+    let name = archive
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .context("archive without a name")?;
     let (image, tag) = name.rsplit_once('-').context("archive without a tag")?;
     let mut skopeo = machine.command("skopeo");
     skopeo.args(["copy", "--quiet", "--dest-tls-verify=false", "--insecure-policy"]);
@@ -79,4 +89,3 @@ impl Drop for Registry {
         let _ = self.process.wait();
     }
 }
-

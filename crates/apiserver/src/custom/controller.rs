@@ -34,12 +34,17 @@ pub(crate) async fn run(registry: Registry, shutdown: CancellationToken) {
 
 /// Brings all definitions into effect.
 pub(crate) async fn reconcile(registry: &Registry) -> Result<(), Status> {
-    let Some(definitions) = registry.kind(GROUP, "v1", RESOURCE) else { return Ok(()) };
+    let Some(definitions) = registry.kind(GROUP, "v1", RESOURCE) else {
+        return Ok(());
+    };
     let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
     for object in registry.resources().resource(GROUP, RESOURCE).list(None) {
         let crd = object.value().clone();
         let group = crd["spec"]["group"].as_str().unwrap_or_default().to_owned();
-        let plural = crd["spec"]["names"]["plural"].as_str().unwrap_or_default().to_owned();
+        let plural = crd["spec"]["names"]["plural"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         if metadata::is_deleting(&crd) {
             end(registry, &definitions, &crd, &group, &plural).await?;
             continue;
@@ -62,11 +67,15 @@ pub(crate) async fn reconcile(registry: &Registry) -> Result<(), Status> {
 
 async fn begin(registry: &Registry, definitions: &Kind, crd: &Value, revision: u64) -> Result<(), Status> {
     let caches = registry.resources().caches();
-    let Some(spec) = rows::spec(crd) else { return Ok(()) };
+    let Some(spec) = rows::spec(crd) else {
+        return Ok(());
+    };
     let (group, plural) = (spec.group.clone(), spec.resource.clone());
     let generation = metadata::number(crd, "generation").unwrap_or(0);
     let known = registry.kinds().rows().iter().any(|k| {
-        k.info.group == group && k.info.plural == plural && k.definition == (generation, metadata::text(crd, "uid").to_owned())
+        k.info.group == group
+            && k.info.plural == plural
+            && k.definition == (generation, metadata::text(crd, "uid").to_owned())
     });
     if !known {
         // Another storage version is another stored form: the cache is read anew.
@@ -89,15 +98,20 @@ async fn begin(registry: &Registry, definitions: &Kind, crd: &Value, revision: u
 async fn establish(registry: &Registry, definitions: &Kind, crd: &Value) -> Result<(), Status> {
     let name = metadata::text(crd, "name");
     let established = crd["status"]["conditions"].as_array().is_some_and(|c| {
-        c.iter().any(|c| c["type"] == "Established" && c["status"] == "True")
+        c.iter()
+            .any(|c| c["type"] == "Established" && c["status"] == "True")
     });
     let storage = rows::storage_version(crd).unwrap_or_default().to_owned();
-    let stored = crd["status"]["storedVersions"].as_array().is_some_and(|v| v.contains(&json!(storage)));
+    let stored = crd["status"]["storedVersions"]
+        .as_array()
+        .is_some_and(|v| v.contains(&json!(storage)));
     let same_names = crd["status"]["acceptedNames"] == crd["spec"]["names"];
     if !metadata::finalizers(crd).contains(&FINALIZER) {
         write(registry, definitions, name, "", |mut crd| {
-            let mut finalizers: Vec<String> =
-                metadata::finalizers(&crd).into_iter().map(str::to_owned).collect();
+            let mut finalizers: Vec<String> = metadata::finalizers(&crd)
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
             if !finalizers.iter().any(|f| f == FINALIZER) {
                 finalizers.push(FINALIZER.to_owned());
             }
@@ -147,27 +161,45 @@ async fn end(
     if let Some(kind) = registry.kinds().any_version(group, plural) {
         for object in registry.resources().resource(group, plural).list(None) {
             let (namespace, name) = (object.namespace(), object.name());
-            match registry.delete(&cx, kind, namespace, name, &DeleteOptions::default()).await {
+            match registry
+                .delete(&cx, kind, namespace, name, &DeleteOptions::default())
+                .await
+            {
                 Err(status) if status.code != 404 => return Err(status),
                 _ => {}
             }
         }
-        registry.resources().caches().wait_until_current().await.map_err(|e| status_of(&e))?;
+        registry
+            .resources()
+            .caches()
+            .wait_until_current()
+            .await
+            .map_err(|e| status_of(&e))?;
         if !registry.resources().resource(group, plural).list(None).is_empty() {
             // Finalizers of the objects hold it; the definition is looked at again when anything about it changes.
-            tracing::info!(group, plural, "a custom resource definition waits for its objects' finalizers");
+            tracing::info!(
+                group,
+                plural,
+                "a custom resource definition waits for its objects' finalizers"
+            );
             return Ok(());
         }
     }
     // Not served any more once the definition is gone.
     registry.update_kinds(|t| t.remove(|k| k.info.group == group && k.info.plural == plural));
     registry.resources().caches().remove(group, plural);
-    write(registry, definitions, metadata::text(crd, "name"), "", |mut crd| {
-        let left = metadata::finalizers(&crd).into_iter().filter(|f| *f != FINALIZER);
-        let left: Vec<String> = left.map(str::to_owned).collect();
-        metadata::set_finalizers(&mut crd, &left);
-        crd
-    })
+    write(
+        registry,
+        definitions,
+        metadata::text(crd, "name"),
+        "",
+        |mut crd| {
+            let left = metadata::finalizers(&crd).into_iter().filter(|f| *f != FINALIZER);
+            let left: Vec<String> = left.map(str::to_owned).collect();
+            metadata::set_finalizers(&mut crd, &left);
+            crd
+        },
+    )
     .await
 }
 
@@ -180,9 +212,17 @@ async fn write(
 ) -> Result<(), Status> {
     let (user, notes) = (UserInfo::api_server(), Notes::default());
     let cx = Context::internal(&user, &notes);
-    let update = Update { namespace: "", name, subresource, may_create: false, apply: false };
+    let update = Update {
+        namespace: "",
+        name,
+        subresource,
+        may_create: false,
+        apply: false,
+    };
     let result = registry
-        .update(&cx, definitions, &update, |old| Ok(change(old.cloned().unwrap_or_default())))
+        .update(&cx, definitions, &update, |old| {
+            Ok(change(old.cloned().unwrap_or_default()))
+        })
         .await;
     match result {
         Err(status) if status.code != 404 => Err(status),

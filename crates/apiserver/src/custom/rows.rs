@@ -10,14 +10,28 @@ use super::schema;
 use crate::registry::Kind;
 use crate::watch_cache::{CacheSet, KindSpec, SelectableField};
 
-const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+const VERBS: [&str; 8] = [
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "create",
+    "update",
+    "watch",
+];
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
 fn strings(value: &Value) -> Vec<Str> {
-    value.as_array().into_iter().flatten().filter_map(|v| Some(v.as_str()?.to_owned().into())).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|v| Some(v.as_str()?.to_owned().into()))
+        .collect()
 }
 
 fn versions(crd: &Value) -> impl Iterator<Item = &Value> {
@@ -26,7 +40,9 @@ fn versions(crd: &Value) -> impl Iterator<Item = &Value> {
 
 /// The version that objects are stored in.
 pub(super) fn storage_version(crd: &Value) -> Option<&str> {
-    versions(crd).find(|v| v["storage"] == true).map(|v| text(v, "name"))
+    versions(crd)
+        .find(|v| v["storage"] == true)
+        .map(|v| text(v, "name"))
 }
 
 /// How the definition's objects are stored.
@@ -34,16 +50,26 @@ pub(super) fn spec(crd: &Value) -> Option<KindSpec> {
     let (group, names) = (text(&crd["spec"], "group"), &crd["spec"]["names"]);
     let version = storage_version(crd)?;
     let stored = versions(crd).find(|v| v["storage"] == true)?;
-    let fields = stored["selectableFields"].as_array().into_iter().flatten().map(|f| {
-        let path = text(f, "jsonPath").trim_start_matches('.');
-        SelectableField {
-            label: path.to_owned(),
-            path: path.split('.').map(str::to_owned).collect(),
-            default: String::new(),
-        }
-    });
+    let fields = stored["selectableFields"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|f| {
+            let path = text(f, "jsonPath").trim_start_matches('.');
+            SelectableField {
+                label: path.to_owned(),
+                path: path.split('.').map(str::to_owned).collect(),
+                default: String::new(),
+            }
+        });
     let api_version = format!("{group}/{version}");
-    Some(KindSpec::new(group, text(names, "plural"), &api_version, text(names, "kind"), fields.collect()))
+    Some(KindSpec::new(
+        group,
+        text(names, "plural"),
+        &api_version,
+        text(names, "kind"),
+        fields.collect(),
+    ))
 }
 
 /// The rows of the definition's served versions.

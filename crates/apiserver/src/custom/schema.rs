@@ -39,15 +39,21 @@ fn object(props: &Value, embedded: bool) -> Schema {
 }
 
 fn map_type(props: &Value) -> MapType {
-    if props["x-kubernetes-map-type"] == "atomic" { MapType::Atomic } else { MapType::Granular }
+    if props["x-kubernetes-map-type"] == "atomic" {
+        MapType::Atomic
+    } else {
+        MapType::Granular
+    }
 }
 
 fn field(name: &str, props: &Value) -> Field {
     let mut field = Field::new(name.to_owned(), schema(props));
     field.nullable = flag(props, "nullable");
     if let Some(default) = props.get("default").filter(|d| !d.is_null()) {
-        field.extra =
-            Some(Box::new(FieldExtra { default: Some(default.clone()), ..FieldExtra::default() }));
+        field.extra = Some(Box::new(FieldExtra {
+            default: Some(default.clone()),
+            ..FieldExtra::default()
+        }));
     }
     field
 }
@@ -65,10 +71,14 @@ fn schema(props: &Value) -> Schema {
                 return object(props, false);
             }
             match &props["additionalProperties"] {
-                values @ Value::Object(_) => {
-                    Schema::Map(Box::new(Map { values: schema(values), map_type: map_type(props) }))
-                }
-                Value::Bool(true) => Schema::Map(Box::new(Map { values: Schema::Any, map_type: map_type(props) })),
+                values @ Value::Object(_) => Schema::Map(Box::new(Map {
+                    values: schema(values),
+                    map_type: map_type(props),
+                })),
+                Value::Bool(true) => Schema::Map(Box::new(Map {
+                    values: Schema::Any,
+                    map_type: map_type(props),
+                })),
                 _ => object(props, false),
             }
         }
@@ -76,13 +86,20 @@ fn schema(props: &Value) -> Schema {
             let list_type = match props["x-kubernetes-list-type"].as_str() {
                 Some("set") => ListType::Set,
                 Some("map") => {
-                    let keys = props["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
+                    let keys = props["x-kubernetes-list-map-keys"]
+                        .as_array()
+                        .into_iter()
+                        .flatten();
                     ListType::Map(keys.filter_map(|k| Some(k.as_str()?.to_owned().into())).collect())
                 }
                 _ => ListType::Atomic,
             };
             let explicit = props.get("x-kubernetes-list-type").is_some();
-            Schema::List(Box::new(List { items: schema(&props["items"]), list_type, explicit }))
+            Schema::List(Box::new(List {
+                items: schema(&props["items"]),
+                list_type,
+                explicit,
+            }))
         }
         Some("string") => Schema::String,
         Some("integer") => Schema::Int64,

@@ -21,13 +21,20 @@ fn check(props: &Value, value: &Value, path: &Path, errors: &mut ErrorList) {
     if let Some(allowed) = props["enum"].as_array()
         && !allowed.contains(value)
     {
-        let supported: Vec<String> =
-            allowed.iter().map(|a| a.as_str().map_or_else(|| a.to_string(), str::to_owned)).collect();
+        let supported: Vec<String> = allowed
+            .iter()
+            .map(|a| a.as_str().map_or_else(|| a.to_string(), str::to_owned))
+            .collect();
         errors.push(Error::not_supported(path, value.clone(), &supported));
     }
     match value {
         Value::Object(map) => {
-            for name in props["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            for name in props["required"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+            {
                 if !map.contains_key(name) {
                     errors.push(Error::required(&path.child_owned(name), ""));
                 }
@@ -37,7 +44,12 @@ fn check(props: &Value, value: &Value, path: &Path, errors: &mut ErrorList) {
                 if let Some(props) = props["properties"].get(name) {
                     check(props, child, &path.child_owned(name.as_str()), errors);
                 } else if props["additionalProperties"].is_object() {
-                    check(&props["additionalProperties"], child, &path.key(name.as_str()), errors);
+                    check(
+                        &props["additionalProperties"],
+                        child,
+                        &path.key(name.as_str()),
+                        errors,
+                    );
                 }
             }
         }
@@ -76,15 +88,31 @@ fn bounds(props: &Value, number: f64, value: &Value, path: &Path, errors: &mut E
     if let Some(min) = props["minimum"].as_f64() {
         let exclusive = props["exclusiveMinimum"].as_bool().unwrap_or(false);
         if number < min || (exclusive && number <= min) {
-            let word = if exclusive { "greater than" } else { "greater than or equal to" };
-            errors.push(Error::invalid(path, value.clone(), format!("{path} in body should be {word} {min}")));
+            let word = if exclusive {
+                "greater than"
+            } else {
+                "greater than or equal to"
+            };
+            errors.push(Error::invalid(
+                path,
+                value.clone(),
+                format!("{path} in body should be {word} {min}"),
+            ));
         }
     }
     if let Some(max) = props["maximum"].as_f64() {
         let exclusive = props["exclusiveMaximum"].as_bool().unwrap_or(false);
         if number > max || (exclusive && number >= max) {
-            let word = if exclusive { "less than" } else { "less than or equal to" };
-            errors.push(Error::invalid(path, value.clone(), format!("{path} in body should be {word} {max}")));
+            let word = if exclusive {
+                "less than"
+            } else {
+                "less than or equal to"
+            };
+            errors.push(Error::invalid(
+                path,
+                value.clone(),
+                format!("{path} in body should be {word} {max}"),
+            ));
         }
     }
 }

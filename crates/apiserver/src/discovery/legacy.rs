@@ -58,7 +58,9 @@ pub(super) fn group(table: &KindTable, name: &str) -> Option<Value> {
 /// `/api/v1` and `/apis/<group>/<version>`
 pub(super) fn resource_list(table: &KindTable, group: &str, version: &str) -> Option<Value> {
     let all = group_versions(table);
-    let (gv, rows) = all.iter().find(|(gv, _)| gv.group == group && gv.version == version)?;
+    let (gv, rows) = all
+        .iter()
+        .find(|(gv, _)| gv.group == group && gv.version == version)?;
     let mut resources = Vec::new();
     for kind in rows {
         let info = &kind.info;

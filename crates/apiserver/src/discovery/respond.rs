@@ -42,8 +42,11 @@ impl DiscoveryCache {
             let etag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&json)));
             (json, etag)
         };
-        let documents =
-            Arc::new(Documents { table: table.clone(), core: build(true), groups: build(false) });
+        let documents = Arc::new(Documents {
+            table: table.clone(),
+            core: build(true),
+            groups: build(false),
+        });
         self.last.store(Some(documents.clone()));
         documents
     }
@@ -51,7 +54,11 @@ impl DiscoveryCache {
 
 /// Whether the first form that the client takes and that exists here is the aggregated one.
 fn wants_aggregated(headers: &HeaderMap) -> Result<bool, Status> {
-    let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or("").trim();
+    let accept = headers
+        .get(ACCEPT)
+        .and_then(|a| a.to_str().ok())
+        .unwrap_or("")
+        .trim();
     if accept.is_empty() {
         return Ok(false);
     }
@@ -95,7 +102,11 @@ pub(crate) fn respond(
                 return Ok(Some(tagged(json, etag, headers, form)));
             }
             let address = server.address();
-            Some(if core { legacy::versions(&address) } else { legacy::group_list(&table) })
+            Some(if core {
+                legacy::versions(&address)
+            } else {
+                legacy::group_list(&table)
+            })
         }
         ["api", version] => legacy::resource_list(&table, "", version),
         ["apis", group] => legacy::group(&table, group),
@@ -116,14 +127,21 @@ fn tagged(json: &[u8], etag: &str, headers: &HeaderMap, form: Negotiated) -> Res
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        let form = Negotiated { format: crate::http::Format::Json, ..form };
+        let form = Negotiated {
+            format: crate::http::Format::Json,
+            ..form
+        };
         let mut response = Reply::ok(json.to_vec()).into_response(form, headers);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
         response
     };
     let tag = HeaderValue::from_str(etag).expect("invariant: hexadecimal digits in quotes");
     response.headers_mut().insert(ETAG, tag);
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response
+        .headers_mut()
+        .insert(VARY, HeaderValue::from_static("Accept"));
     response
 }
 

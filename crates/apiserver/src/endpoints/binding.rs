@@ -17,7 +17,9 @@ pub(super) async fn bind(
     mut binding: Value,
 ) -> Result<Response<Body>, Status> {
     let registry = &incoming.server.registry;
-    let Some(pods) = registry.kind("", "v1", "pods") else { return Err(Status::path_not_found()) };
+    let Some(pods) = registry.kind("", "v1", "pods") else {
+        return Err(Status::path_not_found());
+    };
     let namespace = incoming.info.namespace.as_str();
     let gvk = keelson_api::gvk::GroupVersionKind::new("", "v1", "Binding");
     let attributes = Attributes {
@@ -37,9 +39,21 @@ pub(super) async fn bind(
     let node = check(&binding, name)?.to_owned();
     let uid = metadata::text(&binding, "uid").to_owned();
     let version = metadata::text(&binding, "resourceVersion").to_owned();
-    let annotations = binding["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
-    let labels = binding["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-    let update = Update { namespace, name, subresource: "binding", may_create: false, apply: false };
+    let annotations = binding["metadata"]["annotations"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    let labels = binding["metadata"]["labels"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    let update = Update {
+        namespace,
+        name,
+        subresource: "binding",
+        may_create: false,
+        apply: false,
+    };
     let inner = Context {
         user: cx.user,
         notes: cx.notes,
@@ -60,13 +74,20 @@ pub(super) async fn bind(
                 metadata::set_text(&mut pod, "resourceVersion", &version);
             }
             if metadata::is_deleting(&pod) {
-                return Err(refuse(format!("pod {name} is being deleted, cannot be assigned to a host")));
+                return Err(refuse(format!(
+                    "pod {name} is being deleted, cannot be assigned to a host"
+                )));
             }
             let assigned = pod["spec"]["nodeName"].as_str().unwrap_or_default();
             if !assigned.is_empty() {
-                return Err(refuse(format!("pod {name} is already assigned to node {assigned:?}")));
+                return Err(refuse(format!(
+                    "pod {name} is already assigned to node {assigned:?}"
+                )));
             }
-            if pod["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
+            if pod["spec"]["schedulingGates"]
+                .as_array()
+                .is_some_and(|g| !g.is_empty())
+            {
                 return Err(refuse(format!("pod {name} has non-empty .spec.schedulingGates")));
             }
             pod["spec"]["nodeName"] = json!(node);
@@ -82,7 +103,11 @@ pub(super) async fn bind(
     let mut status = serde_json::to_value(Status::success(None)).map_err(Status::internal)?;
     status["code"] = json!(201);
     let json = serde_json::to_vec(&status).map_err(Status::internal)?;
-    Ok(Reply { code: StatusCode::CREATED, json }.into_response(incoming.form, incoming.headers))
+    Ok(Reply {
+        code: StatusCode::CREATED,
+        json,
+    }
+    .into_response(incoming.form, incoming.headers))
 }
 
 fn gr_binding() -> keelson_api::gvk::GroupResource {
@@ -95,7 +120,11 @@ fn check<'a>(binding: &'a Value, name: &str) -> Result<&'a str, Status> {
     let mut errors = Vec::new();
     let kind = binding["target"]["kind"].as_str().unwrap_or_default();
     if !matches!(kind, "" | "Node") {
-        errors.push(Error::not_supported(&path.child("kind"), kind, &["Node", "<empty>"]));
+        errors.push(Error::not_supported(
+            &path.child("kind"),
+            kind,
+            &["Node", "<empty>"],
+        ));
     }
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     if node.is_empty() {
@@ -104,7 +133,11 @@ fn check<'a>(binding: &'a Value, name: &str) -> Result<&'a str, Status> {
     if errors.is_empty() {
         return Ok(node);
     }
-    Err(Status::invalid(&keelson_api::gvk::GroupKind::new("", "Binding"), name, &errors))
+    Err(Status::invalid(
+        &keelson_api::gvk::GroupKind::new("", "Binding"),
+        name,
+        &errors,
+    ))
 }
 
 fn set_scheduled(pod: &mut Value) {

@@ -42,7 +42,10 @@ pub(super) async fn connect(
     let info = incoming.info;
     let is_log = info.subresource == "log";
     if info.subresource != "proxy" {
-        let served = kind.info.subresource(&info.subresource).is_some_and(|s| s.has_verb(&info.verb));
+        let served = kind
+            .info
+            .subresource(&info.subresource)
+            .is_some_and(|s| s.has_verb(&info.verb));
         if !served {
             return Err(Status::method_not_allowed());
         }
@@ -108,17 +111,28 @@ async fn admit(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<(), Status> 
         dry_run: false,
         notes: incoming.notes,
     };
-    incoming.server.registry.admit_connect(&cx, &attributes, &mut object).await
+    incoming
+        .server
+        .registry
+        .admit_connect(&cx, &attributes, &mut object)
+        .await
 }
 
 /// The kubelet's path and query for a pod's stream.
 async fn kubelet_target(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Target, Status> {
     let info = incoming.info;
     let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
-    let pod = incoming.server.registry.get(kind, namespace, name, None).await?.parse();
+    let pod = incoming
+        .server
+        .registry
+        .get(kind, namespace, name, None)
+        .await?
+        .parse();
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
-        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+        return Err(Status::bad_request(format!(
+            "pod {name} does not have a host assigned"
+        )));
     }
     let mut query = Vec::new();
     let path = match info.subresource.as_str() {
@@ -130,9 +144,16 @@ async fn kubelet_target(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Tar
         }
         "log" => {
             let container = container(incoming, &pod, name)?;
-            for key in
-                ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"]
-            {
+            for key in [
+                "follow",
+                "previous",
+                "timestamps",
+                "sinceSeconds",
+                "sinceTime",
+                "tailLines",
+                "limitBytes",
+                "stream",
+            ] {
                 if let Some(value) = incoming.query.get(key) {
                     query.push((key, value.into_owned()));
                 }
@@ -141,7 +162,12 @@ async fn kubelet_target(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Tar
         }
         stream => {
             let container = container(incoming, &pod, name)?;
-            for (given, wanted) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+            for (given, wanted) in [
+                ("stdin", "input"),
+                ("stdout", "output"),
+                ("stderr", "error"),
+                ("tty", "tty"),
+            ] {
                 if incoming.query.flag(given) {
                     query.push((wanted, "1".to_owned()));
                 }
@@ -160,10 +186,14 @@ async fn kubelet_target(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Tar
 fn container(incoming: &Incoming<'_>, pod: &Value, name: &str) -> Result<String, Status> {
     let names = |field: &str| -> Vec<String> {
         let list = pod["spec"][field].as_array().into_iter().flatten();
-        list.filter_map(|c| c["name"].as_str().map(str::to_owned)).collect()
+        list.filter_map(|c| c["name"].as_str().map(str::to_owned))
+            .collect()
     };
-    let (containers, init, ephemeral) =
-        (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let (containers, init, ephemeral) = (
+        names("containers"),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    );
     let given = incoming.query.get("container").unwrap_or_default();
     if given.is_empty() {
         let annotated = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
@@ -181,14 +211,24 @@ fn container(incoming: &Incoming<'_>, pod: &Value, name: &str) -> Result<String,
             text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
         }
         if !ephemeral.is_empty() {
-            text.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+            text.push_str(&format!(
+                " or one of the ephemeral containers: [{}]",
+                ephemeral.join(" ")
+            ));
         }
         return Err(Status::bad_request(text));
     }
-    if containers.iter().chain(&init).chain(&ephemeral).any(|c| *c == given) {
+    if containers
+        .iter()
+        .chain(&init)
+        .chain(&ephemeral)
+        .any(|c| *c == given)
+    {
         return Ok(given.into_owned());
     }
-    Err(Status::bad_request(format!("container {given} is not valid for pod {name}")))
+    Err(Status::bad_request(format!(
+        "container {given} is not valid for pod {name}"
+    )))
 }
 
 /// Host and port of a node's kubelet, or of another port on the node.
@@ -198,17 +238,37 @@ fn node_address(
     port: Option<u16>,
     _scheme: &str,
 ) -> Result<(String, u16), Status> {
-    let object = incoming.server.registry.resources().resource("", "nodes").get("", node);
+    let object = incoming
+        .server
+        .registry
+        .resources()
+        .resource("", "nodes")
+        .get("", node);
     let gr = keelson_api::gvk::GroupResource::new("", "nodes");
     let object = object.ok_or_else(|| Status::not_found(&gr, node))?.parse();
-    let addresses = object["status"]["addresses"].as_array().cloned().unwrap_or_default();
-    let preferred = ["InternalIP", "Hostname", "InternalDNS", "ExternalDNS", "ExternalIP"];
+    let addresses = object["status"]["addresses"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let preferred = [
+        "InternalIP",
+        "Hostname",
+        "InternalDNS",
+        "ExternalDNS",
+        "ExternalIP",
+    ];
     let host = preferred
         .iter()
         .find_map(|kind| addresses.iter().find(|a| a["type"] == *kind)?["address"].as_str())
-        .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: {addresses:?}")))?;
+        .ok_or_else(|| {
+            Status::internal(format!(
+                "no preferred addresses found; known addresses: {addresses:?}"
+            ))
+        })?;
     let kubelet = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
-    let port = port.or_else(|| kubelet.and_then(|p| u16::try_from(p).ok())).unwrap_or(10250);
+    let port = port
+        .or_else(|| kubelet.and_then(|p| u16::try_from(p).ok()))
+        .unwrap_or(10250);
     Ok((host.to_owned(), port))
 }
 
@@ -261,7 +321,10 @@ fn node_target(incoming: &Incoming<'_>) -> Result<Target, Status> {
     let name = ProxyName::parse(&incoming.info.name)?;
     let port = match name.port {
         "" => None,
-        port => Some(port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?),
+        port => Some(
+            port.parse()
+                .map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
+        ),
     };
     let (host, port) = node_address(incoming, name.name, port, name.scheme)?;
     Ok(Target::kubelet(host, port, rest_of_path(incoming)))
@@ -285,9 +348,16 @@ fn pod_target(incoming: &Incoming<'_>) -> Result<Target, Status> {
             .find_map(|c| c["ports"].as_array()?.first()?["containerPort"].as_u64())
             .and_then(|p| u16::try_from(p).ok())
             .unwrap_or(80),
-        port => port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
+        port => port
+            .parse()
+            .map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
     };
-    Ok(Target::plain(ip.to_owned(), port, rest_of_path(incoming), name.is_tls()))
+    Ok(Target::plain(
+        ip.to_owned(),
+        port,
+        rest_of_path(incoming),
+        name.is_tls(),
+    ))
 }
 
 fn service_target(incoming: &Incoming<'_>) -> Result<Target, Status> {
@@ -300,17 +370,28 @@ fn service_target(incoming: &Incoming<'_>) -> Result<Target, Status> {
     let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
     let port = match name.port {
         "" if ports.len() == 1 => ports.first(),
-        "" => ports.iter().find(|p| p["name"].as_str().unwrap_or_default().is_empty()),
+        "" => ports
+            .iter()
+            .find(|p| p["name"].as_str().unwrap_or_default().is_empty()),
         wanted => ports.iter().find(|p| p["name"] == wanted || is_port(p, wanted)),
     };
     let unavailable = || {
-        Status::service_unavailable(format!("no endpoints available for service {:?}", metadata::text(&service, "name")))
+        Status::service_unavailable(format!(
+            "no endpoints available for service {:?}",
+            metadata::text(&service, "name")
+        ))
     };
     let port = port.ok_or_else(|| {
-        Status::service_unavailable(format!("no service port {:?} found for service {:?}", name.port, name.name))
+        Status::service_unavailable(format!(
+            "no service port {:?} found for service {:?}",
+            name.port, name.name
+        ))
     })?;
     let port_name = port["name"].as_str().unwrap_or_default();
-    for slice in resources.resource("discovery.k8s.io", "endpointslices").list(Some(namespace)) {
+    for slice in resources
+        .resource("discovery.k8s.io", "endpointslices")
+        .list(Some(namespace))
+    {
         if slice.label("kubernetes.io/service-name") != Some(name.name) {
             continue;
         }
@@ -324,7 +405,12 @@ fn service_target(incoming: &Incoming<'_>) -> Result<Target, Status> {
             .filter(|e| e["conditions"]["ready"] != json!(false))
             .find_map(|e| e["addresses"][0].as_str().map(str::to_owned));
         if let (Some(address), Some(number)) = (address, number) {
-            return Ok(Target::plain(address, number, rest_of_path(incoming), name.is_tls()));
+            return Ok(Target::plain(
+                address,
+                number,
+                rest_of_path(incoming),
+                name.is_tls(),
+            ));
         }
     }
     Err(unavailable())

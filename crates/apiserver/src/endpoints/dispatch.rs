@@ -30,8 +30,18 @@ pub(crate) async fn dispatch(
     let raw_query = parts.uri.query().unwrap_or("").to_owned();
     let query = Query::new(&raw_query);
     let audit_id = audit_id(&parts);
-    let mut form = Negotiated::of(&parts.headers, &query, Offer { yaml: true, protobuf: false })
-        .unwrap_or(Negotiated { pretty: false, ..Negotiated::JSON });
+    let mut form = Negotiated::of(
+        &parts.headers,
+        &query,
+        Offer {
+            yaml: true,
+            protobuf: false,
+        },
+    )
+    .unwrap_or(Negotiated {
+        pretty: false,
+        ..Negotiated::JSON
+    });
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let mut info = None;
     let notes = Notes::default();
@@ -39,14 +49,24 @@ pub(crate) async fn dispatch(
         Err(error) => Err(Status::bad_request(error.to_string())),
         Ok(parsed) => {
             let info = info.insert(parsed);
-            let inside = Inside { server, parts: &parts, query, info, notes: &notes, connection };
+            let inside = Inside {
+                server,
+                parts: &parts,
+                query,
+                info,
+                notes: &notes,
+                connection,
+            };
             inside.run(&mut form, body, upgrade).await
         }
     };
     let mut response = match result {
         Ok(response) => response,
         Err(status) => {
-            let plain = Negotiated { transform: crate::http::Transform::None, ..form };
+            let plain = Negotiated {
+                transform: crate::http::Transform::None,
+                ..form
+            };
             let mut response = error_response(&status, plain, &parts.headers);
             if status.code == 401 {
                 let challenge = HeaderValue::from_static("Bearer realm=\"kubernetes-master\"");
@@ -64,7 +84,9 @@ pub(crate) async fn dispatch(
         }
     }
     if let Some(info) = &info {
-        server.metrics.request(info, response.status().as_u16(), started.elapsed());
+        server
+            .metrics
+            .request(info, response.status().as_u16(), started.elapsed());
     }
     response
 }
@@ -112,9 +134,14 @@ impl Inside<'_> {
         if !info.is_resource {
             return self.non_resource(*form).await;
         }
-        let kind = server.registry.kind(&info.api_group, &info.api_version, &info.resource);
+        let kind = server
+            .registry
+            .kind(&info.api_group, &info.api_version, &info.resource);
         let Some(kind) = kind else { return Ok(not_found()) };
-        let offer = Offer { yaml: info.verb != "watch", protobuf: !kind.traits.typed_items };
+        let offer = Offer {
+            yaml: info.verb != "watch",
+            protobuf: !kind.traits.typed_items,
+        };
         if !connect::is_connect(info) {
             *form = Negotiated::of(&self.parts.headers, &self.query, offer)?;
         }
@@ -151,7 +178,10 @@ impl Inside<'_> {
             return Ok(not_found());
         }
         check_verb(kind, info)?;
-        if kind.info.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
+        if kind.info.namespaced
+            && info.namespace.is_empty()
+            && !matches!(info.verb.as_str(), "list" | "watch")
+        {
             return Ok(not_found());
         }
         let deadline = self.server.config.request_timeout;
@@ -226,7 +256,9 @@ impl Inside<'_> {
             };
             if let Some((text, kind)) = found {
                 let mut response = text_response(StatusCode::OK, text.clone());
-                response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
+                response
+                    .headers_mut()
+                    .insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
                 return Ok(response);
             }
         }
@@ -251,5 +283,9 @@ fn check_verb(kind: &crate::registry::Kind, info: &RequestInfo) -> Result<(), St
             None => return Err(Status::path_not_found()),
         }
     };
-    if served { Ok(()) } else { Err(Status::method_not_allowed()) }
+    if served {
+        Ok(())
+    } else {
+        Err(Status::method_not_allowed())
+    }
 }

@@ -21,11 +21,15 @@ pub(super) async fn evict(
     mut eviction: Value,
 ) -> Result<Response<Body>, Status> {
     let registry = &incoming.server.registry;
-    let Some(pods) = registry.kind("", "v1", "pods") else { return Err(Status::path_not_found()) };
+    let Some(pods) = registry.kind("", "v1", "pods") else {
+        return Err(Status::path_not_found());
+    };
     let (namespace, name) = (incoming.info.namespace.as_str(), incoming.info.name.as_str());
     let given = metadata::text(&eviction, "name");
     if !given.is_empty() && given != name {
-        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+        return Err(Status::bad_request(
+            "name in URL does not match name in Eviction object",
+        ));
     }
     let gvk = keelson_api::gvk::GroupVersionKind::new("policy", "v1", "Eviction");
     let attributes = Attributes {
@@ -58,7 +62,10 @@ pub(super) async fn evict(
     }
     if options.preconditions.is_none() {
         let uid = metadata::text(&value, "uid").to_owned();
-        options.preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
+        options.preconditions = Some(Preconditions {
+            uid: Some(uid),
+            resource_version: None,
+        });
     }
     let inner = internal(cx, dry_run);
     match registry.delete(&inner, &pods, namespace, name, &options).await? {
@@ -67,7 +74,11 @@ pub(super) async fn evict(
     let mut status = serde_json::to_value(Status::success(None)).map_err(Status::internal)?;
     status["code"] = json!(201);
     let json = serde_json::to_vec(&status).map_err(Status::internal)?;
-    Ok(Reply { code: StatusCode::CREATED, json }.into_response(incoming.form, incoming.headers))
+    Ok(Reply {
+        code: StatusCode::CREATED,
+        json,
+    }
+    .into_response(incoming.form, incoming.headers))
 }
 
 fn internal<'a>(cx: &Context<'a>, dry_run: bool) -> Context<'a> {
@@ -85,8 +96,10 @@ fn internal<'a>(cx: &Context<'a>, dry_run: bool) -> Context<'a> {
 
 /// Pods that have ended or have not begun, or are being deleted, do not count.
 fn ignores_budgets(pod: &Value) -> bool {
-    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"))
-        || metadata::is_deleting(pod)
+    matches!(
+        pod["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed" | "Pending")
+    ) || metadata::is_deleting(pod)
 }
 
 fn is_ready(pod: &Value) -> bool {
@@ -103,14 +116,19 @@ async fn take_from_budget(
     let registry = &incoming.server.registry;
     let namespace = metadata::text(pod, "namespace");
     let name = metadata::text(pod, "name").to_owned();
-    let Some(budgets) = registry.kind("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
+    let Some(budgets) = registry.kind("policy", "v1", "poddisruptionbudgets") else {
+        return Ok(());
+    };
     let labels = pod["metadata"]["labels"].as_object().cloned().unwrap_or_default();
     let mut matching = Vec::new();
-    for budget in registry.resources().resource("policy", "poddisruptionbudgets").list(Some(namespace)) {
+    for budget in registry
+        .resources()
+        .resource("policy", "poddisruptionbudgets")
+        .list(Some(namespace))
+    {
         let budget = budget.parse();
         let selector = LabelSelector::from_label_selector_value(&budget["spec"]["selector"]);
-        let selects = selector
-            .is_ok_and(|s| s.matches(&labels));
+        let selects = selector.is_ok_and(|s| s.matches(&labels));
         if selects {
             matching.push(budget);
         }
@@ -125,7 +143,9 @@ async fn take_from_budget(
             "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
         ));
     };
-    let policy = budget["spec"]["unhealthyPodEvictionPolicy"].as_str().unwrap_or("IfHealthyBudget");
+    let policy = budget["spec"]["unhealthyPodEvictionPolicy"]
+        .as_str()
+        .unwrap_or("IfHealthyBudget");
     let healthy = budget["status"]["currentHealthy"].as_i64().unwrap_or(0);
     let desired = budget["status"]["desiredHealthy"].as_i64().unwrap_or(0);
     if !is_ready(pod) && (policy == "AlwaysAllow" || (healthy >= desired && desired > 0)) {
@@ -160,9 +180,13 @@ fn allow(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
         return Err(refuse(message, 10));
     }
     let allowed = number("disruptionsAllowed");
-    let disrupted = budget["status"]["disruptedPods"].as_object().map_or(0, serde_json::Map::len);
+    let disrupted = budget["status"]["disruptedPods"]
+        .as_object()
+        .map_or(0, serde_json::Map::len);
     if allowed < 0 || disrupted > MAX_DISRUPTED_PODS {
-        return Err(Status::internal(format!("the disruption budget {budget_name} cannot be used")));
+        return Err(Status::internal(format!(
+            "the disruption budget {budget_name} cannot be used"
+        )));
     }
     if allowed == 0 {
         let message = format!(
@@ -178,8 +202,10 @@ fn allow(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
 }
 
 fn refuse(message: String, retry: u32) -> Status {
-    let mut status =
-        Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", retry);
+    let mut status = Status::too_many_requests(
+        "Cannot evict pod as it would violate the pod's disruption budget.",
+        retry,
+    );
     status.details.get_or_insert_default().causes.push(StatusCause {
         reason: "DisruptionBudget".to_owned(),
         message,

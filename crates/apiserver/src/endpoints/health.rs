@@ -46,7 +46,10 @@ pub(super) async fn respond(server: &Arc<Inner>, path: &str, query: &Query<'_>) 
         return None;
     }
     let live = endpoint == "livez";
-    let checks = CHECKS.iter().filter(|(_, ready_only)| !(live && *ready_only)).map(|(name, _)| *name);
+    let checks = CHECKS
+        .iter()
+        .filter(|(_, ready_only)| !(live && *ready_only))
+        .map(|(name, _)| *name);
     if let Some(single) = single {
         let mut checks = checks;
         let Some(name) = checks.find(|name| *name == single) else {

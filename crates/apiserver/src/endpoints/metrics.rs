@@ -55,7 +55,10 @@ impl Metrics {
         };
         let series = self.requests.entry(key).or_default();
         series.count.fetch_add(1, Ordering::Relaxed);
-        series.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        series.nanos.fetch_add(
+            u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
         let seconds = took.as_secs_f64();
         for (bucket, limit) in series.buckets.iter().zip(BUCKETS) {
             if seconds <= limit {
@@ -76,14 +79,24 @@ impl Metrics {
     }
 
     fn write(&self, out: &mut String, registry: &Registry) -> std::fmt::Result {
-        writeln!(out, "# HELP apiserver_request_total Counter of apiserver requests.")?;
+        writeln!(
+            out,
+            "# HELP apiserver_request_total Counter of apiserver requests."
+        )?;
         writeln!(out, "# TYPE apiserver_request_total counter")?;
         for entry in &self.requests {
             let labels = labels(entry.key());
             let count = entry.value().count.load(Ordering::Relaxed);
-            writeln!(out, "apiserver_request_total{{{labels},code=\"{}\"}} {count}", entry.key().code)?;
+            writeln!(
+                out,
+                "apiserver_request_total{{{labels},code=\"{}\"}} {count}",
+                entry.key().code
+            )?;
         }
-        writeln!(out, "# HELP apiserver_request_duration_seconds Response latency distribution in seconds.")?;
+        writeln!(
+            out,
+            "# HELP apiserver_request_duration_seconds Response latency distribution in seconds."
+        )?;
         writeln!(out, "# TYPE apiserver_request_duration_seconds histogram")?;
         for entry in &self.requests {
             let labels = format!("{},code=\"{}\"", labels(entry.key()), entry.key().code);
@@ -97,11 +110,20 @@ impl Metrics {
             }
             let count = series.count.load(Ordering::Relaxed);
             let sum = Duration::from_nanos(series.nanos.load(Ordering::Relaxed)).as_secs_f64();
-            writeln!(out, "apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {count}")?;
+            writeln!(
+                out,
+                "apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {count}"
+            )?;
             writeln!(out, "apiserver_request_duration_seconds_sum{{{labels}}} {sum}")?;
-            writeln!(out, "apiserver_request_duration_seconds_count{{{labels}}} {count}")?;
+            writeln!(
+                out,
+                "apiserver_request_duration_seconds_count{{{labels}}} {count}"
+            )?;
         }
-        writeln!(out, "# HELP apiserver_storage_objects Number of stored objects by resource.")?;
+        writeln!(
+            out,
+            "# HELP apiserver_storage_objects Number of stored objects by resource."
+        )?;
         writeln!(out, "# TYPE apiserver_storage_objects gauge")?;
         for cache in registry.resources().caches().all() {
             let spec = cache.spec();
@@ -109,14 +131,22 @@ impl Metrics {
                 "" => spec.resource.clone(),
                 group => format!("{}.{group}", spec.resource),
             };
-            writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {}", cache.len())?;
+            writeln!(
+                out,
+                "apiserver_storage_objects{{resource=\"{resource}\"}} {}",
+                cache.len()
+            )?;
         }
         Ok(())
     }
 }
 
 fn labels(key: &Key) -> String {
-    let scope = if key.verb.as_ref() == "LIST" || key.verb.as_ref() == "WATCH" { "cluster" } else { "resource" };
+    let scope = if key.verb.as_ref() == "LIST" || key.verb.as_ref() == "WATCH" {
+        "cluster"
+    } else {
+        "resource"
+    };
     format!(
         "verb=\"{}\",group=\"{}\",version=\"{}\",resource=\"{}\",subresource=\"{}\",scope=\"{scope}\"",
         key.verb, key.group, key.version, key.resource, key.subresource

@@ -31,9 +31,10 @@ pub(super) async fn patch(
     let patch = patches::decode(patch_type, &bytes)?;
     let is_scale = info.subresource == "scale";
     let (gvk, schema): (GroupVersionKind, &Schema) = match kind.info.subresource(&info.subresource) {
-        Some(sub) if is_scale => {
-            (sub.kind.clone(), model::schema_of(&sub.kind).ok_or_else(Status::path_not_found)?)
-        }
+        Some(sub) if is_scale => (
+            sub.kind.clone(),
+            model::schema_of(&sub.kind).ok_or_else(Status::path_not_found)?,
+        ),
         _ => (kind.gvk.clone(), kind.schema()?),
     };
     let apply = patch_type == PatchType::Apply;
@@ -44,7 +45,15 @@ pub(super) async fn patch(
         may_create: apply && info.subresource.is_empty(),
         apply,
     };
-    let work = Work { incoming, cx: &cx, kind, gvk: &gvk, schema, patch_type, patch: &patch };
+    let work = Work {
+        incoming,
+        cx: &cx,
+        kind,
+        gvk: &gvk,
+        schema,
+        patch_type,
+        patch: &patch,
+    };
     let registry = &incoming.server.registry;
     let updated = registry
         .update(&cx, kind, &update, |old| match old {
@@ -60,7 +69,11 @@ pub(super) async fn patch(
         let scale = scale::of(kind, &served(kind, &updated.object))?;
         return reply_value(incoming, &scale);
     }
-    let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
+    let code = if updated.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     reply_object(incoming, kind, &updated.object, code)
 }
 
@@ -92,12 +105,25 @@ impl Work<'_> {
         let Some(old) = old else {
             return Err(Status::not_found(&self.kind.gr, &self.incoming.info.name));
         };
-        let patched = patches::patched(self.patch_type, self.schema, old, self.patch, self.kind.traits.typed_items)?;
+        let patched = patches::patched(
+            self.patch_type,
+            self.schema,
+            old,
+            self.patch,
+            self.kind.traits.typed_items,
+        )?;
         let validation = self.cx.options.field_validation;
         let problems = match validation {
             crate::registry::options::FieldValidation::Ignore => Vec::new(),
             _ => keelson_api::codec::json::unknown_fields(&patched, self.schema),
         };
-        model::finish_decode(self.gvk, self.schema, patched, &problems, validation, self.incoming.notes)
+        model::finish_decode(
+            self.gvk,
+            self.schema,
+            patched,
+            &problems,
+            validation,
+            self.incoming.notes,
+        )
     }
 }

@@ -23,7 +23,11 @@ pub(super) async fn get(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Res
     let version = incoming.query.get("resourceVersion");
     let version = parse_revision(version.as_deref().unwrap_or(""))?;
     let namespace = incoming.namespace(kind);
-    let object = incoming.server.registry.get(kind, namespace, &info.name, version).await?;
+    let object = incoming
+        .server
+        .registry
+        .get(kind, namespace, &info.name, version)
+        .await?;
     match info.subresource.as_str() {
         "scale" => {
             let scale = scale::of(kind, &served(kind, &object))?;
@@ -109,9 +113,14 @@ pub(super) async fn list(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Re
             Ok(Reply::ok(json).into_response(incoming.form, incoming.headers))
         }
         Transform::PartialObjectMetadata | Transform::PartialObjectMetadataList => {
-            let items: Vec<Value> =
-                listed.page.objects.iter().map(|o| table::partial_metadata(&served(kind, o))).collect();
-            let mut json = b"{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",".to_vec();
+            let items: Vec<Value> = listed
+                .page
+                .objects
+                .iter()
+                .map(|o| table::partial_metadata(&served(kind, o)))
+                .collect();
+            let mut json =
+                b"{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",".to_vec();
             write_list_meta(&mut json, &listed);
             json.extend_from_slice(b",\"items\":");
             serde_json::to_writer(&mut json, &items).map_err(Status::internal)?;
@@ -211,7 +220,10 @@ pub(super) async fn read_list(
         "" => selection.namespace.as_deref(),
         namespace => Some(namespace),
     };
-    let named = selection.name.as_deref().filter(|_| namespace.is_some() || !kind.info.namespaced);
+    let named = selection
+        .name
+        .as_deref()
+        .filter(|_| namespace.is_some() || !kind.info.namespaced);
     let request = PageRequest {
         namespace,
         name: named,
@@ -227,7 +239,17 @@ pub(super) async fn read_list(
     let page = cache.page(&request, |o| everything || selection.matches(o));
     let mut page = match page {
         Ok(page) => page,
-        Err(_) => from_store(incoming, kind, &request, exact.unwrap_or(0), selection, token.as_ref()).await?,
+        Err(_) => {
+            from_store(
+                incoming,
+                kind,
+                &request,
+                exact.unwrap_or(0),
+                selection,
+                token.as_ref(),
+            )
+            .await?
+        }
     };
     if let Some(left) = token.as_ref().and_then(|t| t.left)
         && page.more
@@ -273,7 +295,10 @@ async fn from_store(
         keelson_store::Error::Compacted { .. } => expired(token),
         other => store_status(&other),
     })?;
-    let mut page = Page { revision, ..Page::default() };
+    let mut page = Page {
+        revision,
+        ..Page::default()
+    };
     for kv in answer.kvs {
         let object =
             CachedObject::new(spec, &kv.key, kv.value, kv.mod_revision.0).map_err(|e| status_of(&e))?;

@@ -46,6 +46,10 @@ impl Incoming<'_> {
 
     /// The namespace that keys have: empty for cluster-scoped kinds.
     pub(super) fn namespace(&self, kind: &Kind) -> &str {
-        if kind.info.namespaced { &self.info.namespace } else { "" }
+        if kind.info.namespaced {
+            &self.info.namespace
+        } else {
+            ""
+        }
     }
 }

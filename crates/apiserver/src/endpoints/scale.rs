@@ -17,7 +17,10 @@ pub(super) fn of(kind: &Kind, object: &Value) -> Result<Value, Status> {
     }
     let selector = &object["spec"]["selector"];
     let selector = if kind.info.plural == "replicationcontrollers" {
-        selector.as_object().map(LabelSelector::from_map).unwrap_or_default()
+        selector
+            .as_object()
+            .map(LabelSelector::from_map)
+            .unwrap_or_default()
     } else {
         LabelSelector::from_label_selector_value(selector).map_err(Status::internal)?
     };

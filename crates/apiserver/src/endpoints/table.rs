@@ -40,7 +40,9 @@ pub(super) fn table(
     let mut out = b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",".to_vec();
     match listed {
         Some(listed) => write_list_meta(&mut out, listed),
-        None => out.extend_from_slice(format!("\"metadata\":{{\"resourceVersion\":\"{revision}\"}}").as_bytes()),
+        None => {
+            out.extend_from_slice(format!("\"metadata\":{{\"resourceVersion\":\"{revision}\"}}").as_bytes())
+        }
     }
     let definitions = if columns { definitions(kind) } else { Value::Null };
     out.extend_from_slice(b",\"columnDefinitions\":");

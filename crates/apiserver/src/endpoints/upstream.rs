@@ -50,12 +50,17 @@ impl KubeletProxy {
         }
         let mut unverified = keelson_pki::tls::client_config(&[], None)?;
         accept_any(&mut unverified);
-        Ok(Self { tls: Arc::new(tls).into(), unverified: Arc::new(unverified).into() })
+        Ok(Self {
+            tls: Arc::new(tls).into(),
+            unverified: Arc::new(unverified).into(),
+        })
     }
 }
 
 fn accept_any(config: &mut ClientConfig) {
-    let verifier = AnyServer { algorithms: keelson_pki::tls::crypto() };
+    let verifier = AnyServer {
+        algorithms: keelson_pki::tls::crypto(),
+    };
     config.dangerous().set_certificate_verifier(Arc::new(verifier));
 }
 
@@ -98,7 +103,9 @@ impl ServerCertVerifier for AnyServer {
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.algorithms.signature_verification_algorithms.supported_schemes()
+        self.algorithms
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -120,12 +127,22 @@ enum Transport {
 impl Target {
     /// A kubelet, with the server's client certificate.
     pub(super) fn kubelet(host: String, port: u16, path: String) -> Self {
-        Self { host, port, path, transport: Transport::Kubelet }
+        Self {
+            host,
+            port,
+            path,
+            transport: Transport::Kubelet,
+        }
     }
 
     /// A pod or service endpoint, without credentials.
     pub(super) fn plain(host: String, port: u16, path: String, tls: bool) -> Self {
-        Self { host, port, path, transport: if tls { Transport::Tls } else { Transport::Plain } }
+        Self {
+            host,
+            port,
+            path,
+            transport: if tls { Transport::Tls } else { Transport::Plain },
+        }
     }
 
     fn authority(&self) -> String {
@@ -143,13 +160,20 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 async fn dial(incoming: &Incoming<'_>, target: &Target) -> Result<Box<dyn Stream>, Status> {
     let failed = |e: &dyn std::fmt::Display| {
         Status::failure(
-            if target.transport == Transport::Kubelet { 500 } else { 503 },
+            if target.transport == Transport::Kubelet {
+                500
+            } else {
+                503
+            },
             if target.transport == Transport::Kubelet {
                 keelson_api::status::Reason::InternalError
             } else {
                 keelson_api::status::Reason::ServiceUnavailable
             },
-            format!("error trying to reach service: dial tcp {}: {e}", target.authority()),
+            format!(
+                "error trying to reach service: dial tcp {}: {e}",
+                target.authority()
+            ),
         )
     };
     let address = (target.host.as_str(), target.port);
@@ -164,7 +188,9 @@ async fn dial(incoming: &Incoming<'_>, target: &Target) -> Result<Box<dyn Stream
     let connector = match (&target.transport, &incoming.server.kubelets) {
         (Transport::Plain, _) => return Ok(Box::new(tcp)),
         (_, None) => {
-            return Err(Status::service_unavailable("this server has no client certificate for kubelets"));
+            return Err(Status::service_unavailable(
+                "this server has no client certificate for kubelets",
+            ));
         }
         (Transport::Kubelet, Some(proxy)) => &proxy.tls,
         (Transport::Tls, Some(proxy)) => &proxy.unverified,
@@ -184,10 +210,14 @@ async fn send(
 ) -> Result<Response<hyper::body::Incoming>, Status> {
     let stream = dial(incoming, target).await?;
     let failed = |e: hyper::Error| {
-        Status::service_unavailable(format!("error trying to reach service {}: {e}", target.authority()))
+        Status::service_unavailable(format!(
+            "error trying to reach service {}: {e}",
+            target.authority()
+        ))
     };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     let shutdown = incoming.server.shutdown.clone();
     incoming.server.streams.spawn(async move {
         tokio::select! {
@@ -225,8 +255,11 @@ pub(super) async fn forward(
     let (connection, protocol) = (headers.remove(CONNECTION), headers.remove(UPGRADE));
     strip_hop_by_hop(&mut headers);
     headers.remove(AUTHORIZATION);
-    let impersonation: Vec<_> =
-        headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+    let impersonation: Vec<_> = headers
+        .keys()
+        .filter(|k| k.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
     for name in impersonation {
         headers.remove(name);
     }
@@ -247,14 +280,19 @@ pub(super) async fn forward(
     if upgrades && upgrade.is_none() {
         return Err(Status::bad_request("Upgrade request required"));
     }
-    let streaming = matches!(incoming.info.subresource.as_str(), "exec" | "attach" | "portforward");
+    let streaming = matches!(
+        incoming.info.subresource.as_str(),
+        "exec" | "attach" | "portforward"
+    );
     if streaming && !upgrades {
         return Err(Status::bad_request("Upgrade request required"));
     }
     let mut response = send(incoming, &target, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let (Some(client), true) = (upgrade, upgrades) else {
-            return Err(Status::internal("the server answered with an upgrade nobody asked for"));
+            return Err(Status::internal(
+                "the server answered with an upgrade nobody asked for",
+            ));
         };
         let server = hyper::upgrade::on(&mut response);
         let shutdown = incoming.server.shutdown.clone();
@@ -281,22 +319,32 @@ async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
         }
     };
     let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-    if let Err(error) = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, 32 << 10, 32 << 10).await
+    if let Err(error) =
+        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, 32 << 10, 32 << 10).await
     {
         tracing::debug!(%error, "a stream ended");
     }
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    for name in
-        ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "proxy-authenticate", "proxy-authorization"]
-    {
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "proxy-authenticate",
+        "proxy-authorization",
+    ] {
         headers.remove(name);
     }
 }
 
 fn uri(path: &str) -> Result<http::Uri, Status> {
-    path.parse().map_err(|e| Status::bad_request(format!("invalid path {path:?}: {e}")))
+    path.parse()
+        .map_err(|e| Status::bad_request(format!("invalid path {path:?}: {e}")))
 }
 
 fn host(target: &Target) -> Result<HeaderValue, Status> {

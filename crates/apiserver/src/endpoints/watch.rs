@@ -21,7 +21,9 @@ use crate::http::query::Query;
 use crate::http::{Body, BodyError, Format, Transform, protobuf};
 use crate::registry::options::ListOptions;
 use crate::registry::{Kind, Selection, served, status_of};
-use crate::watch_cache::{CacheSet, CachedEvent, CachedObject, EventType, KindCache, PageRequest, json_frame};
+use crate::watch_cache::{
+    CacheSet, CachedEvent, CachedObject, EventType, KindCache, PageRequest, json_frame,
+};
 
 /// Bookmarks come about this often, as upstream's.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -131,7 +133,9 @@ impl Watcher {
             Some(revision) => self.caches.wait_for(revision).await,
         }
         .map_err(|e| status_of(&e))?;
-        let initial = options.send_initial_events.unwrap_or(matches!(requested, None | Some(0)));
+        let initial = options
+            .send_initial_events
+            .unwrap_or(matches!(requested, None | Some(0)));
         if !initial {
             let from = match requested {
                 None | Some(0) => self.cache.revision(),
@@ -140,23 +144,36 @@ impl Watcher {
             match self.cache.position_after(from) {
                 Ok(position) => (self.position, self.revision) = (position, from),
                 Err(too_old) => {
-                    self.pending.push_back(Pending::Frame(self.frames.error(&Status::expired(too_old.to_string()))));
+                    self.pending.push_back(Pending::Frame(
+                        self.frames.error(&Status::expired(too_old.to_string())),
+                    ));
                     self.ended = true;
                 }
             }
             return Ok(());
         }
         if requested.is_none() {
-            self.caches.wait_until_current().await.map_err(|e| status_of(&e))?;
+            self.caches
+                .wait_until_current()
+                .await
+                .map_err(|e| status_of(&e))?;
         }
-        let request = PageRequest { namespace: self.frames.namespace.as_deref(), ..PageRequest::default() };
+        let request = PageRequest {
+            namespace: self.frames.namespace.as_deref(),
+            ..PageRequest::default()
+        };
         let frames = &self.frames;
-        let page = self.cache.page(&request, |o| frames.everything || frames.selection.matches(o));
+        let page = self
+            .cache
+            .page(&request, |o| frames.everything || frames.selection.matches(o));
         let page = page.map_err(|e| Status::expired(e.to_string()))?;
         self.revision = page.revision;
-        self.position =
-            self.cache.position_after(page.revision).map_err(|e| Status::expired(e.to_string()))?;
-        self.pending.extend(page.objects.into_iter().map(Pending::Initial));
+        self.position = self
+            .cache
+            .position_after(page.revision)
+            .map_err(|e| Status::expired(e.to_string()))?;
+        self.pending
+            .extend(page.objects.into_iter().map(Pending::Initial));
         if options.send_initial_events == Some(true) && options.bookmarks {
             let bookmark = self.frames.bookmark(page.revision, true);
             self.pending.push_back(Pending::Frame(bookmark));
@@ -328,7 +345,11 @@ impl Frames {
     fn is_plain(&self) -> bool {
         self.transform == Transform::None
             && self.kind.conversion.is_same()
-            && self.kind.cache.as_ref().is_some_and(|c| c.spec().head == self.kind.head)
+            && self
+                .kind
+                .cache
+                .as_ref()
+                .is_some_and(|c| c.spec().head == self.kind.head)
     }
 
     fn object(&mut self, kind: EventType, object: &CachedObject) -> Bytes {
@@ -385,7 +406,10 @@ impl Frames {
     }
 
     fn error(&self, status: &Status) -> Bytes {
-        self.frame("ERROR", &serde_json::to_value(status).expect("invariant: a Status is plain data"))
+        self.frame(
+            "ERROR",
+            &serde_json::to_value(status).expect("invariant: a Status is plain data"),
+        )
     }
 
     fn frame(&self, kind: &str, object: &Value) -> Bytes {

@@ -26,7 +26,14 @@ fn decode(
     bytes: &[u8],
 ) -> Result<Value, Status> {
     let body = BodyType::of(incoming.header(CONTENT_TYPE))?;
-    model::decode(gvk, schema, body, bytes, cx.options.field_validation, incoming.notes)
+    model::decode(
+        gvk,
+        schema,
+        body,
+        bytes,
+        cx.options.field_validation,
+        incoming.notes,
+    )
 }
 
 /// POST.
@@ -53,7 +60,9 @@ pub(super) async fn create(
         return review(incoming, &cx, kind, &kind.info.plural, &kind.gvk, object).await;
     }
     let registry = &incoming.server.registry;
-    let object = registry.create(&cx, kind, incoming.namespace(kind), object).await?;
+    let object = registry
+        .create(&cx, kind, incoming.namespace(kind), object)
+        .await?;
     reply_object(incoming, kind, &object, StatusCode::CREATED)
 }
 
@@ -64,7 +73,10 @@ async fn create_subresource(
     bytes: &[u8],
 ) -> Result<Response<Body>, Status> {
     let info = incoming.info;
-    let sub = kind.info.subresource(&info.subresource).ok_or_else(Status::path_not_found)?;
+    let sub = kind
+        .info
+        .subresource(&info.subresource)
+        .ok_or_else(Status::path_not_found)?;
     let schema = model::schema_of(&sub.kind).ok_or_else(Status::path_not_found)?;
     let object = decode(incoming, cx, &sub.kind, schema, bytes)?;
     match info.subresource.as_str() {
@@ -103,10 +115,18 @@ async fn review(
         dry_run: cx.options.dry_run,
         notes: incoming.notes,
     };
-    incoming.server.registry.admit_connect(cx, &attributes, &mut object).await?;
+    incoming
+        .server
+        .registry
+        .admit_connect(cx, &attributes, &mut object)
+        .await?;
     let answer = handler.create(incoming.user, info, object).await?;
     let json = serde_json::to_vec(&answer).map_err(Status::internal)?;
-    Ok(Reply { code: StatusCode::CREATED, json }.into_response(incoming.form, incoming.headers))
+    Ok(Reply {
+        code: StatusCode::CREATED,
+        json,
+    }
+    .into_response(incoming.form, incoming.headers))
 }
 
 /// PUT.
@@ -151,7 +171,11 @@ pub(super) async fn update(
         let scale = scale::of(kind, &served(kind, &updated.object))?;
         return reply_value(incoming, &scale);
     }
-    let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
+    let code = if updated.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     reply_object(incoming, kind, &updated.object, code)
 }
 
@@ -203,7 +227,9 @@ pub(super) async fn delete(
     let cx = delete_context(incoming, &options)?;
     let registry = &incoming.server.registry;
     let namespace = incoming.namespace(kind);
-    let deleted = registry.delete(&cx, kind, namespace, &incoming.info.name, &options).await?;
+    let deleted = registry
+        .delete(&cx, kind, namespace, &incoming.info.name, &options)
+        .await?;
     match deleted {
         Deleted::Gone(object) if kind.traits.returns_deleted => {
             reply_object(incoming, kind, &object, StatusCode::OK)
@@ -227,7 +253,11 @@ pub(super) async fn delete(
             use crate::registry::options::Propagation;
             let accepted = options.orphan_dependents == Some(false)
                 || options.propagation_policy == Some(Propagation::Foreground);
-            let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+            let code = if accepted {
+                StatusCode::ACCEPTED
+            } else {
+                StatusCode::OK
+            };
             reply_object(incoming, kind, &object, code)
         }
     }
@@ -247,7 +277,10 @@ pub(super) async fn delete_collection(
     let registry = &incoming.server.registry;
     let mut items = Vec::with_capacity(listed.page.objects.len());
     for object in &listed.page.objects {
-        match registry.delete(&cx, kind, object.namespace(), object.name(), &options).await {
+        match registry
+            .delete(&cx, kind, object.namespace(), object.name(), &options)
+            .await
+        {
             Ok(Deleted::Gone(last) | Deleted::Pending(last)) => items.push(served(kind, &last)),
             // Somebody else deleted it meanwhile.
             Err(status) if status.code == 404 => {}

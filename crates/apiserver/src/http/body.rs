@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::Stream;
 use http_body::{Frame, SizeHint};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use keelson_api::status::Status;
 
@@ -58,7 +58,11 @@ impl Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
+        Self(if bytes.is_empty() {
+            Kind::Empty
+        } else {
+            Kind::Full(bytes)
+        })
     }
 }
 
@@ -95,9 +99,10 @@ impl http_body::Body for Body {
                 self.0 = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Kind::Stream(stream) => {
-                stream.as_mut().poll_next(cx).map(|item| item.map(|result| result.map(Frame::data)))
-            }
+            Kind::Stream(stream) => stream
+                .as_mut()
+                .poll_next(cx)
+                .map(|item| item.map(|result| result.map(Frame::data))),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -167,8 +172,8 @@ where
     let mut first = Bytes::new();
     let mut rest: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|e| Status::bad_request(format!("the request body could not be read: {e}")))?;
+        let frame =
+            frame.map_err(|e| Status::bad_request(format!("the request body could not be read: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + rest.len() + data.len() > MAX_BODY_BYTES {
             return Err(too_large());

@@ -13,8 +13,13 @@ pub(crate) const THRESHOLD: usize = 128 << 10;
 
 /// Whether the client takes gzip.
 pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let accept = headers.get(ACCEPT_ENCODING).and_then(|a| a.to_str().ok()).unwrap_or("");
-    accept.split(',').any(|e| e.trim().split(';').next() == Some("gzip"))
+    let accept = headers
+        .get(ACCEPT_ENCODING)
+        .and_then(|a| a.to_str().ok())
+        .unwrap_or("");
+    accept
+        .split(',')
+        .any(|e| e.trim().split(';').next() == Some("gzip"))
 }
 
 /// The bytes, compressed fast.

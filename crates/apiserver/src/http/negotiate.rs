@@ -54,7 +54,11 @@ const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 impl Negotiated {
     /// Compact JSON of the object itself.
-    pub const JSON: Self = Self { format: Format::Json, transform: Transform::None, pretty: false };
+    pub const JSON: Self = Self {
+        format: Format::Json,
+        transform: Transform::None,
+        pretty: false,
+    };
 
     /// Reads `Accept`.
     pub fn of(headers: &HeaderMap, query: &Query<'_>, offer: Offer) -> Result<Self, Status> {
@@ -62,7 +66,11 @@ impl Negotiated {
             Some(value) => !matches!(value.as_ref(), "false" | "0"),
             None => is_for_people(headers),
         };
-        let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or("").trim();
+        let accept = headers
+            .get(ACCEPT)
+            .and_then(|a| a.to_str().ok())
+            .unwrap_or("")
+            .trim();
         if accept.is_empty() {
             return Ok(Self { pretty, ..Self::JSON });
         }
@@ -70,7 +78,11 @@ impl Negotiated {
         clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
         for (_, clause) in clauses {
             if let Some((format, transform)) = accepts(clause, offer) {
-                return Ok(Self { format, transform, pretty });
+                return Ok(Self {
+                    format,
+                    transform,
+                    pretty,
+                });
             }
         }
         let mut supported = vec!["application/json"];
@@ -94,12 +106,20 @@ impl Negotiated {
 }
 
 fn is_for_people(headers: &HeaderMap) -> bool {
-    let agent = headers.get(USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("");
-    ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| agent.starts_with(p))
+    let agent = headers
+        .get(USER_AGENT)
+        .and_then(|a| a.to_str().ok())
+        .unwrap_or("");
+    ["curl", "Wget", "Mozilla/5.0"]
+        .iter()
+        .any(|p| agent.starts_with(p))
 }
 
 fn quality(clause: &str) -> f32 {
-    let q = clause.split(';').skip(1).find_map(|p| p.trim().strip_prefix("q="));
+    let q = clause
+        .split(';')
+        .skip(1)
+        .find_map(|p| p.trim().strip_prefix("q="));
     q.and_then(|q| q.parse().ok()).unwrap_or(1.0)
 }
 
@@ -139,7 +159,16 @@ mod tests {
     fn check(accept: &str, expected: Option<(Format, Transform)>) {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        let got = Negotiated::of(&headers, &Query::new(""), Offer { yaml: true, protobuf: true }).ok().map(|n| (n.format, n.transform));
+        let got = Negotiated::of(
+            &headers,
+            &Query::new(""),
+            Offer {
+                yaml: true,
+                protobuf: true,
+            },
+        )
+        .ok()
+        .map(|n| (n.format, n.transform));
         assert_eq!(got, expected, "{accept}");
     }
 
@@ -147,13 +176,22 @@ mod tests {
     fn accept_headers() {
         check("application/json", Some((Format::Json, Transform::None)));
         check("*/*", Some((Format::Json, Transform::None)));
-        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Protobuf, Transform::None)));
-        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", None);
+        check(
+            "application/vnd.kubernetes.protobuf,application/json",
+            Some((Format::Protobuf, Transform::None)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io",
+            None,
+        );
         check(
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
             Some((Format::Json, Transform::Table)),
         );
-        check("application/json;q=0.5,application/yaml", Some((Format::Yaml, Transform::None)));
+        check(
+            "application/json;q=0.5,application/yaml",
+            Some((Format::Yaml, Transform::None)),
+        );
         check("application/cbor", None);
         check("application/json;as=Table;v=v9;g=meta.k8s.io", None);
     }

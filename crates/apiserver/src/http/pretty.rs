@@ -16,7 +16,10 @@ pub(crate) fn pretty(json: &[u8]) -> Vec<u8> {
             }
             b'{' | b'[' => {
                 let close = if byte == b'{' { b'}' } else { b']' };
-                let next = json[at + 1..].iter().position(|b| !b.is_ascii_whitespace()).map(|n| at + 1 + n);
+                let next = json[at + 1..]
+                    .iter()
+                    .position(|b| !b.is_ascii_whitespace())
+                    .map(|n| at + 1 + n);
                 out.push(byte);
                 if next.is_some_and(|n| json[n] == close) {
                     out.push(close);

@@ -26,7 +26,10 @@ impl<'a> Query<'a> {
 
     /// All values of `key`, decoded.
     pub fn all(&self, key: &str) -> Vec<String> {
-        self.iter().filter(|(k, _)| k == key).map(|(_, v)| v.into_owned()).collect()
+        self.iter()
+            .filter(|(k, _)| k == key)
+            .map(|(_, v)| v.into_owned())
+            .collect()
     }
 
     /// Whether `key` is given as true: upstream's query booleans are true unless empty-of-key, `0` or `false`.

@@ -22,7 +22,10 @@ pub struct Reply {
 impl Reply {
     /// 200 with this document.
     pub fn ok(json: Vec<u8>) -> Self {
-        Self { code: StatusCode::OK, json }
+        Self {
+            code: StatusCode::OK,
+            json,
+        }
     }
 
     /// The response in the agreed form.
@@ -56,12 +59,19 @@ fn encode(json: Vec<u8>, form: Negotiated) -> (Bytes, Negotiated) {
     };
     match form.format {
         Format::Yaml => {
-            let text = serde_yaml_ng::to_string(&parse(&json)).expect("invariant: JSON can be written as YAML");
+            let text =
+                serde_yaml_ng::to_string(&parse(&json)).expect("invariant: JSON can be written as YAML");
             (text.into(), form)
         }
         Format::Protobuf => match protobuf::encode(&parse(&json)) {
             Some(bytes) => (bytes.into(), form),
-            None => (json.into(), Negotiated { format: Format::Json, ..form }),
+            None => (
+                json.into(),
+                Negotiated {
+                    format: Format::Json,
+                    ..form
+                },
+            ),
         },
         Format::Json if form.pretty => (pretty(&json).into(), form),
         Format::Json => (json.into(), form),
@@ -75,7 +85,9 @@ pub fn error_response(status: &Status, form: Negotiated, request: &HeaderMap) ->
     let mut response = Reply { code, json }.into_response(form, request);
     let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
     if retry > 0 && matches!(status.code, 429 | 500 | 503 | 504) {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(retry));
     }
     response
 }
@@ -85,7 +97,10 @@ pub fn text_response(code: StatusCode, text: impl Into<Body>) -> Response<Body> 
     let mut response = Response::new(text.into());
     *response.status_mut() = code;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert("X-Content-Type-Options", HeaderValue::from_static("nosniff"));
     response
 }

@@ -48,13 +48,21 @@ impl ContinueToken {
             .map_err(|e| ContinueError(e.to_string()))?;
         let token: Self = serde_json::from_slice(&json).map_err(|e| ContinueError(e.to_string()))?;
         if token.v != VERSION {
-            return Err(ContinueError(format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(ContinueError(format!(
+                "server does not recognize this encoded version {:?}",
+                token.v
+            )));
         }
         if token.rv == 0 {
-            return Err(ContinueError("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".to_owned()));
+            return Err(ContinueError(
+                "incorrect encoded start resourceVersion (version meta.k8s.io/v1)".to_owned(),
+            ));
         }
         if token.start.is_empty() || token.start.split('/').any(|part| part == "." || part == "..") {
-            return Err(ContinueError(format!("incorrect encoded start key {:?}", token.start)));
+            return Err(ContinueError(format!(
+                "incorrect encoded start key {:?}",
+                token.start
+            )));
         }
         Ok(token)
     }
@@ -68,7 +76,12 @@ mod tests {
     fn round_trip_and_refusals() {
         let token = ContinueToken::after("default/a", 7, Some(3));
         assert_eq!(ContinueToken::decode(&token.encode()), Ok(token));
-        for bad in ["", "%%%", "e30", &URL_SAFE_NO_PAD.encode(r#"{"v":"x","rv":1,"start":"a"}"#)] {
+        for bad in [
+            "",
+            "%%%",
+            "e30",
+            &URL_SAFE_NO_PAD.encode(r#"{"v":"x","rv":1,"start":"a"}"#),
+        ] {
             assert!(ContinueToken::decode(bad).is_err(), "{bad}");
         }
         let up = URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":1,"start":"../a"}"#);

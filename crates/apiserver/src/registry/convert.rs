@@ -58,17 +58,23 @@ impl Conversion {
         let Some(map) = object.as_object_mut() else { return };
         match self {
             Self::Same => {}
-            Self::EventsV1 => EVENT_FIELDS.iter().for_each(|(stored, served)| rename(map, stored, served)),
+            Self::EventsV1 => EVENT_FIELDS
+                .iter()
+                .for_each(|(stored, served)| rename(map, stored, served)),
             Self::AutoscalingV1 => hpa_to_v1(map),
         }
     }
 
     /// Turns a served object into a stored one.
     pub fn store(self, object: &mut Value) -> Result<(), Status> {
-        let Some(map) = object.as_object_mut() else { return Ok(()) };
+        let Some(map) = object.as_object_mut() else {
+            return Ok(());
+        };
         match self {
             Self::Same => {}
-            Self::EventsV1 => EVENT_FIELDS.iter().for_each(|(stored, served)| rename(map, served, stored)),
+            Self::EventsV1 => EVENT_FIELDS
+                .iter()
+                .for_each(|(stored, served)| rename(map, served, stored)),
             Self::AutoscalingV1 => hpa_to_v2(map)?,
         }
         Ok(())
@@ -93,7 +99,9 @@ fn annotate(map: &mut Map<String, Value>, key: &str, value: &Value) {
 
 fn take_annotation(map: &mut Map<String, Value>, key: &str) -> Result<Option<Value>, Status> {
     let annotations = map.get_mut("metadata").and_then(|m| m.get_mut("annotations"));
-    let Some(annotations) = annotations.and_then(Value::as_object_mut) else { return Ok(None) };
+    let Some(annotations) = annotations.and_then(Value::as_object_mut) else {
+        return Ok(None);
+    };
     match annotations.remove(key) {
         Some(Value::String(text)) => serde_json::from_str(&text)
             .map(Some)
@@ -107,7 +115,11 @@ fn is_cpu_utilization(metric: &Value) -> bool {
 }
 
 fn hpa_to_v1(map: &mut Map<String, Value>) {
-    if let Some(metrics) = map.get_mut("spec").and_then(Value::as_object_mut).and_then(|s| s.remove("metrics")) {
+    if let Some(metrics) = map
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|s| s.remove("metrics"))
+    {
         let mut metrics = metrics.as_array().cloned().unwrap_or_default();
         if let Some(at) = metrics.iter().position(is_cpu_utilization) {
             let cpu = metrics.remove(at);
@@ -118,13 +130,23 @@ fn hpa_to_v1(map: &mut Map<String, Value>) {
             annotate(map, METRICS, &Value::Array(metrics));
         }
     }
-    if let Some(behavior) = map.get_mut("spec").and_then(Value::as_object_mut).and_then(|s| s.remove("behavior")) {
+    if let Some(behavior) = map
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|s| s.remove("behavior"))
+    {
         annotate(map, BEHAVIOR, &behavior);
     }
     for (field, key) in [("conditions", CONDITIONS), ("currentMetrics", CURRENT)] {
-        let taken = map.get_mut("status").and_then(Value::as_object_mut).and_then(|s| s.remove(field));
+        let taken = map
+            .get_mut("status")
+            .and_then(Value::as_object_mut)
+            .and_then(|s| s.remove(field));
         if let Some(value) = taken {
-            let cpu = value.as_array().and_then(|m| m.iter().find(|m| m["resource"]["name"] == "cpu")).cloned();
+            let cpu = value
+                .as_array()
+                .and_then(|m| m.iter().find(|m| m["resource"]["name"] == "cpu"))
+                .cloned();
             if let Some(current) = cpu.map(|c| c["resource"]["current"]["averageUtilization"].clone())
                 && current.is_number()
             {

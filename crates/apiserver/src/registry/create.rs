@@ -38,9 +38,19 @@ impl Registry {
     ) -> Result<Arc<CachedObject>, Status> {
         kind.cache()?;
         place_in_namespace(kind, namespace, &mut object)?;
-        metadata::remove(&mut object, &["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid"]);
+        metadata::remove(
+            &mut object,
+            &[
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
+                "selfLink",
+                "uid",
+            ],
+        );
         if !metadata::text(&object, "resourceVersion").is_empty() {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Status::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         if !applied {
             managed_fields::created(cx, kind, &mut object);
@@ -58,7 +68,11 @@ impl Registry {
         let generate = metadata::text(&object, "generateName").to_owned();
         let generated = metadata::text(&object, "name").is_empty() && !generate.is_empty();
         for attempt in 1.. {
-            let mut candidate = if generated && attempt < GENERATE_ATTEMPTS { object.clone() } else { std::mem::take(&mut object) };
+            let mut candidate = if generated && attempt < GENERATE_ATTEMPTS {
+                object.clone()
+            } else {
+                std::mem::take(&mut object)
+            };
             if generated {
                 metadata::set_text(&mut candidate, "name", &metadata::generated_name(&generate));
             }
@@ -121,17 +135,30 @@ impl Registry {
         check_size(bytes.len())?;
         let store = &self.inner.store;
         if dry_run {
-            if store.get(&key, None).await.map_err(|e| store_status(&e))?.is_some() {
+            if store
+                .get(&key, None)
+                .await
+                .map_err(|e| store_status(&e))?
+                .is_some()
+            {
                 return Err(Status::already_exists(&kind.gr, name));
             }
             return cached(spec, &key, bytes, 0);
         }
         let lease = if kind.traits.expires {
-            Some(self.inner.leases.lease(store.as_ref()).await.map_err(|e| store_status(&e))?)
+            Some(
+                self.inner
+                    .leases
+                    .lease(store.as_ref())
+                    .await
+                    .map_err(|e| store_status(&e))?,
+            )
         } else {
             None
         };
-        let outcome = store.put(key.clone(), bytes.clone(), Precondition::Absent, lease).await;
+        let outcome = store
+            .put(key.clone(), bytes.clone(), Precondition::Absent, lease)
+            .await;
         match outcome.map_err(|e| store_status(&e))? {
             WriteOutcome::Committed { revision, .. } => cached(spec, &key, bytes, revision.0),
             WriteOutcome::Conflict { .. } => Err(Status::already_exists(&kind.gr, name)),
@@ -157,7 +184,9 @@ pub(super) fn cached(
     bytes: bytes::Bytes,
     revision: u64,
 ) -> Result<Arc<CachedObject>, Status> {
-    CachedObject::new(spec, key, bytes, revision).map(Arc::new).map_err(|e| super::engine::status_of(&e))
+    CachedObject::new(spec, key, bytes, revision)
+        .map(Arc::new)
+        .map_err(|e| super::engine::status_of(&e))
 }
 
 fn is_already_exists(status: &Status) -> bool {
@@ -175,11 +204,17 @@ pub(super) fn place_in_namespace(kind: &Kind, namespace: &str, object: &mut Valu
         }
         metadata::set_text(object, "namespace", namespace);
     } else if !given.is_empty() {
-        return Err(Status::bad_request("namespace may not be specified for cluster-scoped objects"))
-            .or_else(|e: Status| {
-                // A Namespace may name itself.
-                if kind.info.plural == "namespaces" && given == metadata::text(object, "name") { Ok(()) } else { Err(e) }
-            });
+        return Err(Status::bad_request(
+            "namespace may not be specified for cluster-scoped objects",
+        ))
+        .or_else(|e: Status| {
+            // A Namespace may name itself.
+            if kind.info.plural == "namespaces" && given == metadata::text(object, "name") {
+                Ok(())
+            } else {
+                Err(e)
+            }
+        });
     }
     Ok(())
 }

@@ -58,7 +58,9 @@ impl Registry {
         let mut current = self.current(kind, namespace, name).await?;
         let mut fresh = false;
         for _ in 0..ATTEMPTS {
-            let Some(object) = current else { return Err(Status::not_found(&kind.gr, name)) };
+            let Some(object) = current else {
+                return Err(Status::not_found(&kind.gr, name));
+            };
             let old = served(kind, &object);
             if let Err(status) = check_preconditions(kind, &object, &old, options) {
                 if fresh {
@@ -68,7 +70,16 @@ impl Registry {
                 fresh = true;
                 continue;
             }
-            let attributes = attributes(cx, kind, Operation::Delete, "", namespace, name, Some(&old), dry_run);
+            let attributes = attributes(
+                cx,
+                kind,
+                Operation::Delete,
+                "",
+                namespace,
+                name,
+                Some(&old),
+                dry_run,
+            );
             self.admit(cx, &attributes, None).await?;
             self.validate_admission(cx, &attributes, None).await?;
             let spec = kind.cache()?.spec();
@@ -80,7 +91,13 @@ impl Registry {
                     if dry_run {
                         return Ok(Deleted::Gone(object));
                     }
-                    match self.inner.store.delete(key, precondition).await.map_err(|e| store_status(&e))? {
+                    match self
+                        .inner
+                        .store
+                        .delete(key, precondition)
+                        .await
+                        .map_err(|e| store_status(&e))?
+                    {
                         WriteOutcome::Committed { revision, .. } => {
                             hooks::after_delete(self, kind, &old).await;
                             return Ok(Deleted::Gone(Arc::new(object.at_revision(revision.0))));
@@ -94,7 +111,11 @@ impl Registry {
                     if dry_run {
                         return Ok(Deleted::Pending(cached(spec, &key, bytes, object.revision())?));
                     }
-                    let outcome = self.inner.store.put(key.clone(), bytes.clone(), precondition, None).await;
+                    let outcome = self
+                        .inner
+                        .store
+                        .put(key.clone(), bytes.clone(), precondition, None)
+                        .await;
                     match outcome.map_err(|e| store_status(&e))? {
                         WriteOutcome::Committed { revision, .. } => {
                             return Ok(Deleted::Pending(cached(spec, &key, bytes, revision.0)?));
@@ -119,14 +140,20 @@ fn check_preconditions(
     old: &Value,
     options: &DeleteOptions,
 ) -> Result<(), Status> {
-    let Some(preconditions) = &options.preconditions else { return Ok(()) };
+    let Some(preconditions) = &options.preconditions else {
+        return Ok(());
+    };
     let uid = metadata::text(old, "uid");
     if let Some(wanted) = preconditions.uid.as_deref().filter(|w| *w != uid) {
         let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
         return Err(Status::conflict(&kind.gr, object.name(), why));
     }
     let version = object.revision().to_string();
-    if let Some(wanted) = preconditions.resource_version.as_deref().filter(|w| *w != version) {
+    if let Some(wanted) = preconditions
+        .resource_version
+        .as_deref()
+        .filter(|w| *w != version)
+    {
         let why = format!(
             "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}"
         );
@@ -150,7 +177,11 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Re
             PodGrace::Pending if finalizers_changed => return Ok(Step::Mark(new)),
             PodGrace::Pending => return Ok(Step::Nothing),
             PodGrace::Marked(seconds) => {
-                return Ok(if seconds > 0 || !finalizers.is_empty() { Step::Mark(new) } else { Step::Remove });
+                return Ok(if seconds > 0 || !finalizers.is_empty() {
+                    Step::Mark(new)
+                } else {
+                    Step::Remove
+                });
             }
             PodGrace::Immediate => {}
         }
@@ -159,7 +190,11 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Re
         return Ok(Step::Remove);
     }
     mark_as_deleting(&mut new, now);
-    Ok(if new == *old { Step::Nothing } else { Step::Mark(new) })
+    Ok(if new == *old {
+        Step::Nothing
+    } else {
+        Step::Mark(new)
+    })
 }
 
 fn mark_as_deleting(object: &mut Value, now: Timestamp) {
@@ -179,7 +214,9 @@ fn plan_namespace(old: &Value, now: Timestamp) -> Step {
         metadata::bump_generation(&mut new);
     }
     new["status"]["phase"] = Value::from("Terminating");
-    let held = new["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
+    let held = new["spec"]["finalizers"]
+        .as_array()
+        .is_some_and(|f| !f.is_empty())
         || !metadata::finalizers(&new).is_empty();
     match held {
         false => Step::Remove,
@@ -203,7 +240,9 @@ fn plan_pod(pod: &mut Value, options: &DeleteOptions, now: Timestamp) -> Result<
         let Some(shorter) = asked.map(at_least_zero).filter(|a| *a < granted) else {
             return Ok(PodGrace::Pending);
         };
-        let ends: Timestamp = metadata::text(pod, "deletionTimestamp").parse().map_err(Status::internal)?;
+        let ends: Timestamp = metadata::text(pod, "deletionTimestamp")
+            .parse()
+            .map_err(Status::internal)?;
         set_grace(pod, ends - SignedDuration::from_secs(granted - shorter), shorter);
         return Ok(PodGrace::Marked(shorter));
     }
@@ -253,11 +292,16 @@ fn garbage_collection_finalizers(kind: &Kind, old: &Value, options: &DeleteOptio
         Propagation::Foreground => Some(FOREGROUND),
         Propagation::Background => None,
     };
-    let mut finalizers: Vec<String> =
-        existing.iter().filter(|f| **f != ORPHAN && **f != FOREGROUND).map(|f| (*f).to_owned()).collect();
+    let mut finalizers: Vec<String> = existing
+        .iter()
+        .filter(|f| **f != ORPHAN && **f != FOREGROUND)
+        .map(|f| (*f).to_owned())
+        .collect();
     if let Some(wanted) = wanted {
         // An object that has it keeps its place in the list.
-        if existing.contains(&wanted) && !existing.contains(&if wanted == ORPHAN { FOREGROUND } else { ORPHAN }) {
+        if existing.contains(&wanted)
+            && !existing.contains(&if wanted == ORPHAN { FOREGROUND } else { ORPHAN })
+        {
             return existing.iter().map(|f| (*f).to_owned()).collect();
         }
         finalizers.push(wanted.to_owned());

@@ -119,10 +119,17 @@ impl Registry {
     ) -> Result<Option<Arc<CachedObject>>, Status> {
         let spec = kind.cache()?.spec();
         let key = spec.key(kind.key_namespace(namespace), name);
-        let Some(kv) = self.inner.store.get(&key, None).await.map_err(|e| store_status(&e))? else {
+        let Some(kv) = self
+            .inner
+            .store
+            .get(&key, None)
+            .await
+            .map_err(|e| store_status(&e))?
+        else {
             return Ok(None);
         };
-        let object = CachedObject::new(spec, &kv.key, kv.value, kv.mod_revision.0).map_err(|e| status_of(&e))?;
+        let object =
+            CachedObject::new(spec, &kv.key, kv.value, kv.mod_revision.0).map_err(|e| status_of(&e))?;
         Ok(Some(Arc::new(object)))
     }
 

@@ -35,7 +35,13 @@ pub(super) async fn before_create(
 ) -> Result<Reservation, Status> {
     let mut reservation = Reservation::default();
     if is_service(kind) {
-        reservation.service = Some(registry.inner.services.allocate(registry, object, None, dry_run).await?);
+        reservation.service = Some(
+            registry
+                .inner
+                .services
+                .allocate(registry, object, None, dry_run)
+                .await?,
+        );
     }
     Ok(reservation)
 }
@@ -51,8 +57,13 @@ pub(super) async fn before_update(
 ) -> Result<Reservation, Status> {
     let mut reservation = Reservation::default();
     if is_service(kind) && subresource.is_empty() {
-        reservation.service =
-            Some(registry.inner.services.allocate(registry, new, Some(old), dry_run).await?);
+        reservation.service = Some(
+            registry
+                .inner
+                .services
+                .allocate(registry, new, Some(old), dry_run)
+                .await?,
+        );
     }
     Ok(reservation)
 }

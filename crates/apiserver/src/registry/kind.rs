@@ -110,9 +110,15 @@ impl Traits {
                         | "resourcequotas"
                         | "serviceaccounts"
                         | "services"
-                ) | ("storage.k8s.io", "storageclasses" | "volumeattachments" | "csinodes" | "csidrivers")
+                ) | (
+                    "storage.k8s.io",
+                    "storageclasses" | "volumeattachments" | "csinodes" | "csidrivers"
+                )
             ),
-            orphan_by_default: matches!((group, resource), ("batch", "jobs") | ("", "replicationcontrollers")),
+            orphan_by_default: matches!(
+                (group, resource),
+                ("batch", "jobs") | ("", "replicationcontrollers")
+            ),
             expires: matches!((group, resource), ("" | "events.k8s.io", "events")),
             typed_items: false,
         }
@@ -184,7 +190,9 @@ impl Kind {
 
     /// The cache, or 405 for kinds that are never stored.
     pub fn cache(&self) -> Result<&Arc<KindCache>, Status> {
-        self.cache.as_ref().ok_or_else(|| Status::method_not_supported(&self.gr, "get"))
+        self.cache
+            .as_ref()
+            .ok_or_else(|| Status::method_not_supported(&self.gr, "get"))
     }
 
     /// Namespace of keys: what the request gives, or empty at cluster scope.
@@ -195,7 +203,11 @@ impl Kind {
 
 /// Where a kind is stored: events of both groups share one place.
 fn storage_of<'a>(group: &'a str, resource: &'a str) -> (&'a str, &'a str) {
-    if group == "events.k8s.io" { ("", resource) } else { (group, resource) }
+    if group == "events.k8s.io" {
+        ("", resource)
+    } else {
+        (group, resource)
+    }
 }
 
 /// The specs of everything built-in that is stored.
@@ -204,12 +216,20 @@ pub fn builtin_specs() -> Vec<KindSpec> {
     for info in resources::builtin() {
         let (group, _) = storage_of(&info.group, &info.plural);
         // A kind served in several versions is stored in the first, the preferred one.
-        let known = specs.iter().any(|s| s.group == group && s.resource == *info.plural);
+        let known = specs
+            .iter()
+            .any(|s| s.group == group && s.resource == *info.plural);
         if group != info.group || known || !info.has_verb("watch") {
             continue;
         }
         let fields = selectable_fields(group, &info.plural);
-        specs.push(KindSpec::new(group, &info.plural, &info.group_version().to_string(), &info.kind, fields));
+        specs.push(KindSpec::new(
+            group,
+            &info.plural,
+            &info.group_version().to_string(),
+            &info.kind,
+            fields,
+        ));
     }
     specs
 }
@@ -268,7 +288,9 @@ impl KindTable {
 
     /// The first row of this group and resource in any version.
     pub fn any_version(&self, group: &str, resource: &str) -> Option<&Arc<Kind>> {
-        self.rows.iter().find(|k| k.info.group == group && k.info.plural == resource)
+        self.rows
+            .iter()
+            .find(|k| k.info.group == group && k.info.plural == resource)
     }
 
     /// All rows in discovery's order.

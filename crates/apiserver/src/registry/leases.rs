@@ -17,7 +17,10 @@ pub(super) struct EventLeases {
 impl EventLeases {
     /// Leases of objects that live for `ttl`.
     pub(super) fn new(ttl: Duration) -> Self {
-        Self { ttl, last: Mutex::new(None) }
+        Self {
+            ttl,
+            last: Mutex::new(None),
+        }
     }
 
     /// A lease that lives for at least the TTL from now on.

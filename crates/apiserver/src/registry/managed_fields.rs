@@ -36,7 +36,9 @@ pub(super) fn updated(cx: &Context<'_>, kind: &Kind, subresource: &str, new: &mu
 /// A write that changes nothing but the times in managedFields changes nothing.
 pub(super) fn drop_time_only_change(new: &mut Value, old: &Value) {
     let fields = |object: &Value| metadata::of(object).and_then(|m| m.get("managedFields")).cloned();
-    let (Some(mut theirs), Some(ours)) = (fields(new), fields(old)) else { return };
+    let (Some(mut theirs), Some(ours)) = (fields(new), fields(old)) else {
+        return;
+    };
     if theirs == ours {
         return;
     }
@@ -55,7 +57,9 @@ pub(super) fn drop_time_only_change(new: &mut Value, old: &Value) {
     let metadata_of_new = metadata::of_mut(new);
     let rest_is_same = metadata::of(old).is_some_and(|old| {
         old.len() == metadata_of_new.len()
-            && old.iter().all(|(k, v)| k == "managedFields" || metadata_of_new.get(k) == Some(v))
+            && old
+                .iter()
+                .all(|(k, v)| k == "managedFields" || metadata_of_new.get(k) == Some(v))
     });
     if rest_is_same && same_but_metadata(new, old) {
         theirs = ours;
@@ -64,6 +68,8 @@ pub(super) fn drop_time_only_change(new: &mut Value, old: &Value) {
 }
 
 fn same_but_metadata(new: &Value, old: &Value) -> bool {
-    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
+        return false;
+    };
     new.len() == old.len() && new.iter().all(|(k, v)| k == "metadata" || old.get(k) == Some(v))
 }

@@ -9,17 +9,24 @@ pub fn of(object: &Value) -> Option<&Map<String, Value>> {
 
 /// The object's metadata, made where it is missing.
 pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
-    let map = object.as_object_mut().expect("invariant: normalized objects are JSON objects");
+    let map = object
+        .as_object_mut()
+        .expect("invariant: normalized objects are JSON objects");
     let metadata = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
     if !metadata.is_object() {
         *metadata = Value::Object(Map::new());
     }
-    metadata.as_object_mut().expect("invariant: made an object just now")
+    metadata
+        .as_object_mut()
+        .expect("invariant: made an object just now")
 }
 
 /// A text field of the metadata, empty when absent.
 pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    of(object).and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()
+    of(object)
+        .and_then(|m| m.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// A number field of the metadata.
@@ -68,7 +75,10 @@ pub fn set_finalizers(object: &mut Value, finalizers: &[String]) {
     if finalizers.is_empty() {
         metadata.remove("finalizers");
     } else {
-        metadata.insert("finalizers".to_owned(), finalizers.iter().cloned().map(Value::String).collect());
+        metadata.insert(
+            "finalizers".to_owned(),
+            finalizers.iter().cloned().map(Value::String).collect(),
+        );
     }
 }
 
@@ -89,7 +99,9 @@ pub fn random_suffix() -> String {
     use rand::Rng;
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rng = rand::rng();
-    (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+    (0..5)
+        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
 /// The name made from `generateName`: at most 58 characters and five random ones.

@@ -29,7 +29,11 @@ pub enum BodyType {
 }
 
 /// What bodies may be, for 415 answers.
-pub const BODY_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+pub const BODY_TYPES: [&str; 3] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 
 impl BodyType {
     /// The type that a `Content-Type` header names; JSON when there is none.
@@ -87,7 +91,11 @@ pub fn decode(
         (BodyType::Protobuf, _) => {
             let value = protobuf::decode(bytes, |version, kind| {
                 let given = GroupVersion::parse(version).ok()?.with_kind(kind.to_owned());
-                if given == *gvk { Some(schema) } else { schema_of(&given) }
+                if given == *gvk {
+                    Some(schema)
+                } else {
+                    schema_of(&given)
+                }
             });
             (value.map_err(|e| bad(&e))?, Vec::new())
         }
@@ -142,18 +150,32 @@ fn check_kind(gvk: &GroupVersionKind, value: &mut Value) -> Result<(), Status> {
         )));
     };
     let expected = gvk.api_version();
-    let given_version = map.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let given_kind = map.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let given_version = map
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    let given_kind = map
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     if given_version.is_empty() && given_kind.is_empty() {
         map.insert("apiVersion".to_owned(), Value::String(expected));
         map.insert("kind".to_owned(), Value::String(gvk.kind.to_string()));
         return Ok(());
     }
     if given_kind.is_empty() {
-        return Err(Status::bad_request(format!("Object 'Kind' is missing in '{}'", shorten(value))));
+        return Err(Status::bad_request(format!(
+            "Object 'Kind' is missing in '{}'",
+            shorten(value)
+        )));
     }
     if given_version.is_empty() {
-        return Err(Status::bad_request(format!("Object 'apiVersion' is missing in '{}'", shorten(value))));
+        return Err(Status::bad_request(format!(
+            "Object 'apiVersion' is missing in '{}'",
+            shorten(value)
+        )));
     }
     if given_version != expected {
         return Err(Status::bad_request(format!(
@@ -223,7 +245,10 @@ static SCHEMAS: LazyLock<HashMap<GroupVersionKind, &'static Schema>> = LazyLock:
     let registry = keelson_api::schema::registry();
     let kinds = registry.definitions().iter().flat_map(|definition| {
         let schema = registry.by_name(&definition.name);
-        definition.kinds.iter().filter_map(move |kind| Some((kind.clone(), schema?)))
+        definition
+            .kinds
+            .iter()
+            .filter_map(move |kind| Some((kind.clone(), schema?)))
     });
     kinds.collect()
 });

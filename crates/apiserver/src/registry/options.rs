@@ -43,14 +43,20 @@ impl WriteOptions {
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
                 let path = keelson_api::field::Path::new("fieldValidation");
-                let error = keelson_api::field::Error::not_supported(&path, other, &["Ignore", "Strict", "Warn"]);
+                let error =
+                    keelson_api::field::Error::not_supported(&path, other, &["Ignore", "Strict", "Warn"]);
                 return Err(invalid_options(kind, error));
             }
         };
         let field_manager = query.get("fieldManager").map(Cow::into_owned).unwrap_or_default();
         check_field_manager(&field_manager, kind)?;
         let force = query.get("force").map(|_| query.flag("force"));
-        Ok(Self { dry_run, field_manager, field_validation, force })
+        Ok(Self {
+            dry_run,
+            field_manager,
+            field_validation,
+            force,
+        })
     }
 
     /// As admission sees them.
@@ -73,21 +79,33 @@ impl WriteOptions {
         let agent = user_agent.unwrap_or_default();
         let name = agent.split('/').next().unwrap_or_default();
         let name: String = name.chars().take(128).collect();
-        if name.is_empty() { "unknown".to_owned() } else { name }
+        if name.is_empty() {
+            "unknown".to_owned()
+        } else {
+            name
+        }
     }
 }
 
 fn invalid_options(kind: &str, error: keelson_api::field::Error) -> Status {
-    Status::invalid(&keelson_api::gvk::GroupKind::new("meta.k8s.io", kind.to_owned()), "", &[error])
+    Status::invalid(
+        &keelson_api::gvk::GroupKind::new("meta.k8s.io", kind.to_owned()),
+        "",
+        &[error],
+    )
 }
 
 fn check_field_manager(manager: &str, kind: &str) -> Result<(), Status> {
     let path = keelson_api::field::Path::new("fieldManager");
     if manager.len() > 128 {
-        return Err(invalid_options(kind, keelson_api::field::Error::too_long(&path, 128)));
+        return Err(invalid_options(
+            kind,
+            keelson_api::field::Error::too_long(&path, 128),
+        ));
     }
     if manager.chars().any(char::is_control) {
-        let error = keelson_api::field::Error::invalid(&path, manager, "should only contain printable characters");
+        let error =
+            keelson_api::field::Error::invalid(&path, manager, "should only contain printable characters");
         return Err(invalid_options(kind, error));
     }
     Ok(())
@@ -194,7 +212,9 @@ impl DeleteOptions {
         };
         Ok(Self {
             grace_period_seconds: grace,
-            orphan_dependents: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
+            orphan_dependents: query
+                .get("orphanDependents")
+                .map(|_| query.flag("orphanDependents")),
             propagation_policy: policy,
             dry_run: query.all("dryRun"),
             ..Self::default()
@@ -262,13 +282,18 @@ impl ListOptions {
             }
         };
         let options = Self {
-            resource_version: query.get("resourceVersion").map(Cow::into_owned).unwrap_or_default(),
+            resource_version: query
+                .get("resourceVersion")
+                .map(Cow::into_owned)
+                .unwrap_or_default(),
             version_match,
             limit: usize::try_from(number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX),
             continue_token: query.get("continue").map(Cow::into_owned).unwrap_or_default(),
             timeout_seconds: number("timeoutSeconds")?,
             bookmarks: query.flag("allowWatchBookmarks"),
-            send_initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
+            send_initial_events: query
+                .get("sendInitialEvents")
+                .map(|_| query.flag("sendInitialEvents")),
         };
         options.check(watch)?;
         Ok(options)

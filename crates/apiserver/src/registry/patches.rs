@@ -50,7 +50,11 @@ impl PatchType {
 pub fn check_options(patch_type: PatchType, options: &WriteOptions) -> Result<(), Status> {
     use keelson_api::field::{Error, Path};
     let refuse = |error| {
-        Err(Status::invalid(&keelson_api::gvk::GroupKind::new("meta.k8s.io", "PatchOptions"), "", &[error]))
+        Err(Status::invalid(
+            &keelson_api::gvk::GroupKind::new("meta.k8s.io", "PatchOptions"),
+            "",
+            &[error],
+        ))
     };
     if patch_type == PatchType::Apply {
         if options.field_manager.is_empty() {
@@ -58,7 +62,10 @@ pub fn check_options(patch_type: PatchType, options: &WriteOptions) -> Result<()
             return refuse(Error::required(&path, "is required for apply patch"));
         }
     } else if options.force.is_some() {
-        return refuse(Error::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        return refuse(Error::forbidden(
+            &Path::new("force"),
+            "may not be specified for non-apply patch",
+        ));
     }
     Ok(())
 }
@@ -142,13 +149,19 @@ impl Apply<'_> {
         let applied = apply(&request, live, &patch, force)?;
         let mut object = applied.object;
         let managed = object["metadata"]["managedFields"].clone();
-        model::finish_decode(self.gvk, self.schema, object.take(), &[], FieldValidation::Ignore, cx.notes).map(
-            |mut object| {
-                if !managed.is_null() {
-                    object["metadata"]["managedFields"] = managed;
-                }
-                object
-            },
+        model::finish_decode(
+            self.gvk,
+            self.schema,
+            object.take(),
+            &[],
+            FieldValidation::Ignore,
+            cx.notes,
         )
+        .map(|mut object| {
+            if !managed.is_null() {
+                object["metadata"]["managedFields"] = managed;
+            }
+            object
+        })
     }
 }

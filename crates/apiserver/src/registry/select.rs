@@ -38,12 +38,19 @@ impl Selection {
     pub fn new(labels: &str, fields: &str, kind: &Kind) -> Result<Self, Status> {
         let labels = LabelSelector::parse(labels)
             .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
-        let mut selection = Self { labels, ..Self::default() };
+        let mut selection = Self {
+            labels,
+            ..Self::default()
+        };
         if fields.is_empty() {
             return Ok(selection);
         }
         let fields = FieldSelector::parse(fields).map_err(|e| Status::bad_request(e.to_string()))?;
-        let extractor = kind.cache.as_ref().map(|c| c.spec().extractor.fields()).unwrap_or_default();
+        let extractor = kind
+            .cache
+            .as_ref()
+            .map(|c| c.spec().extractor.fields())
+            .unwrap_or_default();
         for requirement in fields.requirements() {
             let label = kind.conversion.selector_label(&requirement.field);
             let slot = match label.as_str() {
@@ -56,10 +63,14 @@ impl Selection {
             };
             match slot {
                 Slot::Name if !requirement.negated => selection.name = Some(requirement.value.clone()),
-                Slot::Namespace if !requirement.negated => selection.namespace = Some(requirement.value.clone()),
+                Slot::Namespace if !requirement.negated => {
+                    selection.namespace = Some(requirement.value.clone())
+                }
                 _ => {}
             }
-            selection.fields.push((slot, requirement.value.clone(), requirement.negated));
+            selection
+                .fields
+                .push((slot, requirement.value.clone(), requirement.negated));
         }
         Ok(selection)
     }

@@ -45,13 +45,24 @@ const TABLE: &[(&str, &str, &[&str])] = &[
     ("", "replicationcontrollers", &["status.replicas|0"]),
     ("apps", "replicasets", &["status.replicas|0"]),
     ("batch", "jobs", &["status.successful=status.succeeded|0"]),
-    ("certificates.k8s.io", "certificatesigningrequests", &["spec.signerName"]),
-    ("resource.k8s.io", "resourceslices", &["spec.nodeName", "spec.driver"]),
+    (
+        "certificates.k8s.io",
+        "certificatesigningrequests",
+        &["spec.signerName"],
+    ),
+    (
+        "resource.k8s.io",
+        "resourceslices",
+        &["spec.nodeName", "spec.driver"],
+    ),
 ];
 
 /// The selectable fields of a built-in kind besides `metadata.name` and `metadata.namespace`.
 pub(super) fn selectable_fields(group: &str, resource: &str) -> Vec<SelectableField> {
-    let rows = TABLE.iter().find(|(g, r, _)| *g == group && *r == resource).map_or(&[][..], |row| row.2);
+    let rows = TABLE
+        .iter()
+        .find(|(g, r, _)| *g == group && *r == resource)
+        .map_or(&[][..], |row| row.2);
     rows.iter()
         .map(|text| {
             let (text, default) = text.split_once('|').unwrap_or((text, ""));

@@ -55,8 +55,16 @@ impl ServiceReservation {
 }
 
 async fn drop_claims(registry: &Registry, ips: &[IpAddr], ports: &[u16]) {
-    let spec = registry.resources().caches().kind("networking.k8s.io", "ipaddresses").spec().clone();
-    let keys = ips.iter().map(|ip| spec.key("", &ip.to_string())).chain(ports.iter().map(|p| port_key(*p)));
+    let spec = registry
+        .resources()
+        .caches()
+        .kind("networking.k8s.io", "ipaddresses")
+        .spec()
+        .clone();
+    let keys = ips
+        .iter()
+        .map(|ip| spec.key("", &ip.to_string()))
+        .chain(ports.iter().map(|p| port_key(*p)));
     for key in keys {
         if let Err(error) = registry.inner.store.delete(key, Precondition::None).await {
             tracing::warn!(%error, "a Service's claim was not given back; the next start will");
@@ -97,7 +105,9 @@ fn node_ports(service: &Value) -> BTreeSet<u16> {
 fn wants_node_ports(service: &Value) -> bool {
     match service_type(service) {
         "NodePort" => true,
-        "LoadBalancer" => service["spec"]["allocateLoadBalancerNodePorts"].as_bool().unwrap_or(true),
+        "LoadBalancer" => service["spec"]["allocateLoadBalancerNodePorts"]
+            .as_bool()
+            .unwrap_or(true),
         _ => false,
     }
 }
@@ -109,7 +119,10 @@ fn wants_health_port(service: &Value) -> bool {
 impl ServiceAllocator {
     /// An allocator of the configured ranges.
     pub fn new(config: &ApiServerConfig) -> Self {
-        Self { cidrs: config.service_cidrs.clone(), ports: config.node_port_range.clone() }
+        Self {
+            cidrs: config.service_cidrs.clone(),
+            ports: config.node_port_range.clone(),
+        }
     }
 
     /// The first address of the primary range: the `kubernetes` Service.
@@ -126,14 +139,19 @@ impl ServiceAllocator {
         dry_run: bool,
     ) -> Result<ServiceReservation, Status> {
         let mut reservation = ServiceReservation::default();
-        let result = self.allocate_into(registry, service, old, dry_run, &mut reservation).await;
+        let result = self
+            .allocate_into(registry, service, old, dry_run, &mut reservation)
+            .await;
         if let Err(status) = result {
             reservation.finish(registry, false).await;
             return Err(status);
         }
         if let Some(old) = old {
             let (ips, ports) = (cluster_ips(service), node_ports(service));
-            reservation.released_ips = cluster_ips(old).into_iter().filter(|ip| !ips.contains(ip)).collect();
+            reservation.released_ips = cluster_ips(old)
+                .into_iter()
+                .filter(|ip| !ips.contains(ip))
+                .collect();
             reservation.released_ports = node_ports(old).difference(&ports).copied().collect();
         }
         Ok(reservation)
@@ -150,9 +168,13 @@ impl ServiceAllocator {
         let was_external = old.is_some_and(|o| service_type(o) == "ExternalName");
         if service_type(service) == "ExternalName" {
             if let Some(spec) = service["spec"].as_object_mut() {
-                for field in
-                    ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
-                {
+                for field in [
+                    "clusterIP",
+                    "clusterIPs",
+                    "ipFamilies",
+                    "ipFamilyPolicy",
+                    "internalTrafficPolicy",
+                ] {
                     spec.remove(field);
                 }
             }
@@ -160,9 +182,11 @@ impl ServiceAllocator {
             if let Some(old) = old.filter(|_| !was_external) {
                 keep_cluster_ips(service, old);
             }
-            self.allocate_ips(registry, service, old, dry_run, reservation).await?;
+            self.allocate_ips(registry, service, old, dry_run, reservation)
+                .await?;
         }
-        self.allocate_ports(registry, service, old, dry_run, reservation).await
+        self.allocate_ports(registry, service, old, dry_run, reservation)
+            .await
     }
 
     async fn allocate_ips(
@@ -173,14 +197,20 @@ impl ServiceAllocator {
         dry_run: bool,
         reservation: &mut ServiceReservation,
     ) -> Result<(), Status> {
-        let first = service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+        let first = service["spec"]["clusterIP"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         self.default_families(service);
         if first == "None" {
             service["spec"]["clusterIPs"] = json!(["None"]);
             return Ok(());
         }
         let held = old.map(cluster_ips).unwrap_or_default();
-        let families = service["spec"]["ipFamilies"].as_array().cloned().unwrap_or_default();
+        let families = service["spec"]["ipFamilies"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let mut ips: Vec<IpAddr> = Vec::new();
         let given = cluster_ips(service);
         for (at, family) in families.iter().enumerate() {
@@ -217,19 +247,34 @@ impl ServiceAllocator {
 
     fn family_error(&self, service: &Value, families: &[Value]) -> Status {
         let path = Path::new("spec").child("ipFamilies");
-        let error = FieldError::invalid(&path, Value::Array(families.to_vec()), "not configured on this cluster");
-        Status::invalid(&GroupKind::new("", "Service"), metadata::text(service, "name"), &[error])
+        let error = FieldError::invalid(
+            &path,
+            Value::Array(families.to_vec()),
+            "not configured on this cluster",
+        );
+        Status::invalid(
+            &GroupKind::new("", "Service"),
+            metadata::text(service, "name"),
+            &[error],
+        )
     }
 
     fn default_families(&self, service: &mut Value) {
         let family = |ip: &IpAddr| if ip.is_ipv6() { "IPv6" } else { "IPv4" };
-        let policy = service["spec"]["ipFamilyPolicy"].as_str().unwrap_or("SingleStack").to_owned();
+        let policy = service["spec"]["ipFamilyPolicy"]
+            .as_str()
+            .unwrap_or("SingleStack")
+            .to_owned();
         service["spec"]["ipFamilyPolicy"] = json!(policy);
         if service["spec"]["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
             let given = cluster_ips(service);
             let mut families: Vec<&str> = given.iter().map(family).collect();
             let configured: Vec<&str> = self.cidrs.iter().map(|c| family(&c.addr())).collect();
-            let wanted = if policy == "SingleStack" { 1 } else { configured.len().min(2) };
+            let wanted = if policy == "SingleStack" {
+                1
+            } else {
+                configured.len().min(2)
+            };
             for family in configured {
                 if families.len() < wanted && !families.contains(&family) {
                     families.push(family);
@@ -249,7 +294,11 @@ impl ServiceAllocator {
         let refuse = |detail: String| {
             let path = Path::new("spec").child("clusterIPs");
             let error = FieldError::invalid(&path, json!([ip.to_string()]), detail);
-            Status::invalid(&GroupKind::new("", "Service"), metadata::text(service, "name"), &[error])
+            Status::invalid(
+                &GroupKind::new("", "Service"),
+                metadata::text(service, "name"),
+                &[error],
+            )
         };
         let Some(cidr) = self.cidrs.iter().find(|c| c.contains(&ip)) else {
             let ranges: Vec<String> = self.cidrs.iter().map(ToString::to_string).collect();
@@ -259,12 +308,16 @@ impl ServiceAllocator {
             )));
         };
         if ip == cidr.network() || ip == cidr.broadcast() && cidr.addr().is_ipv4() {
-            return Err(refuse(format!("failed to allocate IP {ip}: provided IP is not in the valid range")));
+            return Err(refuse(format!(
+                "failed to allocate IP {ip}: provided IP is not in the valid range"
+            )));
         }
         if claim_ip(registry, service, ip, dry_run).await? {
             Ok(())
         } else {
-            Err(refuse(format!("failed to allocate IP {ip}: provided IP is already allocated")))
+            Err(refuse(format!(
+                "failed to allocate IP {ip}: provided IP is already allocated"
+            )))
         }
     }
 
@@ -295,7 +348,9 @@ impl ServiceAllocator {
                 return Ok(ip);
             }
         }
-        Err(Status::internal(format!("failed to allocate a serviceIP: range is full: {cidr}")))
+        Err(Status::internal(format!(
+            "failed to allocate a serviceIP: range is full: {cidr}"
+        )))
     }
 
     async fn allocate_ports(
@@ -313,7 +368,10 @@ impl ServiceAllocator {
         let mut given: Vec<(u16, String)> = Vec::new();
         for at in 0..count {
             let port = service["spec"]["ports"][at].clone();
-            let number = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
+            let number = port["nodePort"]
+                .as_u64()
+                .and_then(|p| u16::try_from(p).ok())
+                .unwrap_or(0);
             let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
             if !can_have {
                 if let Some(entry) = service["spec"]["ports"][at].as_object_mut() {
@@ -325,7 +383,8 @@ impl ServiceAllocator {
                 // TCP and UDP may share a number within one Service.
                 let shared = given.iter().any(|(n, p)| *n == number && *p != protocol);
                 if !shared && !held.contains(&number) {
-                    self.claim_given_port(registry, service, at, number, dry_run).await?;
+                    self.claim_given_port(registry, service, at, number, dry_run)
+                        .await?;
                     if !dry_run {
                         reservation.taken_ports.push(number);
                     }
@@ -349,7 +408,9 @@ impl ServiceAllocator {
         }
         let health = service["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0);
         if wants_health_port(service) && health == 0 {
-            let kept = old.and_then(|o| o["spec"]["healthCheckNodePort"].as_u64()).filter(|p| *p != 0);
+            let kept = old
+                .and_then(|o| o["spec"]["healthCheckNodePort"].as_u64())
+                .filter(|p| *p != 0);
             let port = match kept {
                 Some(port) => port,
                 None => {
@@ -380,7 +441,11 @@ impl ServiceAllocator {
         let refuse = |detail: String| {
             let path = Path::new("spec").child("ports").index(at).child("nodePort");
             let error = FieldError::invalid(&path, port, detail);
-            Status::invalid(&GroupKind::new("", "Service"), metadata::text(service, "name"), &[error])
+            Status::invalid(
+                &GroupKind::new("", "Service"),
+                metadata::text(service, "name"),
+                &[error],
+            )
         };
         if !self.ports.contains(&port) {
             return Err(refuse(format!(
@@ -435,15 +500,31 @@ impl ServiceAllocator {
                 claim_port(registry, port, false).await?;
             }
         }
-        let claims = registry.resources().resource("networking.k8s.io", "ipaddresses").list(None);
-        let lost = claims.iter().filter(|c| c.label("ipaddress.kubernetes.io/managed-by").is_some());
-        let lost: Vec<IpAddr> =
-            lost.filter_map(|c| c.name().parse().ok()).filter(|ip| !ips.contains(ip)).collect();
-        let range = registry.inner.store.range(RangeRequest::prefix(PORT_CLAIMS)).await;
+        let claims = registry
+            .resources()
+            .resource("networking.k8s.io", "ipaddresses")
+            .list(None);
+        let lost = claims
+            .iter()
+            .filter(|c| c.label("ipaddress.kubernetes.io/managed-by").is_some());
+        let lost: Vec<IpAddr> = lost
+            .filter_map(|c| c.name().parse().ok())
+            .filter(|ip| !ips.contains(ip))
+            .collect();
+        let range = registry
+            .inner
+            .store
+            .range(RangeRequest::prefix(PORT_CLAIMS))
+            .await;
         let claimed = range.map_err(|e| store_status(&e))?.kvs;
         let unused: Vec<u16> = claimed
             .iter()
-            .filter_map(|kv| std::str::from_utf8(&kv.key[PORT_CLAIMS.len()..]).ok()?.parse().ok())
+            .filter_map(|kv| {
+                std::str::from_utf8(&kv.key[PORT_CLAIMS.len()..])
+                    .ok()?
+                    .parse()
+                    .ok()
+            })
             .filter(|p| !ports.contains(p))
             .collect();
         drop_claims(registry, &lost, &unused).await;
@@ -457,12 +538,19 @@ fn matching_port(old: &Value, port: &Value, protocol: &str) -> Option<u16> {
     let same = ports
         .iter()
         .find(|p| p["port"] == port["port"] && p["protocol"].as_str().unwrap_or("TCP") == protocol)?;
-    same["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0)
+    same["nodePort"]
+        .as_u64()
+        .and_then(|p| u16::try_from(p).ok())
+        .filter(|p| *p != 0)
 }
 
 /// An update that does not say anything about addresses keeps them.
 fn keep_cluster_ips(service: &mut Value, old: &Value) {
-    if service["spec"]["clusterIP"].as_str().unwrap_or_default().is_empty() {
+    if service["spec"]["clusterIP"]
+        .as_str()
+        .unwrap_or_default()
+        .is_empty()
+    {
         for field in ["clusterIP", "clusterIPs"] {
             if let Some(value) = old["spec"].get(field) {
                 service["spec"][field] = value.clone();
@@ -479,17 +567,30 @@ fn keep_cluster_ips(service: &mut Value, old: &Value) {
 }
 
 fn is_claimed(registry: &Registry, ip: IpAddr) -> bool {
-    registry.resources().resource("networking.k8s.io", "ipaddresses").get("", &ip.to_string()).is_some()
+    registry
+        .resources()
+        .resource("networking.k8s.io", "ipaddresses")
+        .get("", &ip.to_string())
+        .is_some()
 }
 
 async fn claim_ip(registry: &Registry, service: &Value, ip: IpAddr, dry_run: bool) -> Result<bool, Status> {
     if is_claimed(registry, ip) {
         return Ok(false);
     }
-    let cache = registry.resources().caches().kind("networking.k8s.io", "ipaddresses");
+    let cache = registry
+        .resources()
+        .caches()
+        .kind("networking.k8s.io", "ipaddresses");
     let key = cache.spec().key("", &ip.to_string());
     if dry_run {
-        return Ok(registry.inner.store.get(&key, None).await.map_err(|e| store_status(&e))?.is_none());
+        return Ok(registry
+            .inner
+            .store
+            .get(&key, None)
+            .await
+            .map_err(|e| store_status(&e))?
+            .is_none());
     }
     let family = if ip.is_ipv6() { "IPv6" } else { "IPv4" };
     let object = json!({
@@ -509,18 +610,34 @@ async fn claim_ip(registry: &Registry, service: &Value, ip: IpAddr, dry_run: boo
         }},
     });
     let bytes = StoredForm::encode(cache.spec(), &object);
-    let outcome = registry.inner.store.put(key, bytes, Precondition::Absent, None).await;
-    Ok(matches!(outcome.map_err(|e| store_status(&e))?, WriteOutcome::Committed { .. }))
+    let outcome = registry
+        .inner
+        .store
+        .put(key, bytes, Precondition::Absent, None)
+        .await;
+    Ok(matches!(
+        outcome.map_err(|e| store_status(&e))?,
+        WriteOutcome::Committed { .. }
+    ))
 }
 
 async fn claim_port(registry: &Registry, port: u16, dry_run: bool) -> Result<bool, Status> {
     let store = &registry.inner.store;
     let key = port_key(port);
     if dry_run {
-        return Ok(store.get(&key, None).await.map_err(|e| store_status(&e))?.is_none());
+        return Ok(store
+            .get(&key, None)
+            .await
+            .map_err(|e| store_status(&e))?
+            .is_none());
     }
-    let outcome = store.put(key, Bytes::from_static(b"{}"), Precondition::Absent, None).await;
-    Ok(matches!(outcome.map_err(|e| store_status(&e))?, WriteOutcome::Committed { .. }))
+    let outcome = store
+        .put(key, Bytes::from_static(b"{}"), Precondition::Absent, None)
+        .await;
+    Ok(matches!(
+        outcome.map_err(|e| store_status(&e))?,
+        WriteOutcome::Committed { .. }
+    ))
 }
 
 fn size(cidr: &IpNet) -> u128 {

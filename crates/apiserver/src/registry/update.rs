@@ -66,17 +66,30 @@ impl Registry {
                     );
                     return Err(Status::conflict(&kind.gr, name, why));
                 }
-                match self.create_as(cx, kind, namespace, without_version(new), update.apply).await {
+                match self
+                    .create_as(cx, kind, namespace, without_version(new), update.apply)
+                    .await
+                {
                     Err(status) if status.reason == keelson_api::status::Reason::AlreadyExists => {
                         current = self.stored(kind, namespace, name).await?;
                         fresh = true;
                         continue;
                     }
-                    created => return Ok(Updated { object: created?, created: true }),
+                    created => {
+                        return Ok(Updated {
+                            object: created?,
+                            created: true,
+                        });
+                    }
                 }
             };
             match self.attempt(cx, kind, update, &object, &mut transform).await {
-                Ok(Attempt::Done(object)) => return Ok(Updated { object, created: false }),
+                Ok(Attempt::Done(object)) => {
+                    return Ok(Updated {
+                        object,
+                        created: false,
+                    });
+                }
                 Ok(Attempt::Changed(newer)) => {
                     current = newer;
                     fresh = true;
@@ -115,8 +128,16 @@ impl Registry {
             managed_fields::updated(cx, kind, subresource, &mut new, &old);
         }
         let dry_run = cx.options.dry_run;
-        let attributes =
-            attributes(cx, kind, Operation::Update, subresource, namespace, name, Some(&old), dry_run);
+        let attributes = attributes(
+            cx,
+            kind,
+            Operation::Update,
+            subresource,
+            namespace,
+            name,
+            Some(&old),
+            dry_run,
+        );
         self.admit(cx, &attributes, Some(&mut new)).await?;
         model::prepare_for_update(kind, subresource, &mut new, &old);
         let reservation = hooks::before_update(self, kind, subresource, &mut new, &old, dry_run).await?;
@@ -175,7 +196,11 @@ impl Registry {
         } else {
             None
         };
-        let outcome = self.inner.store.put(key.clone(), bytes.clone(), precondition, lease).await;
+        let outcome = self
+            .inner
+            .store
+            .put(key.clone(), bytes.clone(), precondition, lease)
+            .await;
         match outcome.map_err(|e| store_status(&e))? {
             WriteOutcome::Committed { revision, .. } => {
                 Ok(Attempt::Done(cached(spec, &key, bytes, revision.0)?))
@@ -230,8 +255,7 @@ fn check_preconditions(
 ) -> Result<(), Status> {
     let (wanted, actual) = (metadata::text(new, "uid"), metadata::text(old, "uid"));
     if !wanted.is_empty() && wanted != actual {
-        let why =
-            format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}");
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}");
         return Err(Status::conflict(&kind.gr, name, why));
     }
     let version = metadata::text(new, "resourceVersion");
@@ -249,14 +273,24 @@ fn check_preconditions(
         Err(_) => {
             let path = field::Path::new("metadata").child("resourceVersion");
             let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
-            Err(Status::invalid(&kind.gk, name, &[field::Error::invalid(&path, version, why)]))
+            Err(Status::invalid(
+                &kind.gk,
+                name,
+                &[field::Error::invalid(&path, version, why)],
+            ))
         }
     }
 }
 
 /// What clients cannot change is as it was.
 fn keep_system_metadata(new: &mut Value, old: &Value) {
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ] {
         metadata::copy(new, old, field);
     }
     metadata::copy(new, old, "resourceVersion");

@@ -77,7 +77,11 @@ impl FieldExtractor {
             fields: self.fields.iter().map(|f| f.default.as_str().into()).collect(),
         };
         let mut de = serde_json::Deserializer::from_slice(json);
-        Seed { node: &self.root, out: &mut out }.deserialize(&mut de)?;
+        Seed {
+            node: &self.root,
+            out: &mut out,
+        }
+        .deserialize(&mut de)?;
         Ok(out)
     }
 }
@@ -153,7 +157,10 @@ impl<'de> Visitor<'de> for Seed<'_> {
         }
         while let Some(child) = map.next_key_seed(KeySeed { node: self.node })? {
             match child {
-                Some(node) => map.next_value_seed(Seed { node, out: &mut *self.out })?,
+                Some(node) => map.next_value_seed(Seed {
+                    node,
+                    out: &mut *self.out,
+                })?,
                 None => {
                     map.next_value::<IgnoredAny>()?;
                 }

@@ -54,7 +54,13 @@ pub struct CachedEvent {
 
 impl CachedEvent {
     fn new(kind: EventType, object: Arc<CachedObject>, previous: Option<Arc<CachedObject>>) -> Self {
-        Self { kind, object, previous, frames: Default::default(), protobuf: Default::default() }
+        Self {
+            kind,
+            object,
+            previous,
+            frames: Default::default(),
+            protobuf: Default::default(),
+        }
     }
 
     /// Revision of the change.
@@ -64,12 +70,16 @@ impl CachedEvent {
 
     /// The JSON frame, line feed included, with this type (a selector can turn MODIFIED into ADDED or DELETED).
     pub fn json_frame(&self, kind: EventType) -> Bytes {
-        self.frames[kind as usize].get_or_init(|| json_frame(kind, &self.object)).clone()
+        self.frames[kind as usize]
+            .get_or_init(|| json_frame(kind, &self.object))
+            .clone()
     }
 
     /// The protobuf frame with this type, encoded by the first watcher that needs it.
     pub fn protobuf_frame(&self, kind: EventType, encode: impl FnOnce(&CachedObject) -> Bytes) -> Bytes {
-        self.protobuf[kind as usize].get_or_init(|| encode(&self.object)).clone()
+        self.protobuf[kind as usize]
+            .get_or_init(|| encode(&self.object))
+            .clone()
     }
 }
 
@@ -149,7 +159,12 @@ pub struct KindCache {
 
 impl KindCache {
     pub(super) fn new(spec: Arc<KindSpec>, applied: Arc<AtomicU64>) -> Self {
-        Self { spec, state: RwLock::default(), applied, changed: watch::Sender::new(0) }
+        Self {
+            spec,
+            state: RwLock::default(),
+            applied,
+            changed: watch::Sender::new(0),
+        }
     }
 
     /// How the kind is stored.
@@ -161,7 +176,12 @@ impl KindCache {
     pub(super) fn reset(&self, objects: Vec<Arc<CachedObject>>, revision: u64) {
         let mut state = self.state.write();
         let next = state.first + state.ring.len() as u64 + 1;
-        *state = State { first: next, complete_after: revision, last: revision, ..State::default() };
+        *state = State {
+            first: next,
+            complete_after: revision,
+            last: revision,
+            ..State::default()
+        };
         for object in objects {
             if let Some(count) = state.per_namespace.get_mut(object.namespace()) {
                 *count += 1;
@@ -211,8 +231,13 @@ impl KindCache {
 
     /// All objects of a namespace, or all.
     pub fn list(&self, namespace: Option<&str>) -> Vec<Arc<CachedObject>> {
-        let request = PageRequest { namespace, ..PageRequest::default() };
-        self.page(&request, |_| true).map(|p| p.objects).unwrap_or_default()
+        let request = PageRequest {
+            namespace,
+            ..PageRequest::default()
+        };
+        self.page(&request, |_| true)
+            .map(|p| p.objects)
+            .unwrap_or_default()
     }
 
     /// How many objects there are.
@@ -250,8 +275,15 @@ impl KindCache {
         let state = self.state.read();
         let now = state.last.max(self.applied.load(Ordering::Acquire));
         let revision = request.exact.unwrap_or(now);
-        let undone = if revision < state.last { Some(state.undo(revision)?) } else { None };
-        let mut page = Page { revision, ..Page::default() };
+        let undone = if revision < state.last {
+            Some(state.undo(revision)?)
+        } else {
+            None
+        };
+        let mut page = Page {
+            revision,
+            ..Page::default()
+        };
         let bounds = bounds(request);
         let visit = |page: &mut Page, object: &Arc<CachedObject>| -> bool {
             if !matches(object) {
@@ -267,7 +299,9 @@ impl KindCache {
             page.objects.push(object.clone());
             true
         };
-        let range = state.objects.range::<[u8], _>((borrowed(&bounds.0), borrowed(&bounds.1)));
+        let range = state
+            .objects
+            .range::<[u8], _>((borrowed(&bounds.0), borrowed(&bounds.1)));
         match undone {
             None => {
                 // The whole kind's count is known: no need to walk to the end for it.
@@ -311,7 +345,10 @@ impl KindCache {
     pub fn position_after(&self, revision: u64) -> Result<u64, TooOld> {
         let state = self.state.read();
         if revision < state.complete_after {
-            return Err(TooOld { requested: revision, oldest: state.complete_after });
+            return Err(TooOld {
+                requested: revision,
+                oldest: state.complete_after,
+            });
         }
         let skip = state.ring.partition_point(|e| e.revision() <= revision);
         Ok(state.first + skip as u64)
@@ -321,7 +358,10 @@ impl KindCache {
     pub fn events_from(&self, position: u64, max: usize) -> Result<(Vec<Arc<CachedEvent>>, u64), TooOld> {
         let state = self.state.read();
         let Some(skip) = position.checked_sub(state.first) else {
-            return Err(TooOld { requested: 0, oldest: state.complete_after });
+            return Err(TooOld {
+                requested: 0,
+                oldest: state.complete_after,
+            });
         };
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
         let events: Vec<_> = state.ring.iter().skip(skip).take(max).cloned().collect();
@@ -350,12 +390,18 @@ impl State {
                 self.per_namespace.insert(object.namespace().into(), 1);
             }
         }
-        let kind = if previous.is_some() { EventType::Modified } else { EventType::Added };
+        let kind = if previous.is_some() {
+            EventType::Modified
+        } else {
+            EventType::Added
+        };
         self.push(CachedEvent::new(kind, object, previous));
     }
 
     fn delete(&mut self, key: &Bytes, revision: u64) {
-        let Some(previous) = self.objects.remove(key) else { return };
+        let Some(previous) = self.objects.remove(key) else {
+            return;
+        };
         if let Some(count) = self.per_namespace.get_mut(previous.namespace()) {
             *count -= 1;
             if *count == 0 {
@@ -384,10 +430,15 @@ impl State {
     /// What changed keys were at `revision`: `None` where they did not exist.
     fn undo(&self, revision: u64) -> Result<BTreeMap<Bytes, Option<Arc<CachedObject>>>, TooOld> {
         if revision < self.complete_after {
-            return Err(TooOld { requested: revision, oldest: self.complete_after });
+            return Err(TooOld {
+                requested: revision,
+                oldest: self.complete_after,
+            });
         }
         let newer = self.ring.iter().rev().take_while(|e| e.revision() > revision);
-        Ok(newer.map(|e| (e.object.key().clone(), e.previous.clone())).collect())
+        Ok(newer
+            .map(|e| (e.object.key().clone(), e.previous.clone()))
+            .collect())
     }
 }
 
@@ -403,9 +454,10 @@ fn bounds(request: &PageRequest<'_>) -> Bounds {
             let key = format!("{namespace}/{name}").into_bytes();
             (Bound::Included(key.clone()), Bound::Included(key))
         }
-        (None, Some(name)) => {
-            (Bound::Included(name.as_bytes().to_vec()), Bound::Included(name.as_bytes().to_vec()))
-        }
+        (None, Some(name)) => (
+            Bound::Included(name.as_bytes().to_vec()),
+            Bound::Included(name.as_bytes().to_vec()),
+        ),
         (Some(namespace), _) if !namespace.is_empty() => (
             Bound::Included(format!("{namespace}/").into_bytes()),
             Bound::Excluded(format!("{namespace}0").into_bytes()),
@@ -451,7 +503,9 @@ mod tests {
 
     fn put(c: &KindCache, ns: &str, name: &str, revision: u64) {
         let key = c.spec.key(ns, name);
-        let value = format!(r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{ns}"}}}}"#);
+        let value = format!(
+            r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{ns}"}}}}"#
+        );
         let object = CachedObject::new(&c.spec, &key, value.into(), revision).unwrap();
         c.apply(vec![Change::Put(Arc::new(object))]);
     }
@@ -467,7 +521,10 @@ mod tests {
             .iter()
             .map(|o| format!("{}/{}@{}", o.namespace(), o.name(), o.revision()))
             .collect();
-        assert_eq!(format!("{} more={} {:?}", names.join(" "), page.more, page.remaining), expected);
+        assert_eq!(
+            format!("{} more={} {:?}", names.join(" "), page.more, page.remaining),
+            expected
+        );
     }
 
     #[test]
@@ -479,20 +536,53 @@ mod tests {
         put(&c, "a", "x", 4);
         delete(&c, "a", "y", 5);
         check(&c, &PageRequest::default(), "a/x@4 b/x@3 more=false None");
-        let exact = |exact| PageRequest { exact: Some(exact), ..PageRequest::default() };
+        let exact = |exact| PageRequest {
+            exact: Some(exact),
+            ..PageRequest::default()
+        };
         check(&c, &exact(3), "a/x@1 a/y@2 b/x@3 more=false None");
         check(&c, &exact(1), "a/x@1 more=false None");
-        check(&c, &PageRequest { namespace: Some("a"), ..Default::default() }, "a/x@4 more=false None");
-        let first =
-            PageRequest { limit: 1, exact: Some(4), count_remaining: true, ..PageRequest::default() };
+        check(
+            &c,
+            &PageRequest {
+                namespace: Some("a"),
+                ..Default::default()
+            },
+            "a/x@4 more=false None",
+        );
+        let first = PageRequest {
+            limit: 1,
+            exact: Some(4),
+            count_remaining: true,
+            ..PageRequest::default()
+        };
         check(&c, &first, "a/x@4 more=true Some(2)");
-        check(&c, &PageRequest { limit: 1, count_remaining: true, ..Default::default() }, "a/x@4 more=true Some(1)");
-        let second = PageRequest { start: Some(b"a/x\0"), exact: Some(4), ..PageRequest::default() };
+        check(
+            &c,
+            &PageRequest {
+                limit: 1,
+                count_remaining: true,
+                ..Default::default()
+            },
+            "a/x@4 more=true Some(1)",
+        );
+        let second = PageRequest {
+            start: Some(b"a/x\0"),
+            exact: Some(4),
+            ..PageRequest::default()
+        };
         check(&c, &second, "a/y@2 b/x@3 more=false None");
-        let named = PageRequest { namespace: Some("b"), name: Some("x"), ..PageRequest::default() };
+        let named = PageRequest {
+            namespace: Some("b"),
+            name: Some("x"),
+            ..PageRequest::default()
+        };
         check(&c, &named, "b/x@3 more=false None");
-        let beyond =
-            PageRequest { namespace: Some("a"), start: Some(b"z/z"), ..PageRequest::default() };
+        let beyond = PageRequest {
+            namespace: Some("a"),
+            start: Some(b"z/z"),
+            ..PageRequest::default()
+        };
         check(&c, &beyond, " more=false None");
     }
 
@@ -503,13 +593,25 @@ mod tests {
             put(&c, "a", "x", revision);
         }
         let error = c.position_after(5).unwrap_err();
-        assert!(error.to_string().starts_with("too old resource version: 5 ("), "{error}");
+        assert!(
+            error.to_string().starts_with("too old resource version: 5 ("),
+            "{error}"
+        );
         let at = c.position_after(9_990).unwrap();
         let (events, next) = c.events_from(at, 100).unwrap();
         assert_eq!(events.len(), 10);
         assert_eq!(events[0].revision(), 9_991);
         assert_eq!(c.events_from(next, 100).unwrap().0.len(), 0);
         assert!(c.events_from(0, 1).is_err());
-        assert!(c.page(&PageRequest { exact: Some(7), ..Default::default() }, |_| true).is_err());
+        assert!(
+            c.page(
+                &PageRequest {
+                    exact: Some(7),
+                    ..Default::default()
+                },
+                |_| true
+            )
+            .is_err()
+        );
     }
 }

@@ -137,8 +137,7 @@ impl CachedObject {
         let relative = key.slice(spec.prefix.len()..);
         std::str::from_utf8(&relative).map_err(|e| corrupt(e.to_string()))?;
         let namespace_len = relative.iter().position(|b| *b == b'/').unwrap_or(0);
-        let has_form =
-            value.starts_with(&spec.head) && value[spec.head.len()..].starts_with(METADATA);
+        let has_form = value.starts_with(&spec.head) && value[spec.head.len()..].starts_with(METADATA);
         let bytes = if has_form {
             value
         } else {
@@ -148,7 +147,10 @@ impl CachedObject {
             }
             StoredForm::encode(spec, &object)
         };
-        let extracted = spec.extractor.extract(&bytes).map_err(|e| corrupt(e.to_string()))?;
+        let extracted = spec
+            .extractor
+            .extract(&bytes)
+            .map_err(|e| corrupt(e.to_string()))?;
         Ok(Self {
             spec: spec.clone(),
             key: relative,
@@ -264,7 +266,10 @@ impl CachedObject {
         let mut object: Value =
             serde_json::from_slice(&self.bytes).expect("invariant: parsed when the object was read");
         if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-            metadata.insert("resourceVersion".to_owned(), Value::String(self.revision.to_string()));
+            metadata.insert(
+                "resourceVersion".to_owned(),
+                Value::String(self.revision.to_string()),
+            );
         }
         object
     }

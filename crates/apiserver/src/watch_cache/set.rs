@@ -60,7 +60,8 @@ impl CacheSet {
 
     /// The cache of a kind; an always empty one for kinds that are not stored.
     pub fn kind(&self, group: &str, resource: &str) -> Arc<KindCache> {
-        self.try_kind(group, resource).unwrap_or_else(|| self.nothing.clone())
+        self.try_kind(group, resource)
+            .unwrap_or_else(|| self.nothing.clone())
     }
 
     /// The cache of a kind.
@@ -85,7 +86,10 @@ impl CacheSet {
         // Filled from a snapshot; events between the snapshot and the insertion are caught by reading again until the
         // applied revision did not move past the snapshot.
         loop {
-            let range = self.store.range(RangeRequest::prefix(spec.prefix.clone())).await?;
+            let range = self
+                .store
+                .range(RangeRequest::prefix(spec.prefix.clone()))
+                .await?;
             let objects = range
                 .kvs
                 .into_iter()
@@ -143,11 +147,16 @@ impl CacheSet {
         let range = self.store.range(RangeRequest::prefix(ROOT)).await?;
         let revision = range.revision;
         // Everything, also keys that are not ours: progress must reach each revision of the store.
-        let stream = self.store.watch(Bytes::new(), Some(Revision(revision.0 + 1))).await?;
+        let stream = self
+            .store
+            .watch(Bytes::new(), Some(Revision(revision.0 + 1)))
+            .await?;
         let kinds = self.kinds.write();
         let mut sorted: HashMap<&str, Vec<Arc<CachedObject>>> = HashMap::new();
         for kv in range.kvs {
-            let Some((id, cache)) = kind_of(&kinds, &kv.key) else { continue };
+            let Some((id, cache)) = kind_of(&kinds, &kv.key) else {
+                continue;
+            };
             match CachedObject::new(cache.spec(), &kv.key, kv.value, kv.mod_revision.0) {
                 Ok(object) => sorted.entry(id).or_default().push(Arc::new(object)),
                 Err(error) => tracing::error!(%error, "stored object left out"),
@@ -171,7 +180,9 @@ impl CacheSet {
                 None => return,
                 Some(WatchMessage::Progress(revision)) => self.set_applied(revision.0),
                 Some(WatchMessage::Events(events)) => {
-                    let Some(last) = events.last().map(|e| e.kv.mod_revision.0) else { continue };
+                    let Some(last) = events.last().map(|e| e.kv.mod_revision.0) else {
+                        continue;
+                    };
                     let kinds = self.kinds.read();
                     self.apply(&kinds, events);
                     self.set_applied(last);
@@ -198,7 +209,9 @@ impl CacheSet {
         // Events of one kind are applied together; the order between kinds is not visible to anyone.
         let mut batches: Vec<(Arc<KindCache>, Vec<Change>)> = Vec::new();
         for event in events {
-            let Some((_, cache)) = kind_of(kinds, &event.kv.key) else { continue };
+            let Some((_, cache)) = kind_of(kinds, &event.kv.key) else {
+                continue;
+            };
             let change = match event.kind {
                 EventKind::Put => match put_of(cache, event.kv) {
                     Some(change) => change,
@@ -240,7 +253,9 @@ fn kind_of<'a>(
     let mut id = smallvec::SmallVec::<[u8; 96]>::new();
     id.push(b'/');
     id.extend_from_slice(first.as_bytes());
-    let core = std::str::from_utf8(&id).ok().and_then(|id| kinds.get_key_value(id));
+    let core = std::str::from_utf8(&id)
+        .ok()
+        .and_then(|id| kinds.get_key_value(id));
     let found = core.or_else(|| {
         let (second, _) = tail.split_once('/')?;
         id.clear();

@@ -1,5 +1,9 @@
 //! A server for tests.
-#![allow(clippy::unwrap_used, dead_code, reason = "a test fails by panicking, and no test uses everything")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a test fails by panicking, and no test uses everything"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -33,8 +37,12 @@ impl TestServer {
     }
 
     async fn start_in(directory: TempDir) -> Self {
-        let pki =
-            Pki::ensure(&directory.path().join("pki"), &ClusterNames::default(), jiff::Timestamp::now()).unwrap();
+        let pki = Pki::ensure(
+            &directory.path().join("pki"),
+            &ClusterNames::default(),
+            jiff::Timestamp::now(),
+        )
+        .unwrap();
         let store = EmbeddedStore::open(directory.path().join("store"), Options::default()).unwrap();
         let leaf = pki.leaf(Identity::Apiserver);
         let serving = CertificateAndKey {
@@ -58,7 +66,12 @@ impl TestServer {
             ..ServiceAccountConfig::default()
         };
         let server = ApiServer::start(config).await.unwrap();
-        Self { server, store, pki, directory }
+        Self {
+            server,
+            store,
+            pki,
+            directory,
+        }
     }
 
     /// Stops the server and starts it again on the same store.
@@ -93,11 +106,16 @@ impl TestServer {
 
     /// A TLS connection with the administrator's certificate.
     pub(crate) async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
-        let tls =
-            keelson_pki::tls::client_config(&[self.pki.ca.certificate().clone()], Some(self.admin())).unwrap();
-        let tcp = tokio::net::TcpStream::connect(self.server.local_addr()).await.unwrap();
+        let tls = keelson_pki::tls::client_config(&[self.pki.ca.certificate().clone()], Some(self.admin()))
+            .unwrap();
+        let tcp = tokio::net::TcpStream::connect(self.server.local_addr())
+            .await
+            .unwrap();
         let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap()
+        tokio_rustls::TlsConnector::from(Arc::new(tls))
+            .connect(name, tcp)
+            .await
+            .unwrap()
     }
 
     /// One request on one connection with the administrator's certificate.
@@ -109,20 +127,31 @@ impl TestServer {
         body: String,
     ) -> (StatusCode, HeaderMap, String) {
         let stream = self.connect().await;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
         let connection = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header("host", "127.0.0.1");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "127.0.0.1");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+        let response = sender
+            .send_request(request.body(Full::new(Bytes::from(body))).unwrap())
+            .await
+            .unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         drop(sender);
         // A connection that the server closed early after 413 is not an error of the test.
         drop(connection.await.unwrap());
-        (parts.status, parts.headers, String::from_utf8(body.to_vec()).unwrap())
+        (
+            parts.status,
+            parts.headers,
+            String::from_utf8(body.to_vec()).unwrap(),
+        )
     }
 }
 

@@ -27,8 +27,12 @@ impl CgroupTree {
     fn parse(mountinfo: &str) -> Self {
         let mut hierarchies = Vec::new();
         for line in mountinfo.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let Some(mount_point) = left.split(' ').nth(4) else { continue };
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(mount_point) = left.split(' ').nth(4) else {
+                continue;
+            };
             let mut right = right.split(' ');
             let (fs_type, options) = (right.next(), right.nth(1).unwrap_or_default());
             match fs_type {
@@ -44,7 +48,10 @@ impl CgroupTree {
                     });
                 }
                 Some("cgroup2") if mount_point == "/sys/fs/cgroup" => {
-                    hierarchies.push(Hierarchy { mount_point: mount_point.into(), controllers: None });
+                    hierarchies.push(Hierarchy {
+                        mount_point: mount_point.into(),
+                        controllers: None,
+                    });
                 }
                 _ => {}
             }
@@ -76,7 +83,10 @@ impl CgroupTree {
 
     /// The directories of `group`, one for each hierarchy.
     pub fn paths(&self, group: &str) -> Vec<PathBuf> {
-        self.hierarchies.iter().map(|hierarchy| hierarchy.path(group)).collect()
+        self.hierarchies
+            .iter()
+            .map(|hierarchy| hierarchy.path(group))
+            .collect()
     }
 
     /// Removes `group` and everything below it, in every hierarchy. Its processes must have ended.
@@ -99,7 +109,13 @@ impl CgroupTree {
         for hierarchy in &self.hierarchies {
             std::fs::create_dir_all(&hierarchy.mount_point).map_err(errno)?;
             let controllers = hierarchy.controllers.as_deref();
-            mount(Some("cgroup"), &hierarchy.mount_point, Some("cgroup"), flags, controllers)?;
+            mount(
+                Some("cgroup"),
+                &hierarchy.mount_point,
+                Some("cgroup"),
+                flags,
+                controllers,
+            )?;
         }
         Ok(())
     }
@@ -117,10 +133,15 @@ impl Hierarchy {
 
 /// A new v1 cpuset group has no processors and no memory nodes: it takes its parent's.
 fn fill_cpuset(path: &Path) -> io::Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
     for file in ["cpuset.cpus", "cpuset.mems"] {
         if std::fs::read_to_string(path.join(file))?.trim().is_empty() {
-            std::fs::write(path.join(file), std::fs::read_to_string(parent.join(file))?.trim())?;
+            std::fs::write(
+                path.join(file),
+                std::fs::read_to_string(parent.join(file))?.trim(),
+            )?;
         }
     }
     Ok(())
@@ -171,7 +192,10 @@ mod tests {
             .collect();
         assert_eq!(
             found,
-            [("/sys/fs/cgroup/cpu", Some("cpu")), ("/sys/fs/cgroup/systemd", Some("name=systemd"))]
+            [
+                ("/sys/fs/cgroup/cpu", Some("cpu")),
+                ("/sys/fs/cgroup/systemd", Some("name=systemd"))
+            ]
         );
     }
 

@@ -37,11 +37,17 @@ fn try_hold(dir: &Path) -> io::Result<ExitCode> {
     let mut init = Command::new("/proc/self/exe")
         .args(["internal", "node-init"])
         .arg(dir)
-        .stdout(Stdio::from(std::fs::OpenOptions::new().append(true).open(spec.log())?))
+        .stdout(Stdio::from(
+            std::fs::OpenOptions::new().append(true).open(spec.log())?,
+        ))
         .spawn()?;
     let mut stdout = io::stdout();
     writeln!(stdout, "{}", init.id())?;
     stdout.flush()?;
     let status = init.wait()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -43,8 +43,12 @@ fn try_init(dir: &Path) -> io::Result<()> {
     }
     mounts(&spec)?;
     nix::unistd::sethostname(&spec.name)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(underlay::configure_inside(&spec)).map_err(io::Error::other)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(underlay::configure_inside(&spec))
+        .map_err(io::Error::other)?;
     drop(runtime);
     supervise(&spec)
 }
@@ -57,7 +61,13 @@ fn mounts(spec: &NodeSpec) -> io::Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), quiet, none)?;
     mount(Some("sysfs"), "/sys", Some("sysfs"), quiet, none)?;
     tree.mount()?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))?;
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=755"),
+    )?;
     // Pods mount volumes below this one and must be able to share them with the kubelet.
     for below in ["var/log", "var/lib"] {
         let (from, to) = (spec.dir.join(below), Path::new("/").join(below));
@@ -75,9 +85,16 @@ fn supervise(spec: &NodeSpec) -> io::Result<()> {
     let signal_fd = SignalFd::new(&signals)?;
     let start = || {
         let null = std::fs::File::open("/dev/null")?;
-        Command::new("/proc/self/exe").arg("agent").args(&spec.agent).stdin(Stdio::from(null)).spawn()
+        Command::new("/proc/self/exe")
+            .arg("agent")
+            .args(&spec.agent)
+            .stdin(Stdio::from(null))
+            .spawn()
     };
-    let mut agent = Agent { child: Some(start()?), started: Instant::now() };
+    let mut agent = Agent {
+        child: Some(start()?),
+        started: Instant::now(),
+    };
     let mut stopping: Option<Instant> = None;
     loop {
         let wait = match (&agent.child, stopping) {
@@ -90,7 +107,10 @@ fn supervise(spec: &NodeSpec) -> io::Result<()> {
             if stopping.is_some() {
                 return Ok(());
             }
-            agent = Agent { child: Some(start()?), started: Instant::now() };
+            agent = Agent {
+                child: Some(start()?),
+                started: Instant::now(),
+            };
             continue;
         }
         if !readable(&signal_fd, wait)? {
@@ -116,7 +136,10 @@ struct Agent {
 
 impl Agent {
     fn pid(&self) -> Option<Pid> {
-        self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).map(Pid::from_raw)
+        self.child
+            .as_ref()
+            .and_then(|child| i32::try_from(child.id()).ok())
+            .map(Pid::from_raw)
     }
 
     /// Reaps everything that has ended; notices when it was the agent.
@@ -137,7 +160,13 @@ impl Agent {
 
 fn readable(signal_fd: &SignalFd, wait: Option<Duration>) -> io::Result<bool> {
     use std::os::fd::AsFd;
-    let timeout = wait.map(rustix::event::Timespec::try_from).transpose().map_err(io::Error::other)?;
-    let mut descriptors = [rustix::event::PollFd::from_borrowed_fd(signal_fd.as_fd(), rustix::event::PollFlags::IN)];
+    let timeout = wait
+        .map(rustix::event::Timespec::try_from)
+        .transpose()
+        .map_err(io::Error::other)?;
+    let mut descriptors = [rustix::event::PollFd::from_borrowed_fd(
+        signal_fd.as_fd(),
+        rustix::event::PollFlags::IN,
+    )];
     Ok(rustix::event::poll(&mut descriptors, timeout.as_ref())? > 0)
 }

@@ -107,7 +107,11 @@ impl NodeSpec {
 
     fn error(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
         let node = self.name.clone();
-        move |source| Error::Io { node, operation, source }
+        move |source| Error::Io {
+            node,
+            operation,
+            source,
+        }
     }
 }
 
@@ -119,7 +123,9 @@ pub async fn start(spec: &NodeSpec, underlay: &Underlay) -> Result<SandboxNode, 
     for below in ["var/lib", "var/log"] {
         std::fs::create_dir_all(spec.dir.join(below)).map_err(spec.error("make directories"))?;
     }
-    let bytes = serde_json::to_vec_pretty(spec).map_err(io::Error::from).map_err(spec.error("write node.json"))?;
+    let bytes = serde_json::to_vec_pretty(spec)
+        .map_err(io::Error::from)
+        .map_err(spec.error("write node.json"))?;
     write_atomically(&NodeSpec::file(&spec.dir), &bytes).map_err(spec.error("write node.json"))?;
     let tree = CgroupTree::detect().map_err(spec.error("find the cgroup hierarchies"))?;
     tree.create(&spec.cgroup).map_err(spec.error("make cgroups"))?;
@@ -138,23 +144,42 @@ pub async fn start(spec: &NodeSpec, underlay: &Underlay) -> Result<SandboxNode, 
         .process_group(0)
         .spawn()
         .map_err(spec.error("start the holder"))?;
-    let died = || Error::Died { node: spec.name.clone(), log: spec.log() };
+    let died = || Error::Died {
+        node: spec.name.clone(),
+        log: spec.log(),
+    };
     // The holder says the init's process id when the namespaces are there; the init waits for its network.
     let mut line = String::new();
     let stdout = holder.stdout.take().ok_or_else(died)?;
-    BufReader::new(stdout).read_line(&mut line).map_err(spec.error("hear from the holder"))?;
-    let init = line.trim().parse().ok().and_then(ProcessRecord::of).ok_or_else(died)?;
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .map_err(spec.error("hear from the holder"))?;
+    let init = line
+        .trim()
+        .parse()
+        .ok()
+        .and_then(ProcessRecord::of)
+        .ok_or_else(died)?;
     underlay
         .connect(&spec.link, init.pid)
         .await
-        .map_err(|source| Error::Link { node: spec.name.clone(), source })?;
+        .map_err(|source| Error::Link {
+            node: spec.name.clone(),
+            source,
+        })?;
     let mut stdin = holder.stdin.take().ok_or_else(died)?;
-    stdin.write_all(b"go\n").map_err(spec.error("let the node go on"))?;
+    stdin
+        .write_all(b"go\n")
+        .map_err(spec.error("let the node go on"))?;
     drop(stdin);
-    let pid = i32::try_from(holder.id()).map_err(io::Error::other).map_err(spec.error("read the process id"))?;
+    let pid = i32::try_from(holder.id())
+        .map_err(io::Error::other)
+        .map_err(spec.error("read the process id"))?;
     let holder = ProcessRecord::of(pid).ok_or_else(died)?;
     let node = SandboxNode { holder, init };
-    let bytes = serde_json::to_vec(&node).map_err(io::Error::from).map_err(spec.error("write running.json"))?;
+    let bytes = serde_json::to_vec(&node)
+        .map_err(io::Error::from)
+        .map_err(spec.error("write running.json"))?;
     write_atomically(&spec.record(), &bytes).map_err(spec.error("write running.json"))?;
     Ok(node)
 }
@@ -162,16 +187,32 @@ pub async fn start(spec: &NodeSpec, underlay: &Underlay) -> Result<SandboxNode, 
 /// Ends a node and removes its cgroups and link. Its directory stays. A node that does not run is fine.
 pub async fn stop(spec: &NodeSpec, underlay: &Underlay, patience: Duration) -> Result<(), Error> {
     if let Some(node) = spec.running() {
-        if !node.init.signal_and_wait(Signal::TERM, patience).map_err(spec.error("stop the node"))? {
-            node.init.signal_and_wait(Signal::KILL, Duration::from_secs(10)).map_err(spec.error("stop the node"))?;
+        if !node
+            .init
+            .signal_and_wait(Signal::TERM, patience)
+            .map_err(spec.error("stop the node"))?
+        {
+            node.init
+                .signal_and_wait(Signal::KILL, Duration::from_secs(10))
+                .map_err(spec.error("stop the node"))?;
         }
-        node.holder.terminate(Duration::from_secs(5)).map_err(spec.error("stop the holder"))?;
+        node.holder
+            .terminate(Duration::from_secs(5))
+            .map_err(spec.error("stop the holder"))?;
     }
-    underlay.disconnect(&spec.link).await.map_err(|source| Error::Link { node: spec.name.clone(), source })?;
+    underlay
+        .disconnect(&spec.link)
+        .await
+        .map_err(|source| Error::Link {
+            node: spec.name.clone(),
+            source,
+        })?;
     let tree = CgroupTree::detect().map_err(spec.error("find the cgroup hierarchies"))?;
     tree.remove(&spec.cgroup).map_err(spec.error("remove cgroups"))?;
     match std::fs::remove_file(spec.record()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(spec.error("remove running.json")(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(spec.error("remove running.json")(error))
+        }
         _ => Ok(()),
     }
 }

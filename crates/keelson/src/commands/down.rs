@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::cli::{Global, Output};
-use crate::output::{print_json, print_step};
+use crate::output::{print_json, print_line, print_step};
 
 /// Stops the cluster.
 pub(crate) async fn run(global: &Global, purge: bool) -> Result<()> {
@@ -13,10 +13,17 @@ pub(crate) async fn run(global: &Global, purge: bool) -> Result<()> {
         return print_json(&serde_json::json!({"stopped": true, "purged": purge, "dataDir": paths.data}));
     }
     if purge {
-        println!("\nThe cluster and its data are gone. `keelson up` starts a new one.");
+        print_line(format_args!(
+            "\nThe cluster and its data are gone. `keelson up` starts a new one."
+        ));
     } else {
-        println!("\nThe cluster is stopped; its data stays in {}.", paths.data.display());
-        println!("`keelson up` starts it again, `keelson down --purge` deletes it.");
+        print_line(format_args!(
+            "\nThe cluster is stopped; its data stays in {}.",
+            paths.data.display()
+        ));
+        print_line(format_args!(
+            "`keelson up` starts it again, `keelson down --purge` deletes it."
+        ));
     }
     Ok(())
 }

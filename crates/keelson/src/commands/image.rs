@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Global, ImageCommand, Output};
 use crate::commands::status::size;
-use crate::output::{print_json, print_table};
+use crate::output::{print_json, print_line, print_table};
 
 /// Does the action on every node of this machine.
 pub(crate) async fn run(global: &Global, command: ImageCommand) -> Result<()> {
@@ -26,7 +26,12 @@ pub(crate) async fn run(global: &Global, command: ImageCommand) -> Result<()> {
         for action in &actions {
             let show = |progress: &Value| {
                 let part = |key: &str| progress.get(key).and_then(Value::as_u64).unwrap_or_default();
-                eprint!("\r{node}: layers {}/{}, {}   ", part("layersDone"), part("layersTotal"), size(part("bytesDone")));
+                eprint!(
+                    "\r{node}: layers {}/{}, {}   ",
+                    part("layersDone"),
+                    part("layersTotal"),
+                    size(part("bytesDone"))
+                );
             };
             let result = control::request(socket, action, &show).await;
             if matches!(action, Action::Pull(_)) {
@@ -63,7 +68,11 @@ fn nodes(global: &Global) -> Vec<(String, PathBuf)> {
 
 fn text(value: &Value, key: &str) -> String {
     match value.get(key) {
-        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+        Some(Value::Array(items)) => items
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(","),
         Some(Value::String(text)) => text.clone(),
         _ => String::new(),
     }
@@ -76,7 +85,12 @@ fn print_list(results: &[Value]) {
             let id = text(image, "id");
             let short = id.trim_start_matches("sha256:").chars().take(12).collect();
             let bytes = image.get("size").and_then(Value::as_u64).unwrap_or_default();
-            rows.push(vec![text(result, "node"), text(image, "names"), short, size(bytes)]);
+            rows.push(vec![
+                text(result, "node"),
+                text(image, "names"),
+                short,
+                size(bytes),
+            ]);
         }
     }
     print_table(&["NODE", "IMAGE", "ID", "SIZE"], &rows);
@@ -86,9 +100,11 @@ fn print_done(results: &[Value]) {
     for result in results {
         let node = text(result, "node");
         match &result["result"] {
-            Value::Array(images) => images.iter().for_each(|image| println!("{node}: {}", text(image, "names"))),
-            Value::String(image) => println!("{node}: {image} removed"),
-            image => println!("{node}: {}", text(image, "names")),
+            Value::Array(images) => images
+                .iter()
+                .for_each(|image| print_line(format_args!("{node}: {}", text(image, "names")))),
+            Value::String(image) => print_line(format_args!("{node}: {image} removed")),
+            image => print_line(format_args!("{node}: {}", text(image, "names"))),
         }
     }
 }

@@ -10,7 +10,10 @@ pub(crate) fn dispatch(arguments: &[OsString]) -> Option<ExitCode> {
     if arguments.next()?.to_str()? != "internal" {
         return None;
     }
-    let name = arguments.next().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = arguments
+        .next()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     let rest: Vec<&OsString> = arguments.collect();
     match (name, rest.as_slice()) {
         ("node-holder", [dir]) => Some(keelson_cluster::sandbox::hold(Path::new(dir))),

@@ -12,7 +12,8 @@ use crate::cli::Global;
 /// Prints the log, filtered by component.
 pub(crate) fn run(global: &Global, component: Option<&str>, follow: bool) -> Result<()> {
     let (file, filter) = source(global, component);
-    let log = File::open(&file).with_context(|| format!("cannot read {}: is there a cluster?", file.display()))?;
+    let log =
+        File::open(&file).with_context(|| format!("cannot read {}: is there a cluster?", file.display()))?;
     let mut reader = BufReader::new(log);
     // The watch is there before the file is read to its end: nothing falls in between.
     let watch = follow.then(|| watch(&file)).transpose()?;

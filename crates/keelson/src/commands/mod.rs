@@ -70,7 +70,11 @@ fn start_logging(cli: &Cli) -> Result<()> {
     // The informers retry by themselves and say so when it matters.
     let filter = format!("kube_runtime=error,kube_client=error,{filter}");
     let filter = tracing_subscriber::EnvFilter::try_new(filter).context("--log is not a filter")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     Ok(())
 }
 

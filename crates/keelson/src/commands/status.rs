@@ -4,13 +4,16 @@ use anyhow::Result;
 use keelson_cluster::status::{self, Status};
 
 use crate::cli::{Global, Output};
-use crate::output::{print_json, print_table};
+use crate::output::{print_json, print_line, print_table};
 
 /// Prints the status; an error when there is no cluster.
 pub(crate) async fn run(global: &Global) -> Result<()> {
     let paths = global.paths();
     let data = paths.data.display();
-    anyhow::ensure!(paths.cluster_record().exists(), "there is no cluster in {data}; start one with `keelson up`");
+    anyhow::ensure!(
+        paths.cluster_record().exists(),
+        "there is no cluster in {data}; start one with `keelson up`"
+    );
     let status = status::gather(&paths).await?;
     match global.output {
         Output::Json => print_json(&status),
@@ -22,32 +25,50 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
 }
 
 fn print(status: &Status) {
-    let state = if status.running { "running" } else { "stopped; `keelson up` starts it" };
-    println!("keelson {}, {state}", status.version);
+    let state = if status.running {
+        "running"
+    } else {
+        "stopped; `keelson up` starts it"
+    };
+    print_line(format_args!("keelson {}, {state}", status.version));
     if let Some(version) = &status.kubernetes_version {
-        println!("Kubernetes {version} at {}", status.server);
+        print_line(format_args!("Kubernetes {version} at {}", status.server));
     }
-    println!("data in {}, store {}, memory {}", status.data_dir, size(status.store_bytes), size(status.memory_bytes));
+    print_line(format_args!(
+        "data in {}, store {}, memory {}",
+        status.data_dir,
+        size(status.store_bytes),
+        size(status.memory_bytes)
+    ));
     if !status.nodes.is_empty() {
-        println!();
+        print_line("");
         let rows: Vec<Vec<String>> = status
             .nodes
             .iter()
             .map(|node| {
                 let ready = if node.ready { "Ready" } else { "NotReady" };
-                vec![node.name.clone(), ready.into(), node.version.clone(), node.address.clone(), node.kind.into()]
+                vec![
+                    node.name.clone(),
+                    ready.into(),
+                    node.version.clone(),
+                    node.address.clone(),
+                    node.kind.into(),
+                ]
             })
             .collect();
         print_table(&["NODE", "STATUS", "VERSION", "ADDRESS", "KIND"], &rows);
     }
     if !status.components.is_empty() {
-        println!();
-        let rows: Vec<Vec<String>> =
-            status.components.iter().map(|c| vec![c.name.clone(), c.status.clone()]).collect();
+        print_line("");
+        let rows: Vec<Vec<String>> = status
+            .components
+            .iter()
+            .map(|c| vec![c.name.clone(), c.status.clone()])
+            .collect();
         print_table(&["CHECK", "STATUS"], &rows);
     }
     if !status.certificates.is_empty() {
-        println!();
+        print_line("");
         let rows: Vec<Vec<String>> = status
             .certificates
             .iter()

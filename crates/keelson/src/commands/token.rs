@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::{Global, Output, TokenCommand};
 use crate::commands::admin_client;
-use crate::output::{print_json, print_table};
+use crate::output::{print_json, print_line, print_table};
 
 /// Creates, lists or deletes join tokens.
 pub(crate) async fn run(global: &Global, command: TokenCommand) -> Result<()> {
@@ -24,7 +24,7 @@ pub(crate) async fn run(global: &Global, command: TokenCommand) -> Result<()> {
             if global.output == Output::Json {
                 return print_json(&json!({"token": token.to_string(), "server": server, "ttl": ttl}));
             }
-            println!("{token}");
+            print_line(format_args!("{token}"));
             eprintln!("\nOn the machine that shall join:\n  keelson agent --server {server} --token {token}");
         }
         TokenCommand::List => {
@@ -33,13 +33,22 @@ pub(crate) async fn run(global: &Global, command: TokenCommand) -> Result<()> {
                 return print_json(&tokens);
             }
             let row = |t: &token::TokenInfo| {
-                vec![t.id.clone(), t.expires.clone().unwrap_or_else(|| "never".into()), t.description.clone()]
+                vec![
+                    t.id.clone(),
+                    t.expires.clone().unwrap_or_else(|| "never".into()),
+                    t.description.clone(),
+                ]
             };
-            print_table(&["ID", "EXPIRES", "DESCRIPTION"], &tokens.iter().map(row).collect::<Vec<_>>());
+            print_table(
+                &["ID", "EXPIRES", "DESCRIPTION"],
+                &tokens.iter().map(row).collect::<Vec<_>>(),
+            );
         }
         TokenCommand::Delete { id } => {
-            token::delete(&client, &id).await.with_context(|| format!("cannot delete token {id}"))?;
-            println!("token {id} deleted");
+            token::delete(&client, &id)
+                .await
+                .with_context(|| format!("cannot delete token {id}"))?;
+            print_line(format_args!("token {id} deleted"));
         }
     }
     Ok(())
@@ -50,8 +59,9 @@ fn parse_ttl(text: &str) -> Result<Option<SignedDuration>> {
     if text == "0" {
         return Ok(None);
     }
-    let duration: SignedDuration =
-        text.parse().with_context(|| format!("--ttl {text}: write a duration such as 30m, 24h or 0"))?;
+    let duration: SignedDuration = text
+        .parse()
+        .with_context(|| format!("--ttl {text}: write a duration such as 30m, 24h or 0"))?;
     anyhow::ensure!(duration.is_positive(), "--ttl {text}: must not be negative");
     Ok(Some(duration))
 }

@@ -9,7 +9,7 @@ use keelson_cluster::{kubeconfig, preflight};
 use serde_json::json;
 
 use crate::cli::{Global, Output, UpArgs};
-use crate::output::{print_json, print_step};
+use crate::output::{print_json, print_line, print_step};
 
 /// Starts the cluster and says what to do next.
 pub(crate) async fn run(global: &Global, args: &UpArgs) -> Result<()> {
@@ -20,7 +20,11 @@ pub(crate) async fn run(global: &Global, args: &UpArgs) -> Result<()> {
         nodes: args.nodes,
         server_arguments: server_arguments(global),
         timeout: Duration::from_secs(args.timeout),
-        merge_into: if args.no_kubeconfig { None } else { kubeconfig::user_file() },
+        merge_into: if args.no_kubeconfig {
+            None
+        } else {
+            kubeconfig::user_file()
+        },
     };
     let summary = up::up(&options, &|step| print_step(&step)).await?;
     match global.output {
@@ -46,7 +50,9 @@ pub(crate) fn settings(args: &UpArgs) -> Result<ClusterSettings> {
     Ok(ClusterSettings {
         layout_version: LAYOUT_VERSION,
         node_name,
-        node_ip: args.node_ip.unwrap_or_else(|| up::default_node_ip(args.underlay_cidr)),
+        node_ip: args
+            .node_ip
+            .unwrap_or_else(|| up::default_node_ip(args.underlay_cidr)),
         api_port: args.api_port,
         cluster_cidr: args.cluster_cidr,
         service_cidr: args.service_cidr,
@@ -70,10 +76,22 @@ fn server_arguments(global: &Global) -> Vec<String> {
 
 fn print_next_steps(summary: &Summary) {
     let nodes = summary.nodes.len();
-    println!("\nThe cluster is ready: {nodes} node{}.", if nodes == 1 { "" } else { "s" });
+    print_line(format_args!(
+        "\nThe cluster is ready: {nodes} node{}.",
+        if nodes == 1 { "" } else { "s" }
+    ));
     match &summary.merged_into {
-        Some(file) => println!("kubectl is set up: context `{}` in {}.", kubeconfig::CONTEXT, file.display()),
-        None => println!("Use it with: export KUBECONFIG={}", summary.kubeconfig.display()),
+        Some(file) => print_line(format_args!(
+            "kubectl is set up: context `{}` in {}.",
+            kubeconfig::CONTEXT,
+            file.display()
+        )),
+        None => print_line(format_args!(
+            "Use it with: export KUBECONFIG={}",
+            summary.kubeconfig.display()
+        )),
     }
-    println!("\nNext:\n  kubectl get nodes\n  kubectl create deployment web --image=nginx\n  keelson status\n  keelson down");
+    print_line(format_args!(
+        "\nNext:\n  kubectl get nodes\n  kubectl create deployment web --image=nginx\n  keelson status\n  keelson down"
+    ));
 }

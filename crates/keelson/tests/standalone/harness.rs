@@ -1,9 +1,4 @@
-//! The components as processes of their own, as on a control plane that somebody puts together by hand: certificates, one
-//! kubeconfig each, upstream's flags, and kubectl as the user.
-
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
+//! Processes of components, and what they share: certificates, kubeconfigs, a directory.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -16,12 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::in_own_network;
-
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that ends with the test, and its output line by line.
-struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -68,7 +61,7 @@ impl Process {
     }
 
     /// Waits for a line of the output with `text` in it.
-    fn wait_for(&mut self, text: &str) -> String {
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -87,7 +80,7 @@ impl Process {
     }
 
     /// Asks it to end; it must do so in good order.
-    fn stop(mut self, signal: Signal) {
+    pub(crate) fn stop(mut self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
         // Its output ends when it does.
         let deadline = Instant::now() + PATIENCE;
@@ -125,14 +118,14 @@ impl Drop for Process {
 }
 
 /// Certificates and kubeconfigs of one cluster.
-struct Cluster {
+pub(crate) struct Cluster {
     directory: tempfile::TempDir,
 }
 
 impl Cluster {
     const SERVER: &'static str = "https://127.0.0.1:6443";
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let names = ClusterNames {
             service_ip: [10, 96, 0, 1].into(),
@@ -148,28 +141,36 @@ impl Cluster {
             let text = pki.kubeconfig(identity, "test", Self::SERVER);
             std::fs::write(directory.path().join(identity.file_stem()), text).unwrap();
         }
+        let node = pki.issue_node_client("one", jiff::Timestamp::now()).unwrap();
+        let text = pki.kubeconfig_for(&node, "test", Self::SERVER);
+        std::fs::write(directory.path().join("node"), text).unwrap();
         Self { directory }
     }
 
-    fn file(&self, flag: &str, name: &str) -> String {
+    /// A file or directory of this cluster.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn file(&self, flag: &str, name: &str) -> String {
         format!(
             "--{flag}={}",
             self.directory.path().join("pki").join(name).display()
         )
     }
 
-    fn kubeconfig(&self, identity: Identity) -> String {
+    pub(crate) fn kubeconfig(&self, identity: Identity) -> String {
         format!(
             "--kubeconfig={}",
             self.directory.path().join(identity.file_stem()).display()
         )
     }
 
-    fn component(&self, name: &str, arguments: &[String]) -> Process {
+    pub(crate) fn component(&self, name: &str, arguments: &[String]) -> Process {
         Process::component(self.directory.path(), name, arguments)
     }
 
-    fn apiserver(&self) -> Process {
+    pub(crate) fn apiserver(&self) -> Process {
         let mut server = self.component(
             "kube-apiserver",
             &[
@@ -185,13 +186,15 @@ impl Cluster {
                 self.file("tls-private-key-file", "apiserver.key"),
                 self.file("requestheader-client-ca-file", "front-proxy-ca.crt"),
                 "--requestheader-allowed-names=front-proxy-client".into(),
+                self.file("kubelet-client-certificate", "apiserver-kubelet-client.crt"),
+                self.file("kubelet-client-key", "apiserver-kubelet-client.key"),
             ],
         );
         server.wait_for("Serving securely on 127.0.0.1:6443");
         server
     }
 
-    fn controller_manager(&self) -> Process {
+    pub(crate) fn controller_manager(&self) -> Process {
         self.component(
             "kube-controller-manager",
             &[
@@ -206,7 +209,7 @@ impl Cluster {
         )
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Command {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let kubectl: PathBuf = manifest.join("../../target/clients/kubectl-1.37");
         assert!(
@@ -222,7 +225,7 @@ impl Cluster {
 
     /// Standard output of kubectl, which must succeed.
     #[track_caller]
-    fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let Output {
             status,
             stdout,
@@ -237,143 +240,15 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn get(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn get(&self, arguments: &[&str]) -> Value {
         let arguments: Vec<&str> = ["get", "-o", "json"].iter().chain(arguments).copied().collect();
         serde_json::from_str(&self.run(&arguments)).unwrap()
     }
 
     /// The first line of `kubectl ARGUMENTS --watch` with `text` in it.
-    fn watch(&self, arguments: &[&str], text: &str) -> String {
+    pub(crate) fn watch(&self, arguments: &[&str], text: &str) -> String {
         let mut command = self.kubectl(arguments);
         command.arg("--watch").stdout(Stdio::piped());
         Process::start("kubectl", command, |child| Box::new(child.stdout.take().unwrap())).wait_for(text)
     }
-}
-
-#[test]
-fn cluster_standalone_components() {
-    let cluster = Cluster::new();
-    in_own_network(|| {
-        let apiserver = cluster.apiserver();
-        let manager = cluster.controller_manager();
-        let scheduler = cluster.component("kube-scheduler", &[cluster.kubeconfig(Identity::Scheduler)]);
-
-        cluster.run(&["create", "namespace", "shop"]);
-        cluster.run(&[
-            "create",
-            "deployment",
-            "web",
-            "-n",
-            "shop",
-            "--image=registry.example/web:1",
-            "--replicas=2",
-        ]);
-        let wait = |what: &str, subject: &[&str]| {
-            let condition = format!("--for=jsonpath={what}");
-            let arguments = ["wait", "-n", "shop", "--timeout=60s", &condition];
-            cluster.run(&arguments.iter().chain(subject).copied().collect::<Vec<_>>());
-        };
-        wait("{.status.replicas}=2", &["deployment/web"]);
-        let pods = ["pod", "-l", "app=web"];
-        wait(
-            "{.status.conditions[?(@.type==\"PodScheduled\")].reason}=Unschedulable",
-            &pods,
-        );
-        let sets = cluster.get(&["replicaset", "-n", "shop"]);
-        let owner = &sets["items"][0]["metadata"]["ownerReferences"][0];
-        assert_eq!(
-            (owner["kind"].as_str(), owner["name"].as_str()),
-            (Some("Deployment"), Some("web"))
-        );
-        let list = cluster.get(&["pod", "-n", "shop"]);
-        let list = list["items"].as_array().unwrap();
-        assert_eq!(list.len(), 2);
-        for pod in list {
-            assert_eq!(pod["status"]["phase"], "Pending", "{pod}");
-            assert_eq!(
-                pod["metadata"]["ownerReferences"][0]["kind"], "ReplicaSet",
-                "{pod}"
-            );
-            assert_eq!(pod["spec"]["nodeName"], Value::Null, "{pod}");
-            assert_eq!(pod["spec"]["serviceAccountName"], "default", "{pod}");
-        }
-        let event = cluster.watch(&["get", "events", "-n", "shop"], "FailedScheduling");
-        assert!(event.contains("no nodes available to schedule pods"), "{event}");
-
-        // Each leads under an identity of its own.
-        for lease in ["kube-scheduler", "kube-controller-manager"] {
-            let lease = cluster.get(&["lease", "-n", "kube-system", lease]);
-            let holder = lease["spec"]["holderIdentity"].as_str().unwrap();
-            assert!(
-                holder.rsplit_once('_').is_some_and(|(_, id)| id.len() == 36),
-                "{holder}"
-            );
-        }
-        // The controllers' files and service accounts are in use.
-        cluster.watch(
-            &["get", "configmap", "-n", "shop", "kube-root-ca.crt"],
-            "kube-root-ca.crt",
-        );
-        cluster.run(&[
-            "get",
-            "serviceaccount",
-            "-n",
-            "kube-system",
-            "deployment-controller",
-        ]);
-
-        scheduler.stop(Signal::SIGTERM);
-        manager.stop(Signal::SIGINT);
-        apiserver.stop(Signal::SIGTERM);
-
-        // The objects are in the data directory, and leases were given back: the next ones lead at once.
-        let apiserver = cluster.apiserver();
-        let manager = cluster.controller_manager();
-        cluster.run(&["scale", "deployment", "web", "-n", "shop", "--replicas=3"]);
-        wait("{.status.replicas}=3", &["deployment/web"]);
-        manager.stop(Signal::SIGTERM);
-        apiserver.stop(Signal::SIGTERM);
-    });
-}
-
-#[test]
-fn cluster_standalone_proxy() {
-    let cluster = Cluster::new();
-    in_own_network(|| {
-        let apiserver = cluster.apiserver();
-        let arguments = [
-            cluster.kubeconfig(Identity::KubeProxy),
-            "--hostname-override=one".into(),
-        ];
-        let mut proxy = cluster.component("kube-proxy", &arguments);
-        let line = proxy.wait_for("starting the proxy");
-        assert!(
-            line.contains("10.96.0.0/12"),
-            "the Service range of the API: {line}"
-        );
-        let curl = Command::new("curl")
-            .args([
-                "-fsS",
-                "--retry",
-                "30",
-                "--retry-all-errors",
-                "--retry-delay",
-                "1",
-            ])
-            .arg("http://127.0.0.1:10256/healthz")
-            .output()
-            .unwrap();
-        assert!(curl.status.success(), "{curl:?}");
-        let rules = Command::new("nft")
-            .args(["list", "table", "ip", "kube-proxy"])
-            .output()
-            .unwrap();
-        let rules = String::from_utf8(rules.stdout).unwrap();
-        assert!(
-            rules.contains("10.96.0.1") && rules.contains("192.0.2.1"),
-            "{rules}"
-        );
-        proxy.stop(Signal::SIGTERM);
-        apiserver.stop(Signal::SIGTERM);
-    });
 }

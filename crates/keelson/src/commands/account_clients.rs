@@ -185,3 +185,107 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as SyncMutex;
+
+    use http::Method;
+    use serde_json::{Value, json};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    /// A server that has no account at first and numbers its tokens; and what it was asked.
+    fn server(lifetime: i64) -> (Client, Arc<SyncMutex<Vec<String>>>) {
+        let asked = Arc::new(SyncMutex::new(Vec::new()));
+        let log = asked.clone();
+        let service = service_fn(move |request: Request<Body>| {
+            let mut log = log.lock().unwrap();
+            log.push(format!(
+                "{} {}",
+                request.method(),
+                request.uri().path().rsplit('/').next().unwrap()
+            ));
+            let created = log.iter().any(|line| line == "POST serviceaccounts");
+            let tokens = log.iter().filter(|line| *line == "POST token").count();
+            let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(lifetime);
+            let status = json!({"token": format!("t{tokens}"), "expirationTimestamp": end});
+            let (code, body): (u16, Value) = match (
+                request.method(),
+                request.uri().path().ends_with("/token"),
+            ) {
+                (&Method::POST, true) if created => {
+                    (201, json!({"spec": {"audiences": []}, "status": status}))
+                }
+                (&Method::POST, true) => (
+                    404,
+                    json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": ""}),
+                ),
+                _ => (
+                    201,
+                    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}}),
+                ),
+            };
+            let body = Body::from(body.to_string().into_bytes());
+            let response = Response::builder().status(code).body(body).unwrap();
+            async move { Ok::<_, BoxError>(response) }
+        });
+        (Client::new(service, "default"), asked)
+    }
+
+    fn token(client: Client) -> AsAccount {
+        let accounts = Api::namespaced(client, "kube-system");
+        AsAccount(Arc::new(Token {
+            accounts,
+            name: "a".into(),
+            current: Mutex::new(None),
+        }))
+    }
+
+    /// The headers of three requests; the transport answers them with `codes`.
+    async fn headers(account: &AsAccount, codes: [u16; 3]) -> Vec<String> {
+        let seen = Arc::new(SyncMutex::new(Vec::new()));
+        let log = seen.clone();
+        let transport = service_fn(move |request: Request<Body>| {
+            let mut log = log.lock().unwrap();
+            let header = request.headers()[AUTHORIZATION].to_str().unwrap().to_owned();
+            let response = Response::builder()
+                .status(codes[log.len()])
+                .body(Body::empty())
+                .unwrap();
+            log.push(header);
+            async move { Ok::<_, BoxError>(response) }
+        });
+        let mut service = account.layer(transport);
+        for _ in codes {
+            service
+                .ready()
+                .await
+                .unwrap()
+                .call(Request::new(Body::empty()))
+                .await
+                .unwrap();
+        }
+        let seen = seen.lock().unwrap();
+        seen.clone()
+    }
+
+    #[tokio::test]
+    async fn a_token_is_kept_until_it_is_refused() {
+        let (client, asked) = server(3600);
+        let seen = headers(&token(client), [200, 401, 200]).await;
+        assert_eq!(seen, ["Bearer t2", "Bearer t2", "Bearer t3"]);
+        assert_eq!(
+            *asked.lock().unwrap(),
+            ["POST token", "POST serviceaccounts", "POST token", "POST token"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_token_at_its_end_is_renewed() {
+        let (client, _) = server(0);
+        let seen = headers(&token(client), [200, 200, 200]).await;
+        assert_eq!(seen, ["Bearer t2", "Bearer t3", "Bearer t4"]);
+    }
+}

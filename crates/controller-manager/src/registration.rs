@@ -98,6 +98,26 @@ pub const CONTROLLERS: &[Controller] = &[
         "clusterrole-aggregation-controller",
         crate::clusterrole_aggregation::start
     ),
+    controller!(
+        "disruption-controller",
+        "disruption-controller",
+        crate::disruption::start
+    ),
+    controller!(
+        "persistentvolumeclaim-protection-controller",
+        "pvc-protection-controller",
+        crate::storage_protection::start_claims
+    ),
+    controller!(
+        "persistentvolume-protection-controller",
+        "pv-protection-controller",
+        crate::storage_protection::start_volumes
+    ),
+    controller!(
+        "persistentvolume-binder-controller",
+        "persistent-volume-binder",
+        crate::persistent_volume::start
+    ),
     controller!("token-cleaner-controller", "token-cleaner", crate::token_cleaner::start),
     controller!(
         "serviceaccount-controller",

@@ -168,11 +168,18 @@ fn services(cluster: &Cluster) -> Result<()> {
         ensure!(!ip.is_empty(), "no address yet");
         Ok(ip)
     })?;
+    let other = cluster.kubectl(&[
+        "get",
+        "node",
+        "shop-2",
+        "-o",
+        r#"jsonpath={.status.addresses[?(@.type=="InternalIP")].address}"#,
+    ])?;
     let urls = [
         format!("http://{cluster_ip}/"),
         format!("http://{balancer}/"),
         "http://172.31.240.1:30080/".to_owned(),
-        "http://172.31.240.2:30080/".to_owned(),
+        format!("http://{other}:30080/"),
     ];
     for url in &urls {
         let page = eventually(url, || cluster.get(url))?;
@@ -359,7 +366,7 @@ fn cluster_survives_kills() -> Result<()> {
     };
 
     // The container's only process; the other container does not notice.
-    kill("kill -9 $(pgrep -o -x sleep -f 'sleep 3600')")?;
+    kill("kill -9 $(pgrep -o -f '^sleep 3600')")?;
     eventually("a restarted container", || {
         let counts = field("{.status.containerStatuses[*].restartCount}")?;
         ensure!(counts == "1 0" || counts == "0 1", "{counts}");

@@ -19,6 +19,7 @@ mod daemonset;
 mod deployment;
 mod disruption;
 mod disruption_target;
+mod endpoints;
 mod endpointslice;
 mod garbage_collector;
 mod job;

@@ -118,6 +118,12 @@ pub const CONTROLLERS: &[Controller] = &[
         "persistent-volume-binder",
         crate::persistent_volume::start
     ),
+    controller!("endpoints-controller", "endpoint-controller", crate::endpoints::start),
+    controller!(
+        "certificatesigningrequest-cleaner-controller",
+        "certificate-controller",
+        crate::csr::start_cleaning
+    ),
     controller!("token-cleaner-controller", "token-cleaner", crate::token_cleaner::start),
     controller!(
         "serviceaccount-controller",

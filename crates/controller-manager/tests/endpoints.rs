@@ -3,7 +3,7 @@
 
 mod support;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -66,6 +66,15 @@ async fn slices_follow_services_and_pods() {
     assert_eq!(labels["team"], "x");
     assert_eq!(slice.metadata.owner_references.as_ref().unwrap()[0].name, "web");
     assert!(slice.metadata.annotations.as_ref().unwrap().contains_key("endpoints.kubernetes.io/last-change-trigger-time"));
+    let legacy = |found: &Endpoints| {
+        let ips = |addresses: &Option<Vec<_>>| -> Vec<String> {
+            addresses.iter().flatten().map(|address: &k8s_openapi::api::core::v1::EndpointAddress| address.ip.clone()).collect()
+        };
+        let subsets = found.subsets.iter().flatten();
+        let all: Vec<_> = subsets.map(|subset| (ips(&subset.addresses), ips(&subset.not_ready_addresses))).collect();
+        all == [(vec!["10.244.0.1".to_owned()], vec!["10.244.0.2".to_owned()])]
+    };
+    cluster.until::<Endpoints>("web", "both addresses", legacy).await;
     let port = &slice.ports.as_ref().unwrap()[0];
     assert_eq!((port.name.as_deref(), port.port, port.protocol.as_deref()), (Some("http"), Some(8080), Some("TCP")));
 

@@ -5,8 +5,10 @@
 //! serving certificates of kubelets: a node gets one for its own name and for addresses that no other node has.
 
 mod approve;
+mod clean;
 mod recognize;
 mod sign;
 
 pub(crate) use approve::start as start_approving;
+pub(crate) use clean::start as start_cleaning;
 pub(crate) use sign::start as start_signing;

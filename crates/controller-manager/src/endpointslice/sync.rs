@@ -21,11 +21,14 @@ const MAX: usize = 100;
 /// Label of slices of headless services.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
+/// When the service was created, and when each pod's readiness changed.
+type Seen = (Option<Timestamp>, HashMap<String, Timestamp>);
+
 /// When the things that services depend on changed last, as far as earlier reconciliations saw (upstream's
 /// TriggerTimeTracker).
 #[derive(Default)]
 pub(crate) struct Triggers {
-    seen: Mutex<HashMap<NamespacedName, (Option<Timestamp>, HashMap<String, Timestamp>)>>,
+    seen: Mutex<HashMap<NamespacedName, Seen>>,
 }
 
 impl Triggers {

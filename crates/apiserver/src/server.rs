@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use keelson_api::status::Status;
 use keelson_pki::tls::ServingCertificate;
 use keelson_pki::{Certificate, Leaf, PrivateKey};
+use keelson_store::{Revision, Store};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -31,6 +33,9 @@ use crate::registry::{Registry, ServiceAllocator, builtin_specs};
 use crate::resources::Resources;
 use crate::user::UserInfo;
 use crate::watch_cache::{CacheSet, WatchCacheError};
+
+/// `--etcd-compaction-interval`.
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +156,7 @@ impl ApiServer {
         });
         let definitions = tokio::spawn(custom::run(inner.registry.clone(), shutdown.clone()));
         let handler_inner = inner.clone();
+        let compactor = tokio::spawn(compact(inner.config.store.clone(), shutdown.clone()));
         let listener = tokio::spawn(serve(
             listener,
             acceptor,
@@ -165,7 +171,7 @@ impl ApiServer {
         ));
         Ok(Self {
             inner,
-            tasks: Arc::new(Mutex::new(vec![listener, definitions, feeder])),
+            tasks: Arc::new(Mutex::new(vec![listener, definitions, feeder, compactor])),
         })
     }
 
@@ -201,6 +207,23 @@ impl ApiServer {
                 tracing::error!(%error, "a task of the API server failed");
             }
         }
+    }
+}
+
+/// Forgets history that is older than one to two intervals, as upstream's compactor does.
+async fn compact(store: Arc<dyn Store>, shutdown: CancellationToken) {
+    let mut earlier: Option<Revision> = None;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(COMPACTION_INTERVAL) => {}
+        }
+        if let Some(revision) = earlier
+            && let Err(error) = store.compact(revision).await
+        {
+            tracing::warn!(%error, "compaction failed; trying again at the next interval");
+        }
+        earlier = store.revision().await.ok();
     }
 }
 

@@ -108,6 +108,11 @@ async fn create<K>(api: Api<K>, object: &K) -> Result<(), kube::Error>
 where
     K: kube::Resource + Clone + serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
 {
+    // Looked for first: an address that is taken by the very object would be refused before its name is.
+    let name = object.meta().name.as_deref().unwrap_or_default();
+    if api.get_opt(name).await?.is_some() {
+        return Ok(());
+    }
     match api.create(&PostParams::default(), object).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),

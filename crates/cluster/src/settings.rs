@@ -120,7 +120,8 @@ impl ClusterSettings {
 
     /// Whether `self` may go on as `wanted`: networks and names of a cluster cannot change.
     pub fn check_unchanged(&self, wanted: &Self, data: &Path) -> Result<(), Error> {
-        let fixed: [(&'static str, fn(&Self) -> String); 5] = [
+        type Setting = (&'static str, fn(&ClusterSettings) -> String);
+        let fixed: [Setting; 5] = [
             ("--node-name", |s| s.node_name.clone()),
             ("--cluster-cidr", |s| s.cluster_cidr.to_string()),
             ("--service-cidr", |s| s.service_cidr.to_string()),

@@ -19,7 +19,10 @@ const WORKERS: usize = 5;
 
 /// The rules that `role` should have.
 fn aggregate(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Result<Vec<PolicyRule>, ReconcileError> {
-    let selectors = role.aggregation_rule.iter().flat_map(|rule| rule.cluster_role_selectors.iter().flatten());
+    let selectors = role
+        .aggregation_rule
+        .iter()
+        .flat_map(|rule| rule.cluster_role_selectors.iter().flatten());
     let mut rules: Vec<PolicyRule> = Vec::new();
     for selector in selectors {
         let selector = parse(selector)?;
@@ -28,7 +31,10 @@ fn aggregate(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Result<Vec<PolicyR
         };
         let mut selected: Vec<_> = all.iter().filter(fits).collect();
         selected.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        for rule in selected.into_iter().flat_map(|other| other.rules.iter().flatten()) {
+        for rule in selected
+            .into_iter()
+            .flat_map(|other| other.rules.iter().flatten())
+        {
             if !rules.contains(rule) {
                 rules.push(rule.clone());
             }
@@ -51,10 +57,16 @@ pub(crate) async fn start(context: Context) {
         return;
     }
     let state = Arc::new((context.client(), roles));
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let state = state.clone();
-        async move { reconcile(&state.0, &state.1, &key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let state = state.clone();
+            async move { reconcile(&state.0, &state.1, &key).await }
+        },
+    )
     .await;
 }
 
@@ -72,7 +84,10 @@ async fn reconcile(
     }
     let patch = json!({"metadata": {"resourceVersion": role.metadata.resource_version}, "rules": rules});
     let api: Api<ClusterRole> = Api::all(client.clone());
-    api_error::ignore_not_found(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await)?;
+    api_error::ignore_not_found(
+        api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await,
+    )?;
     Ok(Reconciled::Done)
 }
 

@@ -14,7 +14,9 @@ const TYPE: &str = "DisruptionTarget";
 
 /// The patch that adds the condition, with `status` merged in; `None` if the pod has it already.
 fn patch(pod: &Pod, reason: &str, message: &str) -> Option<Value> {
-    if condition(pod, TYPE).is_some_and(|found| found.status == "True" && found.reason.as_deref() == Some(reason)) {
+    if condition(pod, TYPE)
+        .is_some_and(|found| found.status == "True" && found.reason.as_deref() == Some(reason))
+    {
         return None;
     }
     Some(json!({
@@ -28,13 +30,19 @@ fn patch(pod: &Pod, reason: &str, message: &str) -> Option<Value> {
 
 /// Sets the condition. A pod that is gone is no failure.
 pub(crate) async fn set(client: &Client, pod: &Pod, reason: &str, message: &str) -> Result<(), kube::Error> {
-    let Some(patch) = patch(pod, reason, message) else { return Ok(()) };
+    let Some(patch) = patch(pod, reason, message) else {
+        return Ok(());
+    };
     write(client, pod, patch).await
 }
 
 /// Sets the condition, or not where `disrupted` is `None`, and says that the pod failed: its node is gone and nobody
 /// else can.
-pub(crate) async fn set_failed(client: &Client, pod: &Pod, disrupted: Option<(&str, &str)>) -> Result<(), kube::Error> {
+pub(crate) async fn set_failed(
+    client: &Client,
+    pod: &Pod,
+    disrupted: Option<(&str, &str)>,
+) -> Result<(), kube::Error> {
     let condition = disrupted.and_then(|(reason, message)| patch(pod, reason, message));
     let mut patch = condition.unwrap_or_else(|| json!({"metadata": {"uid": pod.metadata.uid}}));
     patch["status"]["phase"] = json!("Failed");
@@ -43,7 +51,9 @@ pub(crate) async fn set_failed(client: &Client, pod: &Pod, disrupted: Option<(&s
 
 async fn write(client: &Client, pod: &Pod, patch: Value) -> Result<(), kube::Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace(pod));
-    let patched = api.patch_status(name(pod), &PatchParams::default(), &Patch::Strategic(patch)).await;
+    let patched = api
+        .patch_status(name(pod), &PatchParams::default(), &Patch::Strategic(patch))
+        .await;
     api_error::ignore_not_found(patched)?;
     Ok(())
 }

@@ -59,25 +59,39 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let syncer = syncer.clone();
+            async move { syncer.sync(&key).await }
+        },
+    )
     .await;
 }
 
 /// The subsets of a service, in an order that depends on nothing but them; and whether some were left out.
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
     let all_ready = publishes_not_ready(service);
-    let family = service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref()?.first().cloned());
+    let family = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ip_families.as_ref()?.first().cloned());
     let family = family.unwrap_or_else(|| "IPv4".into());
     let mut by_ports: BTreeMap<PortKey, (Vec<EndpointAddress>, Vec<EndpointAddress>)> = BTreeMap::new();
     let mut count = 0;
-    let mut pods: Vec<_> = pods.iter().filter(|pod| !is_finished(pod) && (all_ready || !is_deleting(pod.as_ref()))).collect();
+    let mut pods: Vec<_> = pods
+        .iter()
+        .filter(|pod| !is_finished(pod) && (all_ready || !is_deleting(pod.as_ref())))
+        .collect();
     // Ready ones come first: they are the last to be left out.
     pods.sort_by_key(|pod| (!is_ready(pod), addresses(pod, &family)));
     for pod in pods {
-        let Some(ip) = addresses(pod, &family).into_iter().next() else { continue };
+        let Some(ip) = addresses(pod, &family).into_iter().next() else {
+            continue;
+        };
         count += 1;
         if count > MAX {
             break;
@@ -86,7 +100,12 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         let ports: PortKey = ports
             .filter_map(|port| {
                 let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
-                Some((port.name.clone().unwrap_or_default(), find_port(pod, port)?, protocol, port.app_protocol.clone()))
+                Some((
+                    port.name.clone().unwrap_or_default(),
+                    find_port(pod, port)?,
+                    protocol,
+                    port.app_protocol.clone(),
+                ))
             })
             .collect();
         if ports.is_empty() && !is_headless(service) {
@@ -99,7 +118,11 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
             target_ref: Some(target(pod)),
         };
         let subset = by_ports.entry(ports).or_default();
-        if all_ready || is_ready(pod) { subset.0.push(address) } else { subset.1.push(address) }
+        if all_ready || is_ready(pod) {
+            subset.0.push(address)
+        } else {
+            subset.1.push(address)
+        }
     }
     let some = |addresses: Vec<EndpointAddress>| (!addresses.is_empty()).then_some(addresses);
     let subsets = by_ports.into_iter().map(|(ports, (ready, not_ready))| {
@@ -152,13 +175,18 @@ impl Syncer {
         {
             return Ok(Reconciled::Done);
         }
-        let mut metadata = existing.as_ref().map_or_else(ObjectMeta::default, |found| found.metadata.clone());
+        let mut metadata = existing
+            .as_ref()
+            .map_or_else(ObjectMeta::default, |found| found.metadata.clone());
         metadata.name = Some(name(service.as_ref()).to_owned());
         metadata.labels = Some(labels);
         let annotations = metadata.annotations.get_or_insert_default();
         annotations.remove(OVER_CAPACITY);
         annotations.extend(capacity.map(|value| (OVER_CAPACITY.to_owned(), value.to_owned())));
-        let wanted = Endpoints { metadata, subsets: Some(subsets) };
+        let wanted = Endpoints {
+            metadata,
+            subsets: Some(subsets),
+        };
         let params = PostParams::default();
         let written = match existing {
             Some(_) => api.replace(&key.name, &params, &wanted).await,
@@ -166,7 +194,9 @@ impl Syncer {
         };
         match written {
             Ok(_) => Ok(Reconciled::Done),
-            Err(error) if api_error::is_namespace_terminating(&error) || api_error::is_already_exists(&error) => {
+            Err(error)
+                if api_error::is_namespace_terminating(&error) || api_error::is_already_exists(&error) =>
+            {
                 Ok(Reconciled::Done)
             }
             Err(error) => Err(error.into()),

@@ -86,10 +86,16 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(pods.synced()).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |task: Task| {
-        let collector = collector.clone();
-        async move { collector.carry_out(task).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |task: Task| {
+            let collector = collector.clone();
+            async move { collector.carry_out(task).await }
+        },
+    )
     .await;
 }
 
@@ -110,7 +116,11 @@ impl Collector {
 
     fn excess(&self) -> usize {
         let limit = usize::try_from(self.threshold).unwrap_or(0);
-        if limit == 0 { 0 } else { self.finished.count(&true).saturating_sub(limit) }
+        if limit == 0 {
+            0
+        } else {
+            self.finished.count(&true).saturating_sub(limit)
+        }
     }
 
     async fn carry_out(&self, task: Task) -> Result<Reconciled, ReconcileError> {
@@ -132,11 +142,17 @@ impl Collector {
     async fn orphans(&self, node: &str) -> Result<(), ReconcileError> {
         let known = self.nodes.get(&NamespacedName::new("", node)).is_some();
         // The cache says that it is gone; deleting its pods needs the server's word.
-        if known || Api::<Node>::all(self.client.clone()).get_opt(node).await?.is_some() {
+        if known
+            || Api::<Node>::all(self.client.clone())
+                .get_opt(node)
+                .await?
+                .is_some()
+        {
             return Ok(());
         }
         for pod in self.by_node.get(node) {
-            let disrupted = (!is_finished(&pod)).then_some(("DeletionByPodGC", "PodGC: node no longer exists"));
+            let disrupted =
+                (!is_finished(&pod)).then_some(("DeletionByPodGC", "PodGC: node no longer exists"));
             self.fail_and_delete(&pod, disrupted).await?;
         }
         Ok(())
@@ -155,12 +171,19 @@ impl Collector {
         Ok(())
     }
 
-    async fn fail_and_delete(&self, pod: &Pod, disrupted: Option<(&str, &str)>) -> Result<(), ReconcileError> {
+    async fn fail_and_delete(
+        &self,
+        pod: &Pod,
+        disrupted: Option<(&str, &str)>,
+    ) -> Result<(), ReconcileError> {
         if !is_finished(pod) {
             disruption_target::set_failed(&self.client, pod, disrupted).await?;
         }
         let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: pod.metadata.uid.clone(),
+                resource_version: None,
+            }),
             ..DeleteParams::default()
         };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace(pod));

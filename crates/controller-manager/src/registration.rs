@@ -67,7 +67,11 @@ pub const CONTROLLERS: &[Controller] = &[
         "generic-garbage-collector",
         crate::garbage_collector::start
     ),
-    controller!("namespace-controller", "namespace-controller", crate::namespace::start),
+    controller!(
+        "namespace-controller",
+        "namespace-controller",
+        crate::namespace::start
+    ),
     controller!(
         "endpointslice-controller",
         "endpointslice-controller",
@@ -118,13 +122,21 @@ pub const CONTROLLERS: &[Controller] = &[
         "persistent-volume-binder",
         crate::persistent_volume::start
     ),
-    controller!("endpoints-controller", "endpoint-controller", crate::endpoints::start),
+    controller!(
+        "endpoints-controller",
+        "endpoint-controller",
+        crate::endpoints::start
+    ),
     controller!(
         "certificatesigningrequest-cleaner-controller",
         "certificate-controller",
         crate::csr::start_cleaning
     ),
-    controller!("token-cleaner-controller", "token-cleaner", crate::token_cleaner::start),
+    controller!(
+        "token-cleaner-controller",
+        "token-cleaner",
+        crate::token_cleaner::start
+    ),
     controller!(
         "serviceaccount-controller",
         "service-account-controller",

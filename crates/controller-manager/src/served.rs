@@ -24,12 +24,18 @@ impl ServedResource {
     #[cfg(test)]
     pub(crate) fn new(api: ApiResource, namespaced: bool, verbs: &[&str]) -> Self {
         let verbs = verbs.iter().map(|verb| (*verb).to_owned()).collect();
-        Self { api, namespaced, verbs }
+        Self {
+            api,
+            namespaced,
+            verbs,
+        }
     }
 
     /// Whether all of `verbs` are served.
     pub(crate) fn can(&self, verbs: &[&str]) -> bool {
-        verbs.iter().all(|verb| self.verbs.iter().any(|served| served == verb))
+        verbs
+            .iter()
+            .all(|verb| self.verbs.iter().any(|served| served == verb))
     }
 
     /// `plural.group`, upstream's `GroupResource` as text; a trailing dot for the core group as upstream's messages
@@ -83,13 +89,20 @@ impl Served {
             let mut seen = HashSet::new();
             for version in group.versions {
                 let text = version.version.unwrap_or_default();
-                let api_version = if name.is_empty() { text.clone() } else { format!("{name}/{text}") };
+                let api_version = if name.is_empty() {
+                    text.clone()
+                } else {
+                    format!("{name}/{text}")
+                };
                 if version.freshness.as_deref() == Some("Stale") {
                     served.stale.push(api_version.clone());
                 }
                 for resource in version.resources {
                     let plural = resource.resource.unwrap_or_default();
-                    let kind = resource.response_kind.and_then(|kind| kind.kind).unwrap_or_default();
+                    let kind = resource
+                        .response_kind
+                        .and_then(|kind| kind.kind)
+                        .unwrap_or_default();
                     let api = ApiResource {
                         group: name.clone(),
                         version: text.clone(),
@@ -98,7 +111,11 @@ impl Served {
                         plural: plural.clone(),
                     };
                     let namespaced = resource.scope.as_deref() == Some("Namespaced");
-                    let resource = Arc::new(ServedResource { api, namespaced, verbs: resource.verbs });
+                    let resource = Arc::new(ServedResource {
+                        api,
+                        namespaced,
+                        verbs: resource.verbs,
+                    });
                     if seen.insert(plural) {
                         served.preferred.push(resource.clone());
                     }
@@ -133,11 +150,30 @@ mod tests {
         let preferred: Vec<_> = served
             .preferred
             .iter()
-            .map(|found| format!("{} {} {}", found.api.api_version, found.group_resource(), found.namespaced))
+            .map(|found| {
+                format!(
+                    "{} {} {}",
+                    found.api.api_version,
+                    found.group_resource(),
+                    found.namespaced
+                )
+            })
             .collect();
-        assert_eq!(preferred, ["v1 pods true", "v1 nodes false", "g.io/v2 as.g.io false", "g.io/v1 bs.g.io false"]);
+        assert_eq!(
+            preferred,
+            [
+                "v1 pods true",
+                "v1 nodes false",
+                "g.io/v2 as.g.io false",
+                "g.io/v1 bs.g.io false"
+            ]
+        );
         assert_eq!(served.stale, ["g.io/v1"]);
-        assert!(served.of_kind("g.io/v1", "A").is_some_and(|found| found.can(&["list"]) && !found.can(&["delete"])));
+        assert!(
+            served
+                .of_kind("g.io/v1", "A")
+                .is_some_and(|found| found.can(&["list"]) && !found.can(&["delete"]))
+        );
         assert!(served.of_kind("v2", "A").is_none());
     }
 }

@@ -24,16 +24,23 @@ fn claims_of(pod: &Pod) -> Vec<String> {
         return Vec::new();
     }
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let names = volumes.filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(claim), _) => Some(claim.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{}-{}", name(pod), volume.name)),
-        (None, None) => None,
-    });
+    let names = volumes.filter_map(
+        |volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(claim), _) => Some(claim.claim_name.clone()),
+            (None, Some(_)) => Some(format!("{}-{}", name(pod), volume.name)),
+            (None, None) => None,
+        },
+    );
     names.collect()
 }
 
 fn has<K: Resource>(object: &K, finalizer: &str) -> bool {
-    object.meta().finalizers.iter().flatten().any(|found| found == finalizer)
+    object
+        .meta()
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|found| found == finalizer)
 }
 
 /// The object with the finalizer, or without it.
@@ -59,9 +66,16 @@ pub(crate) async fn start_claims(context: Context) {
     let pods = context.informer::<Pod>();
     let queue: WorkQueue<NamespacedName> = WorkQueue::default();
     let keys = |pod: &Pod| -> Vec<NamespacedName> {
-        claims_of(pod).iter().map(|claim| NamespacedName::new(namespace(pod), claim)).collect()
+        claims_of(pod)
+            .iter()
+            .map(|claim| NamespacedName::new(namespace(pod), claim))
+            .collect()
     };
-    let state = Arc::new(Claims { client: context.client(), claims: claims.clone(), users: pods.index(keys) });
+    let state = Arc::new(Claims {
+        client: context.client(),
+        claims: claims.clone(),
+        users: pods.index(keys),
+    });
     let sink = queue.clone();
     claims.on_change(move |change| {
         let claim = change.object().as_ref();
@@ -76,7 +90,9 @@ pub(crate) async fn start_claims(context: Context) {
             Change::Updated(old, new) if old.metadata.uid != new.metadata.uid => old,
             _ => return,
         };
-        let waiting = keys(pod).into_iter().filter(|key| all.get(key).is_some_and(|claim| is_deleting(claim.as_ref())));
+        let waiting = keys(pod)
+            .into_iter()
+            .filter(|key| all.get(key).is_some_and(|claim| is_deleting(claim.as_ref())));
         waiting.for_each(|key| sink.add(key));
     });
     let ready = async {
@@ -85,16 +101,24 @@ pub(crate) async fn start_claims(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let state = state.clone();
-        async move { state.sync(&key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let state = state.clone();
+            async move { state.sync(&key).await }
+        },
+    )
     .await;
 }
 
 impl Claims {
     async fn sync(&self, key: &NamespacedName) -> Result<Reconciled, ReconcileError> {
-        let Some(claim) = self.claims.get(key) else { return Ok(Reconciled::Done) };
+        let Some(claim) = self.claims.get(key) else {
+            return Ok(Reconciled::Done);
+        };
         let wanted = !is_deleting(claim.as_ref());
         if wanted == has(claim.as_ref(), CLAIM) || (!wanted && self.is_used(key).await?) {
             return Ok(Reconciled::Done);
@@ -112,7 +136,10 @@ impl Claims {
         // The cache may not have a pod that was just bound; losing its data needs the server's word.
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         let pods = api.list(&ListParams::default()).await?;
-        Ok(pods.items.iter().any(|pod| claims_of(pod).iter().any(|claim| **claim == *key.name)))
+        Ok(pods
+            .items
+            .iter()
+            .any(|pod| claims_of(pod).iter().any(|claim| **claim == *key.name)))
     }
 }
 
@@ -132,10 +159,16 @@ pub(crate) async fn start_volumes(context: Context) {
         }
     });
     let state = Arc::new((context.client(), volumes));
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let state = state.clone();
-        async move { sync_volume(&state.0, &state.1, &key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let state = state.clone();
+            async move { sync_volume(&state.0, &state.1, &key).await }
+        },
+    )
     .await;
 }
 
@@ -144,7 +177,9 @@ async fn sync_volume(
     volumes: &Informer<PersistentVolume>,
     key: &NamespacedName,
 ) -> Result<Reconciled, ReconcileError> {
-    let Some(volume) = volumes.get(key) else { return Ok(Reconciled::Done) };
+    let Some(volume) = volumes.get(key) else {
+        return Ok(Reconciled::Done);
+    };
     let wanted = !is_deleting(volume.as_ref());
     if wanted == has(volume.as_ref(), VOLUME) || (!wanted && is_bound(&volume)) {
         return Ok(Reconciled::Done);

@@ -17,9 +17,12 @@ const TYPE: &str = "bootstrap.kubernetes.io/token";
 
 /// When the token expires; `None`: never, or it is no token. What cannot be read counts as expired, as upstream has it.
 fn expiry(secret: &Secret) -> Option<Timestamp> {
-    let is_token = secret.metadata.namespace.as_deref() == Some(NAMESPACE) && secret.type_.as_deref() == Some(TYPE);
+    let is_token =
+        secret.metadata.namespace.as_deref() == Some(NAMESPACE) && secret.type_.as_deref() == Some(TYPE);
     let text = secret.data.as_ref().filter(|_| is_token)?.get("expiration")?;
-    let parsed = std::str::from_utf8(&text.0).ok().and_then(|text| text.parse().ok());
+    let parsed = std::str::from_utf8(&text.0)
+        .ok()
+        .and_then(|text| text.parse().ok());
     Some(parsed.unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
@@ -34,10 +37,16 @@ pub(crate) async fn start(context: Context) {
         }
     });
     let state = Arc::new((context.client(), secrets));
-    run_workers(context.name(), queue, 1, context.shutdown(), move |key: NamespacedName| {
-        let state = state.clone();
-        async move { reconcile(&state.0, &state.1, &key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        1,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let state = state.clone();
+            async move { reconcile(&state.0, &state.1, &key).await }
+        },
+    )
     .await;
 }
 
@@ -46,8 +55,12 @@ async fn reconcile(
     secrets: &Informer<Secret>,
     key: &NamespacedName,
 ) -> Result<Reconciled, ReconcileError> {
-    let Some(secret) = secrets.get(key) else { return Ok(Reconciled::Done) };
-    let Some(expiry) = expiry(&secret) else { return Ok(Reconciled::Done) };
+    let Some(secret) = secrets.get(key) else {
+        return Ok(Reconciled::Done);
+    };
+    let Some(expiry) = expiry(&secret) else {
+        return Ok(Reconciled::Done);
+    };
     let left = Duration::try_from(expiry.duration_since(Timestamp::now())).unwrap_or_default();
     if !left.is_zero() {
         return Ok(Reconciled::After(left));

@@ -20,11 +20,14 @@ const WORKERS: usize = 5;
 fn expiry(job: &Job) -> Option<Timestamp> {
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let finished = conditions
-        .iter()
-        .find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")?;
+    let finished = conditions.iter().find(|condition| {
+        matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
+    })?;
     let since = finished.last_transition_time.as_ref()?.0;
-    since.checked_add(SignedDuration::from_secs(ttl.into())).ok().filter(|_| !is_deleting(job))
+    since
+        .checked_add(SignedDuration::from_secs(ttl.into()))
+        .ok()
+        .filter(|_| !is_deleting(job))
 }
 
 /// Runs the controller.
@@ -38,14 +41,24 @@ pub(crate) async fn start(context: Context) {
         }
     });
     let state = Arc::new((context.client(), jobs));
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let state = state.clone();
-        async move { reconcile(&state.0, &state.1, &key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let state = state.clone();
+            async move { reconcile(&state.0, &state.1, &key).await }
+        },
+    )
     .await;
 }
 
-async fn reconcile(client: &Client, jobs: &Informer<Job>, key: &NamespacedName) -> Result<Reconciled, ReconcileError> {
+async fn reconcile(
+    client: &Client,
+    jobs: &Informer<Job>,
+    key: &NamespacedName,
+) -> Result<Reconciled, ReconcileError> {
     let left = |job: &Job| {
         let left = expiry(job)?.duration_since(Timestamp::now());
         Some(Duration::try_from(left).unwrap_or_default())
@@ -57,14 +70,19 @@ async fn reconcile(client: &Client, jobs: &Informer<Job>, key: &NamespacedName) 
     }
     // Somebody may have given it more time meanwhile.
     let api: Api<Job> = Api::namespaced(client.clone(), &key.namespace);
-    let Some(job) = api.get_opt(&key.name).await? else { return Ok(Reconciled::Done) };
+    let Some(job) = api.get_opt(&key.name).await? else {
+        return Ok(Reconciled::Done);
+    };
     match left(&job) {
         Some(wait) if wait.is_zero() => {}
         Some(wait) => return Ok(Reconciled::After(wait)),
         None => return Ok(Reconciled::Done),
     }
     let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: job.metadata.uid.clone(), resource_version: None }),
+        preconditions: Some(Preconditions {
+            uid: job.metadata.uid.clone(),
+            resource_version: None,
+        }),
         ..DeleteParams::foreground()
     };
     api_error::ignore_not_found(api.delete(&key.name, &params).await)?;
@@ -85,11 +103,17 @@ mod tests {
         };
         let template = json!({});
         let spec = json!({"ttlSecondsAfterFinished": 30, "template": template});
-        let condition = |kind: &str, status: &str| {
-            json!([{"type": kind, "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"}])
-        };
-        check(spec.clone(), condition("Complete", "True"), Some("2026-01-01T00:00:30Z"));
-        check(spec.clone(), condition("Failed", "True"), Some("2026-01-01T00:00:30Z"));
+        let condition = |kind: &str, status: &str| json!([{"type": kind, "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        check(
+            spec.clone(),
+            condition("Complete", "True"),
+            Some("2026-01-01T00:00:30Z"),
+        );
+        check(
+            spec.clone(),
+            condition("Failed", "True"),
+            Some("2026-01-01T00:00:30Z"),
+        );
         check(spec.clone(), condition("Failed", "False"), None);
         check(spec, condition("FailureTarget", "True"), None);
         check(json!({"template": template}), condition("Complete", "True"), None);

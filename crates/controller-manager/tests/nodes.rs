@@ -32,12 +32,15 @@ async fn beat(api: &Api<Node>, name: &str) {
     let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "m",
                        "lastHeartbeatTime": now, "lastTransitionTime": now});
     let patch = Patch::Strategic(json!({"status": {"conditions": [ready]}}));
-    api.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    api.patch_status(name, &PatchParams::default(), &patch)
+        .await
+        .unwrap();
 }
 
 async fn pod(cluster: &Cluster, name: &str, node: &str, seconds: Option<i64>) {
     let toleration = |key: &str| {
-        let mut toleration = json!({"key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": "NoExecute"});
+        let mut toleration =
+            json!({"key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": "NoExecute"});
         if let Some(seconds) = seconds {
             toleration["tolerationSeconds"] = json!(seconds);
         }
@@ -54,13 +57,19 @@ async fn pod(cluster: &Cluster, name: &str, node: &str, seconds: Option<i64>) {
 
 fn taints(node: &Node) -> Vec<String> {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    taints.map(|taint| format!("{}:{}", taint.key, taint.effect)).collect()
+    taints
+        .map(|taint| format!("{}:{}", taint.key, taint.effect))
+        .collect()
 }
 
 async fn until_node(api: &Api<Node>, name: &str, what: &str, holds: impl Fn(&Node) -> bool + Send) {
     let wait = await_condition(api.clone(), name, |node: Option<&Node>| node.is_some_and(&holds));
     let found = tokio::time::timeout(Duration::from_secs(20), wait).await;
-    assert!(found.is_ok(), "{name} never came to {what}: {:#?}", api.get(name).await);
+    assert!(
+        found.is_ok(),
+        "{name} never came to {what}: {:#?}",
+        api.get(name).await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,7 +82,9 @@ async fn a_silent_node_is_tainted_and_its_pods_leave() {
     pod(&cluster, "elsewhere", "alive", Some(0)).await;
     // One kubelet renews its lease.
     let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), "kube-node-lease");
-    let lease: Lease = serde_json::from_value(json!({"metadata": {"name": "alive"}, "spec": {"holderIdentity": "alive"}})).unwrap();
+    let lease: Lease =
+        serde_json::from_value(json!({"metadata": {"name": "alive"}, "spec": {"holderIdentity": "alive"}}))
+            .unwrap();
     leases.create(&PostParams::default(), &lease).await.unwrap();
     let renewing = tokio::spawn(async move {
         let mut timer = tokio::time::interval(Duration::from_millis(500));
@@ -81,42 +92,87 @@ async fn a_silent_node_is_tainted_and_its_pods_leave() {
             timer.tick().await;
             let now = jiff::Timestamp::now();
             let patch = Patch::Merge(json!({"spec": {"renewTime": format!("{now:.6}")}}));
-            leases.patch("alive", &PatchParams::default(), &patch).await.unwrap();
+            leases
+                .patch("alive", &PatchParams::default(), &patch)
+                .await
+                .unwrap();
         }
     });
     until_node(&nodes, "silent", "unknown and taints", |node| {
-        let ready = node.status.as_ref().unwrap().conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+        let ready = node
+            .status
+            .as_ref()
+            .unwrap()
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "Ready");
         ready.is_some_and(|ready| {
             ready.status == "Unknown"
                 && ready.reason.as_deref() == Some("NodeStatusUnknown")
                 && ready.message.as_deref() == Some("Kubelet stopped posting node status.")
-        }) && taints(node) == ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"]
+        }) && taints(node)
+            == [
+                "node.kubernetes.io/unreachable:NoSchedule",
+                "node.kubernetes.io/unreachable:NoExecute",
+            ]
     })
     .await;
-    let hasty = cluster.until::<Pod>("hasty", "being deleted", |pod| pod.metadata.deletion_timestamp.is_some()).await;
+    let hasty = cluster
+        .until::<Pod>("hasty", "being deleted", |pod| {
+            pod.metadata.deletion_timestamp.is_some()
+        })
+        .await;
     let target = |pod: &Pod| {
-        let conditions = pod.status.as_ref().unwrap().conditions.clone().unwrap_or_default();
-        conditions.into_iter().find(|condition| condition.type_ == "DisruptionTarget").and_then(|found| found.reason)
+        let conditions = pod
+            .status
+            .as_ref()
+            .unwrap()
+            .conditions
+            .clone()
+            .unwrap_or_default();
+        conditions
+            .into_iter()
+            .find(|condition| condition.type_ == "DisruptionTarget")
+            .and_then(|found| found.reason)
     };
     assert_eq!(target(&hasty).as_deref(), Some("DeletionByTaintManager"));
     let not_ready = |pod: &Pod| {
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-        conditions.is_some_and(|found| found.iter().any(|condition| condition.type_ == "Ready" && condition.status == "False"))
+        conditions.is_some_and(|found| {
+            found
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "False")
+        })
     };
     let patient = cluster.until::<Pod>("patient", "not ready", not_ready).await;
     assert!(patient.metadata.deletion_timestamp.is_none());
     let says = |events: &[Event], reason: &str, message: &str| {
-        events.iter().any(|event| event.reason.as_deref() == Some(reason) && event.message.as_deref() == Some(message))
+        events
+            .iter()
+            .any(|event| event.reason.as_deref() == Some(reason) && event.message.as_deref() == Some(message))
     };
     cluster
         .until_all::<Event>("events", |events| {
-            says(events, "TaintManagerEviction", "Marking for deletion Pod default/hasty")
-                && says(events, "NodeNotReady", "Node silent status is now: NodeNotReady")
+            says(
+                events,
+                "TaintManagerEviction",
+                "Marking for deletion Pod default/hasty",
+            ) && says(events, "NodeNotReady", "Node silent status is now: NodeNotReady")
                 && says(events, "NodeNotReady", "Node is not ready")
         })
         .await;
     assert_eq!(taints(&nodes.get("alive").await.unwrap()), [""; 0]);
-    assert!(cluster.api::<Pod>().get("elsewhere").await.unwrap().metadata.deletion_timestamp.is_none());
+    assert!(
+        cluster
+            .api::<Pod>()
+            .get("elsewhere")
+            .await
+            .unwrap()
+            .metadata
+            .deletion_timestamp
+            .is_none()
+    );
     // It comes back.
     beat(&nodes, "silent").await;
     until_node(&nodes, "silent", "no taints", |node| taints(node).is_empty()).await;
@@ -131,9 +187,13 @@ async fn leftovers_are_collected() {
     for name in ["one", "two", "three"] {
         let labels = json!({"hollow": "succeed"});
         let spec = json!({"containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"});
-        cluster.create::<Pod>(json!({"metadata": {"name": name, "labels": labels}, "spec": spec})).await;
+        cluster
+            .create::<Pod>(json!({"metadata": {"name": name, "labels": labels}, "spec": spec}))
+            .await;
     }
-    cluster.until_all::<Pod>("two are left", |pods| pods.len() == 2).await;
+    cluster
+        .until_all::<Pod>("two are left", |pods| pods.len() == 2)
+        .await;
     // A Job whose time has passed, with its pods.
     cluster
         .create::<Job>(json!({
@@ -141,9 +201,19 @@ async fn leftovers_are_collected() {
             "spec": {"ttlSecondsAfterFinished": 1, "template": job_template("succeed")}
         }))
         .await;
-    cluster.until::<Job>("brief", "complete", |job| job.status.as_ref().is_some_and(|status| status.succeeded == Some(1))).await;
+    cluster
+        .until::<Job>("brief", "complete", |job| {
+            job.status
+                .as_ref()
+                .is_some_and(|status| status.succeeded == Some(1))
+        })
+        .await;
     cluster.until_all::<Job>("no job", <[Job]>::is_empty).await;
-    let gone = |pods: &[Pod]| !pods.iter().any(|pod| pod.metadata.generate_name.as_deref() == Some("brief-"));
+    let gone = |pods: &[Pod]| {
+        !pods
+            .iter()
+            .any(|pod| pod.metadata.generate_name.as_deref() == Some("brief-"))
+    };
     cluster.until_all::<Pod>("no pods of it", gone).await;
     cluster.stop().await;
 }
@@ -162,9 +232,14 @@ async fn cluster_roles_are_aggregated() {
     let rule = json!([{"apiGroups": ["x.test"], "resources": ["xs"], "verbs": ["get"]}]);
     create(json!({"metadata": {"name": "part", "labels": {"to": "all"}}, "rules": rule})).await;
     let until = async |count: usize| {
-        let holds = |role: Option<&ClusterRole>| role.is_some_and(|role| role.rules.iter().flatten().count() == count);
+        let holds = |role: Option<&ClusterRole>| {
+            role.is_some_and(|role| role.rules.iter().flatten().count() == count)
+        };
         let wait = await_condition(roles.clone(), "all", holds);
-        assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "never {count} rules");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(),
+            "never {count} rules"
+        );
     };
     until(1).await;
     roles.delete("part", &DeleteParams::default()).await.unwrap();

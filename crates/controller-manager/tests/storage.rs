@@ -17,20 +17,38 @@ use support::{Cluster, template};
 async fn budgets_say_how_many_may_go() {
     let cluster = Cluster::start().await;
     let labels = json!({"app": "web"});
-    for (name, bound) in [("min", json!({"minAvailable": 2})), ("max", json!({"maxUnavailable": "50%"}))] {
+    for (name, bound) in [
+        ("min", json!({"minAvailable": 2})),
+        ("max", json!({"maxUnavailable": "50%"})),
+    ] {
         let mut spec = bound;
         spec["selector"] = json!({"matchLabels": labels});
-        cluster.create::<PodDisruptionBudget>(json!({"metadata": {"name": name}, "spec": spec})).await;
+        cluster
+            .create::<PodDisruptionBudget>(json!({"metadata": {"name": name}, "spec": spec}))
+            .await;
     }
     let status = |budget: &PodDisruptionBudget| {
         let status = budget.status.clone().unwrap_or_default();
-        let condition = status.conditions.iter().flatten().next().map(|condition| condition.reason.clone());
-        (status.disruptions_allowed, status.current_healthy, status.desired_healthy, status.expected_pods, condition)
+        let condition = status
+            .conditions
+            .iter()
+            .flatten()
+            .next()
+            .map(|condition| condition.reason.clone());
+        (
+            status.disruptions_allowed,
+            status.current_healthy,
+            status.desired_healthy,
+            status.expected_pods,
+            condition,
+        )
     };
     let until = async |name: &str, numbers: [i32; 4], reason: &str| {
         let [allowed, current, desired, expected] = numbers.map(Some);
         let wanted = (allowed, current, desired, expected, Some(reason.to_owned()));
-        cluster.until::<PodDisruptionBudget>(name, &format!("{wanted:?}"), |budget| status(budget) == wanted).await
+        cluster
+            .until::<PodDisruptionBudget>(name, &format!("{wanted:?}"), |budget| status(budget) == wanted)
+            .await
     };
     until("min", [0, 0, 2, 0], "InsufficientPods").await;
     cluster
@@ -43,7 +61,11 @@ async fn budgets_say_how_many_may_go() {
     // 50 % of 3, rounded up, may be unavailable.
     until("max", [2, 3, 1, 3], "SufficientPods").await;
     let scale = Patch::Merge(json!({"spec": {"replicas": 2}}));
-    cluster.api::<Deployment>().patch("web", &PatchParams::default(), &scale).await.unwrap();
+    cluster
+        .api::<Deployment>()
+        .patch("web", &PatchParams::default(), &scale)
+        .await
+        .unwrap();
     until("min", [0, 2, 2, 2], "InsufficientPods").await;
     until("max", [1, 2, 1, 2], "SufficientPods").await;
     cluster.stop().await;
@@ -53,12 +75,21 @@ async fn budgets_say_how_many_may_go() {
 async fn claims_in_use_stay() {
     let cluster = Cluster::start().await;
     let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "1Gi"}}});
-    cluster.create::<PersistentVolumeClaim>(json!({"metadata": {"name": "data"}, "spec": spec})).await;
+    cluster
+        .create::<PersistentVolumeClaim>(json!({"metadata": {"name": "data"}, "spec": spec}))
+        .await;
     let claims = cluster.api::<PersistentVolumeClaim>();
     let protected = |claim: &PersistentVolumeClaim| {
-        claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == "kubernetes.io/pvc-protection")
+        claim
+            .metadata
+            .finalizers
+            .iter()
+            .flatten()
+            .any(|finalizer| finalizer == "kubernetes.io/pvc-protection")
     };
-    cluster.until::<PersistentVolumeClaim>("data", "protection", protected).await;
+    cluster
+        .until::<PersistentVolumeClaim>("data", "protection", protected)
+        .await;
     cluster
         .create::<Pod>(json!({
             "metadata": {"name": "user", "labels": {"hollow": "stuck"}},
@@ -68,13 +99,25 @@ async fn claims_in_use_stay() {
         .await;
     claims.delete("data", &DeleteParams::default()).await.unwrap();
     // A claim that nobody uses goes; by then the used one would have gone, too.
-    cluster.create::<PersistentVolumeClaim>(json!({"metadata": {"name": "free"}, "spec": spec})).await;
-    cluster.until::<PersistentVolumeClaim>("free", "protection", protected).await;
+    cluster
+        .create::<PersistentVolumeClaim>(json!({"metadata": {"name": "free"}, "spec": spec}))
+        .await;
+    cluster
+        .until::<PersistentVolumeClaim>("free", "protection", protected)
+        .await;
     claims.delete("free", &DeleteParams::default()).await.unwrap();
-    let left = cluster.until_all::<PersistentVolumeClaim>("one", |claims| claims.len() == 1).await;
+    let left = cluster
+        .until_all::<PersistentVolumeClaim>("one", |claims| claims.len() == 1)
+        .await;
     assert_eq!(left[0].metadata.name.as_deref(), Some("data"));
-    cluster.api::<Pod>().delete("user", &DeleteParams::default().grace_period(0)).await.unwrap();
-    cluster.until_all::<PersistentVolumeClaim>("none", <[PersistentVolumeClaim]>::is_empty).await;
+    cluster
+        .api::<Pod>()
+        .delete("user", &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    cluster
+        .until_all::<PersistentVolumeClaim>("none", <[PersistentVolumeClaim]>::is_empty)
+        .await;
     cluster.stop().await;
 }
 
@@ -90,49 +133,92 @@ async fn claims_are_bound_to_the_smallest_volume_that_fits() {
         let mut spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
                               "resources": {"requests": {"storage": "2Gi"}}});
         json_patch::merge(&mut spec, &extra);
-        cluster.create::<PersistentVolumeClaim>(json!({"metadata": {"name": name}, "spec": spec})).await;
+        cluster
+            .create::<PersistentVolumeClaim>(json!({"metadata": {"name": name}, "spec": spec}))
+            .await;
     };
     claim("c", json!({})).await;
     let class = json!({"apiVersion": "storage.k8s.io/v1", "metadata": {"name": "fast"}, "provisioner": "fast.test/p"});
     let classes: Api<k8s_openapi::api::storage::v1::StorageClass> = Api::all(cluster.client.clone());
-    classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
-    for (name, size, class) in [("big", "10Gi", "manual"), ("fit", "3Gi", "manual"), ("small", "1Gi", "manual"), ("other", "2Gi", "other")] {
+    classes
+        .create(&PostParams::default(), &serde_json::from_value(class).unwrap())
+        .await
+        .unwrap();
+    for (name, size, class) in [
+        ("big", "10Gi", "manual"),
+        ("fit", "3Gi", "manual"),
+        ("small", "1Gi", "manual"),
+        ("other", "2Gi", "other"),
+    ] {
         let volume = json!({"metadata": {"name": name}, "spec": {
             "capacity": {"storage": size}, "accessModes": ["ReadWriteOnce", "ReadOnlyMany"], "storageClassName": class,
             "hostPath": {"path": "/tmp/x"}, "persistentVolumeReclaimPolicy": "Retain"}});
         let volume: PersistentVolume = serde_json::from_value(volume).unwrap();
         volumes.create(&PostParams::default(), &volume).await.unwrap();
     }
-    let bound = cluster.until::<PersistentVolumeClaim>("c", "bound", |claim| phase(claim) == Some("Bound")).await;
+    let bound = cluster
+        .until::<PersistentVolumeClaim>("c", "bound", |claim| phase(claim) == Some("Bound"))
+        .await;
     let volume = bound.spec.unwrap().volume_name.unwrap();
     assert!(["big", "fit"].contains(&volume.as_str()), "{volume}");
     let status = bound.status.unwrap();
     assert_eq!(status.access_modes.unwrap(), ["ReadWriteOnce", "ReadOnlyMany"]);
-    assert!(bound.metadata.annotations.unwrap().contains_key("pv.kubernetes.io/bind-completed"));
+    assert!(
+        bound
+            .metadata
+            .annotations
+            .unwrap()
+            .contains_key("pv.kubernetes.io/bind-completed")
+    );
     let until_volume = async |name: &str, wanted: &str| {
         let holds = |volume: Option<&PersistentVolume>| {
             volume.and_then(|volume| volume.status.as_ref()?.phase.as_deref()) == Some(wanted)
         };
         let wait = await_condition(volumes.clone(), name, holds);
         let found = tokio::time::timeout(Duration::from_secs(20), wait).await;
-        assert!(found.is_ok(), "{name} never {wanted}: {:#?}", volumes.get(name).await);
+        assert!(
+            found.is_ok(),
+            "{name} never {wanted}: {:#?}",
+            volumes.get(name).await
+        );
     };
     until_volume(&volume, "Bound").await;
     until_volume("small", "Available").await;
     // Those who ask for one by name get it, and wait for it.
-    claim("by-name", json!({"volumeName": "other", "storageClassName": "other"})).await;
-    cluster.until::<PersistentVolumeClaim>("by-name", "bound", |claim| phase(claim) == Some("Bound")).await;
+    claim(
+        "by-name",
+        json!({"volumeName": "other", "storageClassName": "other"}),
+    )
+    .await;
+    cluster
+        .until::<PersistentVolumeClaim>("by-name", "bound", |claim| phase(claim) == Some("Bound"))
+        .await;
     // A provisioner of others is asked.
     claim("dynamic", json!({"storageClassName": "fast"})).await;
     let asked = |claim: &PersistentVolumeClaim| {
-        claim.metadata.annotations.as_ref().and_then(|annotations| annotations.get("volume.kubernetes.io/storage-provisioner")).map(String::as_str)
+        claim
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get("volume.kubernetes.io/storage-provisioner"))
+            .map(String::as_str)
             == Some("fast.test/p")
     };
-    cluster.until::<PersistentVolumeClaim>("dynamic", "an annotation", asked).await;
     cluster
-        .until_all::<Event>("the event", |events| events.iter().any(|event| event.reason.as_deref() == Some("ExternalProvisioning")))
+        .until::<PersistentVolumeClaim>("dynamic", "an annotation", asked)
         .await;
-    cluster.api::<PersistentVolumeClaim>().delete("c", &DeleteParams::default()).await.unwrap();
+    cluster
+        .until_all::<Event>("the event", |events| {
+            events
+                .iter()
+                .any(|event| event.reason.as_deref() == Some("ExternalProvisioning"))
+        })
+        .await;
+    cluster
+        .api::<PersistentVolumeClaim>()
+        .delete("c", &DeleteParams::default())
+        .await
+        .unwrap();
     until_volume(&volume, "Released").await;
     cluster.stop().await;
 }

@@ -665,24 +665,46 @@ async fn cron_jobs_start_jobs() {
 async fn autoscalers_keep_bounds_and_say_what_they_miss() {
     let cluster = Cluster::start().await;
     let spec = json!({"replicas": 5, "selector": {"matchLabels": {"app": "a"}}, "template": template(json!({"app": "a"}), "i")});
-    cluster.create::<Deployment>(json!({"metadata": {"name": "a"}, "spec": spec})).await;
+    cluster
+        .create::<Deployment>(json!({"metadata": {"name": "a"}, "spec": spec}))
+        .await;
     let metric = json!({"type": "Resource", "resource": {"name": "cpu",
         "target": {"type": "Utilization", "averageUtilization": 50}}});
     cluster
         .create::<HorizontalPodAutoscaler>(json!({"metadata": {"name": "a"}, "spec": {"minReplicas": 1, "maxReplicas": 3,
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"}, "metrics": [metric]}}))
         .await;
-    let three = |found: &Deployment| found.status.as_ref().is_some_and(|status| status.replicas == Some(3));
+    let three = |found: &Deployment| {
+        found
+            .status
+            .as_ref()
+            .is_some_and(|status| status.replicas == Some(3))
+    };
     cluster.until::<Deployment>("a", "3 replicas", three).await;
     let message = messages(&cluster, "SuccessfulRescale", 1).await.remove(0);
-    assert_eq!(message, "New size: 3; reason: Current number of replicas above Spec.MaxReplicas");
+    assert_eq!(
+        message,
+        "New size: 3; reason: Current number of replicas above Spec.MaxReplicas"
+    );
     // There is no metrics API here; a change of the spec makes it look at once.
     let patch = merge(json!({"spec": {"maxReplicas": 4}}));
-    cluster.api::<HorizontalPodAutoscaler>().patch("a", &PatchParams::default(), &patch).await.unwrap();
+    cluster
+        .api::<HorizontalPodAutoscaler>()
+        .patch("a", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
     let missing = |found: &HorizontalPodAutoscaler| {
-        let conditions = found.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        conditions.iter().any(|c| c.type_ == "ScalingActive" && c.reason.as_deref() == Some("FailedGetResourceMetric"))
+        let conditions = found
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
+        conditions
+            .iter()
+            .any(|c| c.type_ == "ScalingActive" && c.reason.as_deref() == Some("FailedGetResourceMetric"))
     };
-    cluster.until::<HorizontalPodAutoscaler>("a", "without metrics", missing).await;
+    cluster
+        .until::<HorizontalPodAutoscaler>("a", "without metrics", missing)
+        .await;
     cluster.stop().await;
 }

@@ -4,7 +4,7 @@
 //! through these; the built-in runtime implements the server traits and is called in process.
 
 /// Package `runtime.v1`.
-#[expect(
+#[allow(
     missing_docs,
     clippy::too_many_lines,
     clippy::unwrap_used,

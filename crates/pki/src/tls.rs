@@ -42,7 +42,9 @@ impl ServingCertificate {
     /// Serves `leaf` followed by `chain`, so that a client without the authority can see who vouches.
     pub fn with_chain(leaf: &Leaf, chain: &[Certificate]) -> Result<Arc<Self>, Error> {
         let mut certified = certified(leaf)?;
-        certified.cert.extend(chain.iter().map(|certificate| certificate.der().clone()));
+        certified
+            .cert
+            .extend(chain.iter().map(|certificate| certificate.der().clone()));
         Ok(Arc::new(Self {
             current: RwLock::new(Arc::new(certified)),
         }))

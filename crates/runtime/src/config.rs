@@ -28,7 +28,10 @@ pub struct Config {
 
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Config").field("root", &self.root).field("run", &self.run).finish_non_exhaustive()
+        f.debug_struct("Config")
+            .field("root", &self.root)
+            .field("run", &self.run)
+            .finish_non_exhaustive()
     }
 }
 

@@ -23,18 +23,29 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(120);
 const GROUP_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Runtime {
-    pub(crate) async fn create_container(&self, request: v1::CreateContainerRequest) -> Result<String, Status> {
-        let config = request.config.ok_or_else(|| Status::invalid_argument("container config is missing"))?;
+    pub(crate) async fn create_container(
+        &self,
+        request: v1::CreateContainerRequest,
+    ) -> Result<String, Status> {
+        let config = request
+            .config
+            .ok_or_else(|| Status::invalid_argument("container config is missing"))?;
         let metadata = config
             .metadata
             .clone()
             .ok_or_else(|| Status::invalid_argument("container config must include metadata"))?;
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
         if sandbox.state() != v1::PodSandboxState::SandboxReady {
-            return Err(Status::failed_precondition(format!("sandbox \"{}\" is not running", sandbox.id)));
+            return Err(Status::failed_precondition(format!(
+                "sandbox \"{}\" is not running",
+                sandbox.id
+            )));
         }
         let id = new_id();
-        self.reserve(&format!("container {}_{}_{}", sandbox.id, metadata.name, metadata.attempt), &id)?;
+        self.reserve(
+            &format!("container {}_{}_{}", sandbox.id, metadata.name, metadata.attempt),
+            &id,
+        )?;
         match self.prepare_container(&id, &sandbox, config).await {
             Ok(container) => {
                 self.0.containers.write().insert(id.clone(), Arc::new(container));
@@ -71,11 +82,10 @@ impl Runtime {
         mut config: v1::ContainerConfig,
     ) -> Result<Container, Status> {
         let wanted = config.image.clone().unwrap_or_default().image;
-        let image = self
-            .0
-            .images
-            .status(&wanted)
-            .ok_or_else(|| Status::not_found(format!("failed to resolve image \"{wanted}\": not found")))?;
+        let image =
+            self.0.images.status(&wanted).ok_or_else(|| {
+                Status::not_found(format!("failed to resolve image \"{wanted}\": not found"))
+            })?;
         let join_pid = self.join_pid(sandbox, &config)?;
         let image_id = image.id.to_string();
         let rootfs = self
@@ -83,7 +93,9 @@ impl Runtime {
             .images
             .prepare_rootfs(&image_id, id)
             .await
-            .map_err(failed(format!("create the root file system of container \"{id}\"")))?;
+            .map_err(failed(format!(
+                "create the root file system of container \"{id}\""
+            )))?;
         let (volume_ids, image_volumes) = self.prepare_image_volumes(id, &mut config).await?;
         let directory = self.container_dir(id);
         make_private_dir(&directory)
@@ -113,7 +125,8 @@ impl Runtime {
             })
         };
         let output = generated.map_err(|error| {
-            let text = format!("failed to generate container \"{id}\" spec: failed to generate spec: {error}");
+            let text =
+                format!("failed to generate container \"{id}\" spec: failed to generate spec: {error}");
             match error {
                 SpecError::Invalid(_) => Status::invalid_argument(text),
                 SpecError::Unsupported(_) => Status::unimplemented(text),
@@ -132,7 +145,9 @@ impl Runtime {
             record.uid = output.user.uid;
             record.gid = output.user.gid;
             record.groups = output.user.groups;
-            record.write(&directory).map_err(failed("write the container record"))?;
+            record
+                .write(&directory)
+                .map_err(failed("write the container record"))?;
         }
         Ok(container)
     }
@@ -179,11 +194,19 @@ impl Runtime {
         config: &mut v1::ContainerConfig,
     ) -> Result<(Vec<String>, Vec<crate::images::OverlayMount>), Status> {
         // The mounts are made in the order of their depth; see `spec::mounts`.
-        let depth = |mount: &v1::Mount| mount.container_path.split('/').filter(|part| !part.is_empty()).count();
+        let depth = |mount: &v1::Mount| {
+            mount
+                .container_path
+                .split('/')
+                .filter(|part| !part.is_empty())
+                .count()
+        };
         config.mounts.sort_by_key(depth);
         let (mut ids, mut overlays) = (Vec::new(), Vec::new());
         for mount in &config.mounts {
-            let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };
+            let Some(image) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else {
+                continue;
+            };
             let layer = format!("{id}-image-{}", ids.len());
             let rootfs = self
                 .0
@@ -213,14 +236,19 @@ impl Runtime {
         let group = {
             let mut record = container.record.lock();
             record.started = true;
-            record.write(&container.directory).map_err(failed("write the container record"))?;
+            record
+                .write(&container.directory)
+                .map_err(failed("write the container record"))?;
             self.0.cgroups.group(&record.cgroup)
         };
         let resources = self.resources_of(&container)?;
         let outcome = match group.create(&resources) {
             Err(error) => Err(error.to_string()),
             Ok(()) => {
-                let request = Request::Start { id: container.id.clone(), bundle: container.directory.clone() };
+                let request = Request::Start {
+                    id: container.id.clone(),
+                    bundle: container.directory.clone(),
+                };
                 match shim.ask(request, Vec::new()).await {
                     Ok((Reply::Started { pid, at }, _)) => Ok((pid, at)),
                     Ok((other, _)) => Err(format!("unexpected answer {other:?}")),
@@ -232,9 +260,17 @@ impl Runtime {
             Ok((pid, started_at)) => {
                 // A short-lived container may have ended before the answer came; then this changes nothing.
                 container.set_phase(Phase::Running { pid, started_at });
-                self.emit(&sandbox.id, &container.id, v1::ContainerEventType::ContainerStartedEvent);
+                self.emit(
+                    &sandbox.id,
+                    &container.id,
+                    v1::ContainerEventType::ContainerStartedEvent,
+                );
                 if let Phase::Exited { .. } = container.phase() {
-                    self.emit(&sandbox.id, &container.id, v1::ContainerEventType::ContainerStoppedEvent);
+                    self.emit(
+                        &sandbox.id,
+                        &container.id,
+                        v1::ContainerEventType::ContainerStoppedEvent,
+                    );
                 }
                 Ok(())
             }
@@ -262,8 +298,20 @@ impl Runtime {
                 tracing::warn!(container = container.id, %error, "recording a failed start");
             }
         }
-        let exit = ExitRecord { code: START_ERROR_CODE, at, started_at: 0, oom: false };
-        self.container_ended(container, Phase::Exited { exit, reason: "StartError", message });
+        let exit = ExitRecord {
+            code: START_ERROR_CODE,
+            at,
+            started_at: 0,
+            oom: false,
+        };
+        self.container_ended(
+            container,
+            Phase::Exited {
+                exit,
+                reason: "StartError",
+                message,
+            },
+        );
     }
 
     /// The limits of a container, with its device rules.
@@ -272,7 +320,8 @@ impl Runtime {
         let linux = config.linux.clone().unwrap_or_default();
         let mut resources = Resources::from(&linux.resources.unwrap_or_default());
         let privileged = linux.security_context.is_some_and(|context| context.privileged);
-        resources.devices = Some(spec::device_rules(&config.devices, privileged).map_err(failed("find devices"))?);
+        resources.devices =
+            Some(spec::device_rules(&config.devices, privileged).map_err(failed("find devices"))?);
         Ok(resources)
     }
 
@@ -297,13 +346,19 @@ impl Runtime {
     pub(crate) fn container_ended(&self, container: &Arc<Container>, phase: Phase) {
         let was_running = matches!(container.phase(), Phase::Running { .. });
         if container.set_phase(phase) && was_running {
-            self.emit(&container.sandbox_id, &container.id, v1::ContainerEventType::ContainerStoppedEvent);
+            self.emit(
+                &container.sandbox_id,
+                &container.id,
+                v1::ContainerEventType::ContainerStoppedEvent,
+            );
         }
     }
 
     pub(crate) async fn stop_container(&self, id: &str, timeout: i64) -> Result<(), Status> {
         // A container that is gone is stopped.
-        let Ok(container) = self.container(id) else { return Ok(()) };
+        let Ok(container) = self.container(id) else {
+            return Ok(());
+        };
         let grace = u64::try_from(timeout).unwrap_or(0);
         if grace > 0 {
             let signal = container.record.lock().stop_signal;
@@ -332,17 +387,32 @@ impl Runtime {
     }
 
     async fn signal(&self, container: &Arc<Container>, signal: i32) -> Result<(), Status> {
-        let shim = self.sandbox(&container.sandbox_id).ok().and_then(|sandbox| sandbox.shim());
+        let shim = self
+            .sandbox(&container.sandbox_id)
+            .ok()
+            .and_then(|sandbox| sandbox.shim());
         let Some(shim) = shim else {
             self.bury(container);
             return Ok(());
         };
-        match shim.ask(Request::Kill { id: container.id.clone(), signal }, Vec::new()).await {
+        match shim
+            .ask(
+                Request::Kill {
+                    id: container.id.clone(),
+                    signal,
+                },
+                Vec::new(),
+            )
+            .await
+        {
             // The end of the shim ends the container, which whoever waits sees.
             Ok(_) | Err(ShimError::Gone) => Ok(()),
             // It ended before the signal.
             Err(ShimError::Failed(_)) => Ok(()),
-            Err(error) => Err(Status::unknown(format!("failed to kill container \"{}\": {error}", container.id))),
+            Err(error) => Err(Status::unknown(format!(
+                "failed to kill container \"{}\": {error}",
+                container.id
+            ))),
         }
     }
 
@@ -354,15 +424,28 @@ impl Runtime {
     }
 
     pub(crate) async fn remove_container(&self, id: &str) -> Result<(), Status> {
-        let Ok(container) = self.container(id) else { return Ok(()) };
+        let Ok(container) = self.container(id) else {
+            return Ok(());
+        };
         let _changing = container.changes.lock().await;
         if !self.0.containers.read().contains_key(&container.id) {
             return Ok(());
         }
         self.stop_now(&container).await?;
-        let shim = self.sandbox(&container.sandbox_id).ok().and_then(|sandbox| sandbox.shim());
+        let shim = self
+            .sandbox(&container.sandbox_id)
+            .ok()
+            .and_then(|sandbox| sandbox.shim());
         if let Some(shim) = shim {
-            match shim.ask(Request::Delete { id: container.id.clone() }, Vec::new()).await {
+            match shim
+                .ask(
+                    Request::Delete {
+                        id: container.id.clone(),
+                    },
+                    Vec::new(),
+                )
+                .await
+            {
                 Ok(_) | Err(ShimError::Gone) => {}
                 Err(error) => tracing::warn!(container = container.id, %error, "telling the shim"),
             }
@@ -374,16 +457,25 @@ impl Runtime {
         if container.record.lock().started {
             let group = self.0.cgroups.group(&cgroup);
             group.kill_all();
-            remove_group(&group).await.map_err(failed(format!("remove container \"{}\"", container.id)))?;
+            remove_group(&group)
+                .await
+                .map_err(failed(format!("remove container \"{}\"", container.id)))?;
         }
         self.discard(&container.id, &volumes).await;
-        self.emit(&container.sandbox_id, &container.id, v1::ContainerEventType::ContainerDeletedEvent);
+        self.emit(
+            &container.sandbox_id,
+            &container.id,
+            v1::ContainerEventType::ContainerDeletedEvent,
+        );
         self.0.containers.write().remove(&container.id);
         self.release(&container.id);
         Ok(())
     }
 
-    pub(crate) fn update_container(&self, request: v1::UpdateContainerResourcesRequest) -> Result<(), Status> {
+    pub(crate) fn update_container(
+        &self,
+        request: v1::UpdateContainerResourcesRequest,
+    ) -> Result<(), Status> {
         let container = self.container(&request.container_id)?;
         if matches!(container.phase(), Phase::Exited { .. }) {
             return Err(Status::failed_precondition(format!(
@@ -391,21 +483,32 @@ impl Runtime {
                 container.id
             )));
         }
-        let Some(update) = request.linux else { return Ok(()) };
+        let Some(update) = request.linux else {
+            return Ok(());
+        };
         if let Phase::Running { .. } = container.phase() {
             let cgroup = container.record.lock().cgroup.clone();
             self.0
                 .cgroups
                 .group(&cgroup)
                 .apply(&Resources::from(&update))
-                .map_err(failed(format!("update resources of container \"{}\"", container.id)))?;
+                .map_err(failed(format!(
+                    "update resources of container \"{}\"",
+                    container.id
+                )))?;
         }
         let mut config = container.config.lock();
-        let present = config.linux.get_or_insert_default().resources.get_or_insert_default();
+        let present = config
+            .linux
+            .get_or_insert_default()
+            .resources
+            .get_or_insert_default();
         merge(present, update);
         let mut record = container.record.lock();
         record.set_config(&config);
-        record.write(&container.directory).map_err(failed("write the container record"))
+        record
+            .write(&container.directory)
+            .map_err(failed("write the container record"))
     }
 }
 
@@ -435,11 +538,15 @@ fn merge(present: &mut v1::LinuxContainerResources, update: v1::LinuxContainerRe
     number(&mut present.cpu_quota, update.cpu_quota);
     number(&mut present.cpu_shares, update.cpu_shares);
     number(&mut present.memory_limit_in_bytes, update.memory_limit_in_bytes);
-    number(&mut present.memory_swap_limit_in_bytes, update.memory_swap_limit_in_bytes);
+    number(
+        &mut present.memory_swap_limit_in_bytes,
+        update.memory_swap_limit_in_bytes,
+    );
     number(&mut present.oom_score_adj, update.oom_score_adj);
-    for (to, from) in
-        [(&mut present.cpuset_cpus, update.cpuset_cpus), (&mut present.cpuset_mems, update.cpuset_mems)]
-    {
+    for (to, from) in [
+        (&mut present.cpuset_cpus, update.cpuset_cpus),
+        (&mut present.cpuset_mems, update.cpuset_mems),
+    ] {
         if !from.is_empty() {
             *to = from;
         }

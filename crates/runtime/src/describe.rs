@@ -25,7 +25,9 @@ impl Runtime {
             created_at: record.created_at,
             network: Some(network),
             linux: Some(v1::LinuxPodSandboxStatus {
-                namespaces: Some(v1::Namespace { options: Some(sandbox.namespaces()) }),
+                namespaces: Some(v1::Namespace {
+                    options: Some(sandbox.namespaces()),
+                }),
             }),
             labels: sandbox.config.labels.clone(),
             annotations: sandbox.config.annotations.clone(),
@@ -41,7 +43,11 @@ impl Runtime {
             .read()
             .values()
             .filter(|sandbox| filter.id.is_empty() || sandbox.id.starts_with(&filter.id))
-            .filter(|sandbox| filter.state.is_none_or(|wanted| wanted.state == sandbox.state() as i32))
+            .filter(|sandbox| {
+                filter
+                    .state
+                    .is_none_or(|wanted| wanted.state == sandbox.state() as i32)
+            })
             .filter(|sandbox| matches(&filter.label_selector, &sandbox.config.labels))
             .map(|sandbox| {
                 let record = sandbox.record.lock();
@@ -69,7 +75,11 @@ impl Runtime {
             .values()
             .filter(|c| filter.id.is_empty() || c.id.starts_with(&filter.id))
             .filter(|c| filter.pod_sandbox_id.is_empty() || c.sandbox_id.starts_with(&filter.pod_sandbox_id))
-            .filter(|c| filter.state.is_none_or(|wanted| wanted.state == c.phase().cri() as i32))
+            .filter(|c| {
+                filter
+                    .state
+                    .is_none_or(|wanted| wanted.state == c.phase().cri() as i32)
+            })
             .filter(|c| matches(&filter.label_selector, &c.config.lock().labels))
             .map(|container| {
                 let (config, record) = (container.config.lock(), container.record.lock());
@@ -105,11 +115,18 @@ impl Runtime {
             labels: config.labels,
             annotations: config.annotations,
             mounts: config.mounts,
-            log_path: container.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            log_path: container
+                .log_path
+                .as_ref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default(),
             resources: config
                 .linux
                 .and_then(|linux| linux.resources)
-                .map(|linux| v1::ContainerResources { linux: Some(linux), windows: None }),
+                .map(|linux| v1::ContainerResources {
+                    linux: Some(linux),
+                    windows: None,
+                }),
             user: Some(v1::ContainerUser {
                 linux: Some(v1::LinuxContainerUser {
                     uid: record.uid.into(),
@@ -123,7 +140,11 @@ impl Runtime {
         match phase {
             Phase::Created => {}
             Phase::Running { started_at, .. } => status.started_at = started_at,
-            Phase::Exited { exit, reason, message } => {
+            Phase::Exited {
+                exit,
+                reason,
+                message,
+            } => {
                 status.started_at = exit.started_at;
                 status.finished_at = exit.at;
                 status.exit_code = exit.code;
@@ -152,7 +173,10 @@ impl Runtime {
     }
 
     pub(crate) fn describe_containers_of(&self, sandbox_id: &str) -> Vec<v1::ContainerStatus> {
-        self.containers_of(sandbox_id).iter().map(|container| self.describe_container(container)).collect()
+        self.containers_of(sandbox_id)
+            .iter()
+            .map(|container| self.describe_container(container))
+            .collect()
     }
 
     /// Details for `crictl inspect`: process ids and the specification.

@@ -36,7 +36,10 @@ pub(crate) struct ExecSession {
 impl ExecSession {
     /// Kills the process.
     pub(crate) async fn kill(&self) {
-        let request = Request::KillExec { exec: self.id.clone(), signal: SIGKILL };
+        let request = Request::KillExec {
+            exec: self.id.clone(),
+            signal: SIGKILL,
+        };
         if let Err(error) = self.shim.ask(request, Vec::new()).await {
             tracing::debug!(exec = self.id, %error, "killing an exec process");
         }
@@ -64,7 +67,10 @@ impl Runtime {
         let container = self.container(id)?;
         let phase = container.phase();
         if !matches!(phase, Phase::Running { .. }) {
-            return Err(Status::unknown(format!("container is in {} state", phase.cri().as_str_name())));
+            return Err(Status::unknown(format!(
+                "container is in {} state",
+                phase.cri().as_str_name()
+            )));
         }
         let shim = self.sandbox(&container.sandbox_id)?.shim();
         let shim = shim.ok_or_else(|| Status::unavailable("the shim of the pod sandbox is gone"))?;
@@ -97,7 +103,13 @@ impl Runtime {
         }
         let (sender, exit) = oneshot::channel();
         self.0.execs.lock().insert(exec.clone(), sender);
-        let request = Request::Exec { exec: exec.clone(), id: container.id.clone(), args, tty, stdin };
+        let request = Request::Exec {
+            exec: exec.clone(),
+            id: container.id.clone(),
+            args,
+            tty,
+            stdin,
+        };
         match shim.ask(request, theirs).await {
             Ok((_, mut fds)) => Ok(ExecSession {
                 id: exec,
@@ -117,8 +129,13 @@ impl Runtime {
         }
     }
 
-    pub(crate) async fn exec_sync(&self, request: v1::ExecSyncRequest) -> Result<v1::ExecSyncResponse, Status> {
-        let mut session = self.exec(&request.container_id, request.cmd, false, false).await?;
+    pub(crate) async fn exec_sync(
+        &self,
+        request: v1::ExecSyncRequest,
+    ) -> Result<v1::ExecSyncResponse, Status> {
+        let mut session = self
+            .exec(&request.container_id, request.cmd, false, false)
+            .await?;
         let (stdout, stderr) = (session.stdout.take(), session.stderr.take());
         let work = async {
             let (stdout, stderr, code) = tokio::join!(read_all(stdout), read_all(stderr), &mut session.exit);
@@ -128,7 +145,10 @@ impl Runtime {
                 exit_code: code.map_err(|_| Status::unavailable("the shim of the pod sandbox is gone"))?,
             })
         };
-        let limit = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let limit = u64::try_from(request.timeout)
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .map(Duration::from_secs);
         let outcome = match limit {
             Some(limit) => tokio::time::timeout(limit, work).await,
             None => Ok(work.await),
@@ -158,9 +178,21 @@ impl Runtime {
                 *ours = Some(read);
             }
         }
-        let request = Request::Attach { id: container.id.clone(), stdout, stderr };
-        let (_, mut fds) = shim.ask(request, theirs).await.map_err(failed("attach to container"))?;
-        Ok(AttachSession { shim, stdin: fds.pop_front(), stdout: ours.0, stderr: ours.1 })
+        let request = Request::Attach {
+            id: container.id.clone(),
+            stdout,
+            stderr,
+        };
+        let (_, mut fds) = shim
+            .ask(request, theirs)
+            .await
+            .map_err(failed("attach to container"))?;
+        Ok(AttachSession {
+            shim,
+            stdin: fds.pop_front(),
+            stdout: ours.0,
+            stderr: ours.1,
+        })
     }
 }
 
@@ -170,8 +202,13 @@ async fn read_all(fd: Option<OwnedFd>) -> Result<Vec<u8>, Status> {
     let Some(fd) = fd else { return Ok(bytes) };
     let reader = pipe::Receiver::from_owned_fd(fd).map_err(failed("read the output"))?;
     let mut limited = reader.take(MAX_OUTPUT);
-    limited.read_to_end(&mut bytes).await.map_err(failed("read the output"))?;
+    limited
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(failed("read the output"))?;
     let mut rest = limited.into_inner();
-    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map_err(failed("read the output"))?;
+    tokio::io::copy(&mut rest, &mut tokio::io::sink())
+        .await
+        .map_err(failed("read the output"))?;
     Ok(bytes)
 }

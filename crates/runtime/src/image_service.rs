@@ -45,7 +45,12 @@ fn describe(image: &ImageRecord) -> v1::Image {
 impl Runtime {
     fn described_images(&self, filter: Option<v1::ImageFilter>) -> Vec<v1::Image> {
         let wanted = filter.and_then(|filter| filter.image).map(|image| image.image);
-        self.0.images.list(wanted.as_deref()).iter().map(describe).collect()
+        self.0
+            .images
+            .list(wanted.as_deref())
+            .iter()
+            .map(describe)
+            .collect()
     }
 }
 
@@ -58,23 +63,33 @@ impl ImageService for Runtime {
         Ok(Response::new(v1::ListImagesResponse { images }))
     }
 
-    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
+    async fn stream_images(
+        &self,
+        request: Request<v1::StreamImagesRequest>,
+    ) -> Answer<Self::StreamImagesStream> {
         let images = self.described_images(request.into_inner().filter);
         let message = Ok(v1::StreamImagesResponse { images });
         Ok(Response::new(Box::pin(futures::stream::iter([message]))))
     }
 
-    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
+    async fn image_status(
+        &self,
+        request: Request<v1::ImageStatusRequest>,
+    ) -> Answer<v1::ImageStatusResponse> {
         let request = request.into_inner();
         let wanted = request.image.unwrap_or_default().image;
         let found = self.0.images.status(&wanted);
         let mut info = std::collections::HashMap::new();
         if let (true, Some(image)) = (request.verbose, &found) {
             let config = serde_json::to_value(&*image.config).unwrap_or_default();
-            let value = serde_json::json!({"manifest": image.manifest.to_string(), "imageSpec": {"config": config}});
+            let value =
+                serde_json::json!({"manifest": image.manifest.to_string(), "imageSpec": {"config": config}});
             info.insert("info".to_owned(), value.to_string());
         }
-        Ok(Response::new(v1::ImageStatusResponse { image: found.as_ref().map(describe), info }))
+        Ok(Response::new(v1::ImageStatusResponse {
+            image: found.as_ref().map(describe),
+            info,
+        }))
     }
 
     async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<v1::PullImageResponse> {
@@ -89,22 +104,41 @@ impl ImageService for Runtime {
             registry_token: auth.registry_token,
         });
         let (progress, _) = tokio::sync::watch::channel(Default::default());
-        let image = self.0.images.pull(&reference, auth, progress).await.map_err(|error| status(&error))?;
-        Ok(Response::new(v1::PullImageResponse { image_ref: image.id.to_string() }))
+        let image = self
+            .0
+            .images
+            .pull(&reference, auth, progress)
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(v1::PullImageResponse {
+            image_ref: image.id.to_string(),
+        }))
     }
 
-    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Answer<v1::RemoveImageResponse> {
         let image = request.into_inner().image.unwrap_or_default().image;
-        self.0.images.remove(&image).await.map_err(|error| status(&error))?;
+        self.0
+            .images
+            .remove(&image)
+            .await
+            .map_err(|error| status(&error))?;
         Ok(Response::new(v1::RemoveImageResponse {}))
     }
 
-    async fn image_fs_info(&self, _request: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
+    async fn image_fs_info(
+        &self,
+        _request: Request<v1::ImageFsInfoRequest>,
+    ) -> Answer<v1::ImageFsInfoResponse> {
         let info = self.0.images.fs_info().await.map_err(|error| status(&error))?;
         let timestamp = now();
         let usage = |usage: FsUsage| v1::FilesystemUsage {
             timestamp,
-            fs_id: Some(v1::FilesystemIdentifier { mountpoint: info.mountpoint.display().to_string() }),
+            fs_id: Some(v1::FilesystemIdentifier {
+                mountpoint: info.mountpoint.display().to_string(),
+            }),
             used_bytes: Some(v1::UInt64Value { value: usage.bytes }),
             inodes_used: Some(v1::UInt64Value { value: usage.inodes }),
         };

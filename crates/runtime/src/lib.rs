@@ -29,6 +29,6 @@ pub mod protocol;
 pub mod shim;
 
 pub use config::Config;
+pub use network::{NetworkError, NoNetwork, PodIps, PodNetwork, PodNetworkRequest, PortMapping};
 pub use runtime::{OpenError, Runtime};
 pub use server::{ServeError, serve};
-pub use network::{NetworkError, NoNetwork, PodIps, PodNetwork, PodNetworkRequest, PortMapping};

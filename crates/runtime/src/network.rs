@@ -55,7 +55,10 @@ pub struct NetworkError {
 impl NetworkError {
     /// An error with no further cause.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), source: None }
+        Self {
+            message: message.into(),
+            source: None,
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde::{Deserialize, Serialize};
 
@@ -308,7 +309,12 @@ pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
     if !fds.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(message)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
@@ -316,10 +322,7 @@ pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
 ///
 /// # Errors
 /// `EAGAIN` when a non-blocking socket has nothing; a packet that does not fit is an error.
-pub fn receive(
-    socket: impl AsFd,
-    buffer: &mut [u8],
-) -> io::Result<Option<(&[u8], VecDeque<OwnedFd>)>> {
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(&[u8], VecDeque<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::net::recvmsg(
@@ -335,7 +338,10 @@ pub fn receive(
         }
     }
     if received.flags.contains(rustix::net::ReturnFlags::TRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "packet larger than the protocol allows"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "packet larger than the protocol allows",
+        ));
     }
     if received.bytes == 0 {
         return Ok(None);
@@ -381,7 +387,9 @@ mod tests {
         let mut buffer = vec![0; MAX_PACKET];
         let (bytes, mut fds) = receive(&b, &mut buffer).unwrap().unwrap();
         assert_eq!(bytes, b"hello");
-        std::fs::File::from(fds.pop_front().unwrap()).write_all(b"through").unwrap();
+        std::fs::File::from(fds.pop_front().unwrap())
+            .write_all(b"through")
+            .unwrap();
         let (bytes, fds) = receive(&b, &mut buffer).unwrap().unwrap();
         assert_eq!((bytes, fds.len()), (&b"again"[..], 0));
         assert!(receive(&b, &mut buffer).unwrap().is_none());
@@ -394,7 +402,12 @@ mod tests {
     fn exit_records_are_read_back() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(ExitRecord::read(directory.path()).unwrap(), None);
-        let record = ExitRecord { code: 137, at: 5, started_at: 2, oom: true };
+        let record = ExitRecord {
+            code: 137,
+            at: 5,
+            started_at: 2,
+            oom: true,
+        };
         record.write(directory.path()).unwrap();
         assert_eq!(ExitRecord::read(directory.path()).unwrap(), Some(record));
     }

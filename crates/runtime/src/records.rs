@@ -37,7 +37,12 @@ pub(crate) struct SandboxRecord {
 }
 
 impl SandboxRecord {
-    pub(crate) fn new(id: &str, created_at: i64, runtime_handler: &str, config: &v1::PodSandboxConfig) -> Self {
+    pub(crate) fn new(
+        id: &str,
+        created_at: i64,
+        runtime_handler: &str,
+        config: &v1::PodSandboxConfig,
+    ) -> Self {
         Self {
             id: id.to_owned(),
             created_at,
@@ -58,7 +63,9 @@ impl SandboxRecord {
     }
 
     pub(crate) fn read(directory: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&std::fs::read(directory.join(SANDBOX_FILE))?)?)
+        Ok(serde_json::from_slice(&std::fs::read(
+            directory.join(SANDBOX_FILE),
+        )?)?)
     }
 }
 
@@ -126,7 +133,9 @@ impl ContainerRecord {
     }
 
     pub(crate) fn read(directory: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&std::fs::read(directory.join(CONTAINER_FILE))?)?)
+        Ok(serde_json::from_slice(&std::fs::read(
+            directory.join(CONTAINER_FILE),
+        )?)?)
     }
 }
 
@@ -135,7 +144,8 @@ fn encode(message: &impl Message) -> String {
 }
 
 fn decode<M: Message + Default>(text: &str) -> io::Result<M> {
-    let invalid = |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    let invalid =
+        |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let bytes = STANDARD.decode(text).map_err(|error| invalid(&error))?;
     M::decode(bytes.as_slice()).map_err(|error| invalid(&error))
 }
@@ -147,10 +157,16 @@ mod tests {
     #[test]
     fn records_are_read_back() {
         let directory = tempfile::tempdir().unwrap();
-        let config = v1::ContainerConfig { command: vec!["x".to_owned()], ..Default::default() };
+        let config = v1::ContainerConfig {
+            command: vec!["x".to_owned()],
+            ..Default::default()
+        };
         let mut record = ContainerRecord::new("c", "s", 7, &config);
         record.write(directory.path()).unwrap();
-        assert_eq!(ContainerRecord::read(directory.path()).unwrap().config().unwrap(), config);
+        assert_eq!(
+            ContainerRecord::read(directory.path()).unwrap().config().unwrap(),
+            config
+        );
         record.set_config(&v1::ContainerConfig::default());
         record.write(directory.path()).unwrap();
         assert_eq!(

@@ -56,7 +56,10 @@ impl Runtime {
 
     fn recover_container(&self, record: ContainerRecord, config: v1::ContainerConfig) {
         let metadata = config.metadata.clone().unwrap_or_default();
-        let name = format!("container {}_{}_{}", record.sandbox_id, metadata.name, metadata.attempt);
+        let name = format!(
+            "container {}_{}_{}",
+            record.sandbox_id, metadata.name, metadata.attempt
+        );
         let sandbox = self.0.sandboxes.read().get(&record.sandbox_id).cloned();
         let container = Arc::new(self.make_container(record, config, sandbox.as_deref()));
         self.0.names.lock().insert(name, container.id.clone());
@@ -113,8 +116,17 @@ impl Runtime {
             (record.started, record.start_error.clone(), record.failed_at)
         };
         if let Some(message) = start_error {
-            let exit = ExitRecord { code: START_ERROR_CODE, at: failed_at, started_at: 0, oom: false };
-            container.set_phase(Phase::Exited { exit, reason: "StartError", message });
+            let exit = ExitRecord {
+                code: START_ERROR_CODE,
+                at: failed_at,
+                started_at: 0,
+                oom: false,
+            };
+            container.set_phase(Phase::Exited {
+                exit,
+                reason: "StartError",
+                message,
+            });
             return;
         }
         let known = state.containers.iter().find(|known| known.id == container.id);
@@ -122,7 +134,10 @@ impl Runtime {
             Some(known) => {
                 container.set_phase(match &known.exit {
                     Some(exit) => Phase::exited(exit.clone()),
-                    None => Phase::Running { pid: known.pid, started_at: known.started_at },
+                    None => Phase::Running {
+                        pid: known.pid,
+                        started_at: known.started_at,
+                    },
                 });
             }
             None if started => match ExitRecord::read(&container.directory) {
@@ -138,7 +153,9 @@ impl Runtime {
     async fn drop_orphan_layers(&self) {
         let known: HashSet<String> = {
             let containers = self.0.containers.read();
-            let volumes = containers.values().flat_map(|c| c.record.lock().image_volumes.clone());
+            let volumes = containers
+                .values()
+                .flat_map(|c| c.record.lock().image_volumes.clone());
             containers.keys().cloned().chain(volumes).collect()
         };
         for id in self.0.images.rootfs_ids() {
@@ -153,8 +170,14 @@ impl Runtime {
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, OpenError> {
-    let failed = |source| OpenError::Directory { path: directory.to_owned(), source };
-    fs::read_dir(directory).map_err(failed)?.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
+    let failed = |source| OpenError::Directory {
+        path: directory.to_owned(),
+        source,
+    };
+    fs::read_dir(directory)
+        .map_err(failed)?
+        .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
+        .collect()
 }
 
 /// A directory without a readable record is what an interrupted creation (or a full disk) left: nothing refers to it.

@@ -101,7 +101,10 @@ impl Runtime {
         runtime.recover().await?;
         let server = runtime.0.streaming.clone();
         let (weak, closing) = (Arc::downgrade(&runtime.0), runtime.0.closing.clone());
-        runtime.0.tasks.spawn(async move { server.run(weak, closing).await });
+        runtime
+            .0
+            .tasks
+            .spawn(async move { server.run(weak, closing).await });
         Ok(runtime)
     }
 
@@ -132,14 +135,19 @@ impl Runtime {
 
     /// A sandbox by id or unique prefix of one.
     pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, tonic::Status> {
-        find(&self.0.sandboxes.read(), id)
-            .ok_or_else(|| tonic::Status::not_found(format!("an error occurred when try to find sandbox: not found: {id}")))
+        find(&self.0.sandboxes.read(), id).ok_or_else(|| {
+            tonic::Status::not_found(format!(
+                "an error occurred when try to find sandbox: not found: {id}"
+            ))
+        })
     }
 
     /// A container by id or unique prefix of one.
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>, tonic::Status> {
         find(&self.0.containers.read(), id).ok_or_else(|| {
-            tonic::Status::not_found(format!("an error occurred when try to find container \"{id}\": not found"))
+            tonic::Status::not_found(format!(
+                "an error occurred when try to find container \"{id}\": not found"
+            ))
         })
     }
 
@@ -162,7 +170,9 @@ impl Runtime {
         let id = record.id.clone();
         let directory = self.sandbox_dir(&id);
         let name = if config.hostname.is_empty() {
-            nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+            nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default()
         } else {
             config.hostname.clone()
         };
@@ -229,7 +239,12 @@ impl Runtime {
     }
 
     /// Uses a connected shim for a sandbox and follows its events until it is gone.
-    pub(crate) fn adopt_shim(&self, sandbox: &Arc<Sandbox>, client: Arc<ShimClient>, events: mpsc::Receiver<Event>) {
+    pub(crate) fn adopt_shim(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        client: Arc<ShimClient>,
+        events: mpsc::Receiver<Event>,
+    ) {
         *sandbox.shim.lock() = Some(client);
         let weak = Arc::downgrade(&self.0);
         self.0.tasks.spawn(follow(weak, Arc::clone(sandbox), events));

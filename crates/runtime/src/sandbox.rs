@@ -30,18 +30,27 @@ pub(crate) fn failed<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl
 
 impl Runtime {
     pub(crate) async fn run_sandbox(&self, request: v1::RunPodSandboxRequest) -> Result<String, Status> {
-        let config = request.config.ok_or_else(|| Status::invalid_argument("sandbox config is missing"))?;
-        let metadata =
-            config.metadata.clone().ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
+        let config = request
+            .config
+            .ok_or_else(|| Status::invalid_argument("sandbox config is missing"))?;
+        let metadata = config
+            .metadata
+            .clone()
+            .ok_or_else(|| Status::invalid_argument("sandbox config must include metadata"))?;
         if !matches!(request.runtime_handler.as_str(), "" | "keelson") {
             return Err(Status::invalid_argument(format!(
                 "no runtime for \"{}\" is configured",
                 request.runtime_handler
             )));
         }
-        let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let security = config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.security_context.as_ref());
         if user_namespace_requested(security.and_then(|context| context.namespace_options.as_ref())) {
-            return Err(Status::unimplemented("user namespaces are not supported by this runtime yet"));
+            return Err(Status::unimplemented(
+                "user namespaces are not supported by this runtime yet",
+            ));
         }
         let id = new_id();
         let name = format!(
@@ -81,7 +90,12 @@ impl Runtime {
         if !host_ipc {
             mount_shm(&sandbox.files.shm).map_err(failed("mount the sandbox's /dev/shm"))?;
         }
-        let sysctls = sandbox.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+        let sysctls = sandbox
+            .config
+            .linux
+            .as_ref()
+            .map(|linux| linux.sysctls.clone())
+            .unwrap_or_default();
         let shim = ShimConfig {
             sandbox: sandbox.id.clone(),
             socket_dir: sandbox.socket_dir.clone(),
@@ -93,9 +107,16 @@ impl Runtime {
             oom_score_adj: SHIM_OOM_SCORE_ADJ,
         };
         let json = serde_json::to_vec(&shim).map_err(failed("encode the shim's configuration"))?;
-        fs::write(directory.join(ShimConfig::FILE), json).map_err(failed("write the shim's configuration"))?;
-        sandbox.record.lock().write(directory).map_err(failed("write the sandbox record"))?;
-        shim_client::start(&self.0.config.shim_command, directory).await.map_err(failed("start sandbox"))?;
+        fs::write(directory.join(ShimConfig::FILE), json)
+            .map_err(failed("write the shim's configuration"))?;
+        sandbox
+            .record
+            .lock()
+            .write(directory)
+            .map_err(failed("write the sandbox record"))?;
+        shim_client::start(&self.0.config.shim_command, directory)
+            .await
+            .map_err(failed("start sandbox"))?;
         let (client, events) =
             ShimClient::connect(&sandbox.socket_dir, &self.0.tasks).map_err(failed("connect to the shim"))?;
         if shim.shared_pid {
@@ -105,18 +126,25 @@ impl Runtime {
         self.adopt_shim(sandbox, client, events);
         if let Some(network) = &sandbox.network {
             let ips = self.0.config.network.setup(network).await.map_err(|error| {
-                Status::unknown(format!("failed to setup network for sandbox \"{}\": {error}", sandbox.id))
+                Status::unknown(format!(
+                    "failed to setup network for sandbox \"{}\": {error}",
+                    sandbox.id
+                ))
             })?;
             sandbox.record.lock().ips = ips.0;
         }
         let mut record = sandbox.record.lock();
         record.ready = true;
-        record.write(directory).map_err(failed("write the sandbox record"))
+        record
+            .write(directory)
+            .map_err(failed("write the sandbox record"))
     }
 
     pub(crate) async fn stop_sandbox(&self, id: &str) -> Result<(), Status> {
         // A sandbox that is gone is stopped.
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let Ok(sandbox) = self.sandbox(id) else {
+            return Ok(());
+        };
         let _changing = sandbox.changes.lock().await;
         self.stop_sandbox_locked(&sandbox).await
     }
@@ -129,11 +157,17 @@ impl Runtime {
         {
             let mut record = sandbox.record.lock();
             record.stopped = true;
-            record.write(&sandbox.directory).map_err(failed("write the sandbox record"))?;
+            record
+                .write(&sandbox.directory)
+                .map_err(failed("write the sandbox record"))?;
         }
         self.tear_down(sandbox).await?;
         if was_ready {
-            self.emit(&sandbox.id, &sandbox.id, v1::ContainerEventType::ContainerStoppedEvent);
+            self.emit(
+                &sandbox.id,
+                &sandbox.id,
+                v1::ContainerEventType::ContainerStoppedEvent,
+            );
         }
         Ok(())
     }
@@ -142,7 +176,10 @@ impl Runtime {
     async fn tear_down(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
         if let Some(network) = &sandbox.network {
             self.0.config.network.teardown(network).await.map_err(|error| {
-                Status::unknown(format!("failed to destroy network for sandbox \"{}\": {error}", sandbox.id))
+                Status::unknown(format!(
+                    "failed to destroy network for sandbox \"{}\": {error}",
+                    sandbox.id
+                ))
             })?;
         }
         let shim = sandbox.shim.lock().take();
@@ -157,7 +194,9 @@ impl Runtime {
     }
 
     pub(crate) async fn remove_sandbox(&self, id: &str) -> Result<(), Status> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let Ok(sandbox) = self.sandbox(id) else {
+            return Ok(());
+        };
         let changing = sandbox.changes.lock().await;
         if !self.0.sandboxes.read().contains_key(&sandbox.id) {
             return Ok(());
@@ -168,11 +207,17 @@ impl Runtime {
         }
         match fs::remove_dir_all(&sandbox.directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Status::unknown(format!("failed to remove sandbox directory: {error}")));
+                return Err(Status::unknown(format!(
+                    "failed to remove sandbox directory: {error}"
+                )));
             }
             _ => {}
         }
-        self.emit(&sandbox.id, &sandbox.id, v1::ContainerEventType::ContainerDeletedEvent);
+        self.emit(
+            &sandbox.id,
+            &sandbox.id,
+            v1::ContainerEventType::ContainerDeletedEvent,
+        );
         self.0.sandboxes.write().remove(&sandbox.id);
         self.release(&sandbox.id);
         drop(changing);
@@ -184,11 +229,18 @@ impl Runtime {
         if sandbox.shim.lock().take().is_none() {
             return;
         }
-        tracing::warn!(sandbox = sandbox.id, "the shim ended unexpectedly; its containers are killed");
+        tracing::warn!(
+            sandbox = sandbox.id,
+            "the shim ended unexpectedly; its containers are killed"
+        );
         for container in self.containers_of(&sandbox.id) {
             self.bury(&container);
         }
-        self.emit(&sandbox.id, &sandbox.id, v1::ContainerEventType::ContainerStoppedEvent);
+        self.emit(
+            &sandbox.id,
+            &sandbox.id,
+            v1::ContainerEventType::ContainerStoppedEvent,
+        );
     }
 
     /// Ends a container whose shim is gone: what the shim recorded stands, otherwise it counts as killed.
@@ -209,7 +261,12 @@ impl Runtime {
                     Phase::Running { started_at, .. } => started_at,
                     _ => container.record.lock().created_at,
                 };
-                let exit = crate::protocol::ExitRecord { code: KILLED_CODE, at: now(), started_at, oom: false };
+                let exit = crate::protocol::ExitRecord {
+                    code: KILLED_CODE,
+                    at: now(),
+                    started_at,
+                    oom: false,
+                };
                 if let Err(error) = exit.write(&container.directory) {
                     tracing::warn!(container = container.id, %error, "recording the exit");
                 }
@@ -294,7 +351,10 @@ pub(crate) fn release_host_resources(sandbox: &Sandbox) -> io::Result<()> {
 }
 
 fn unmount(path: &Path) -> io::Result<()> {
-    match rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW) {
+    match rustix::mount::unmount(
+        path,
+        rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW,
+    ) {
         // Not there, or not a mount point.
         Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => Ok(()),
         Err(errno) => Err(errno.into()),

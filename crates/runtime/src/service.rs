@@ -33,7 +33,9 @@ fn chunks<T: Send + 'static, M: Send + 'static>(
 }
 
 fn unsupported<T>(what: &str) -> Answer<T> {
-    Err(Status::unimplemented(format!("{what} is not supported by this runtime")))
+    Err(Status::unimplemented(format!(
+        "{what} is not supported by this runtime"
+    )))
 }
 
 #[tonic::async_trait]
@@ -115,7 +117,9 @@ impl RuntimeService for Runtime {
         request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
         let list = self.list_sandboxes(request.into_inner().filter);
-        Ok(Response::new(chunks(list, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes })))
+        Ok(Response::new(chunks(list, |pod_sandboxes| {
+            v1::StreamPodSandboxesResponse { pod_sandboxes }
+        })))
     }
 
     async fn create_container(
@@ -139,7 +143,8 @@ impl RuntimeService for Runtime {
         request: Request<v1::StopContainerRequest>,
     ) -> Answer<v1::StopContainerResponse> {
         let request = request.into_inner();
-        self.stop_container(&request.container_id, request.timeout).await?;
+        self.stop_container(&request.container_id, request.timeout)
+            .await?;
         Ok(Response::new(v1::StopContainerResponse {}))
     }
 
@@ -164,7 +169,9 @@ impl RuntimeService for Runtime {
         request: Request<v1::StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
         let list = self.list_containers(request.into_inner().filter);
-        Ok(Response::new(chunks(list, |containers| v1::StreamContainersResponse { containers })))
+        Ok(Response::new(chunks(list, |containers| {
+            v1::StreamContainersResponse { containers }
+        })))
     }
 
     async fn container_status(
@@ -173,8 +180,15 @@ impl RuntimeService for Runtime {
     ) -> Answer<v1::ContainerStatusResponse> {
         let request = request.into_inner();
         let container = self.container(&request.container_id)?;
-        let info = if request.verbose { self.container_info(&container) } else { Default::default() };
-        Ok(Response::new(v1::ContainerStatusResponse { status: Some(self.describe_container(&container)), info }))
+        let info = if request.verbose {
+            self.container_info(&container)
+        } else {
+            Default::default()
+        };
+        Ok(Response::new(v1::ContainerStatusResponse {
+            status: Some(self.describe_container(&container)),
+            info,
+        }))
     }
 
     async fn update_container_resources(
@@ -190,8 +204,12 @@ impl RuntimeService for Runtime {
         request: Request<v1::ReopenContainerLogRequest>,
     ) -> Answer<v1::ReopenContainerLogResponse> {
         let (container, shim) = self.running(&request.into_inner().container_id)?;
-        let ask = protocol::Request::ReopenLog { id: container.id.clone() };
-        shim.ask(ask, Vec::new()).await.map_err(failed("reopen the container's log"))?;
+        let ask = protocol::Request::ReopenLog {
+            id: container.id.clone(),
+        };
+        shim.ask(ask, Vec::new())
+            .await
+            .map_err(failed("reopen the container's log"))?;
         Ok(Response::new(v1::ReopenContainerLogResponse {}))
     }
 
@@ -206,7 +224,9 @@ impl RuntimeService for Runtime {
             return Err(Status::invalid_argument("tty and stderr cannot both be true"));
         }
         if !(request.stdin || request.stdout || request.stderr) {
-            return Err(Status::invalid_argument("one of stdin, stdout, or stderr must be set"));
+            return Err(Status::invalid_argument(
+                "one of stdin, stdout, or stderr must be set",
+            ));
         }
         let url = self.0.streaming.register("exec", Session::Exec(request));
         Ok(Response::new(v1::ExecResponse { url }))
@@ -219,19 +239,30 @@ impl RuntimeService for Runtime {
             return Err(Status::invalid_argument("tty and stderr cannot both be true"));
         }
         if !(request.stdin || request.stdout || request.stderr) {
-            return Err(Status::invalid_argument("one of stdin, stdout, and stderr must be set"));
+            return Err(Status::invalid_argument(
+                "one of stdin, stdout, and stderr must be set",
+            ));
         }
         let url = self.0.streaming.register("attach", Session::Attach(request));
         Ok(Response::new(v1::AttachResponse { url }))
     }
 
-    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
+    async fn port_forward(
+        &self,
+        request: Request<v1::PortForwardRequest>,
+    ) -> Answer<v1::PortForwardResponse> {
         let request = request.into_inner();
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
         if sandbox.shim().is_none() {
-            return Err(Status::failed_precondition(format!("sandbox container \"{}\" is not running", sandbox.id)));
+            return Err(Status::failed_precondition(format!(
+                "sandbox container \"{}\" is not running",
+                sandbox.id
+            )));
         }
-        let url = self.0.streaming.register("portforward", Session::PortForward(request));
+        let url = self
+            .0
+            .streaming
+            .register("portforward", Session::PortForward(request));
         Ok(Response::new(v1::PortForwardResponse { url }))
     }
 
@@ -257,7 +288,9 @@ impl RuntimeService for Runtime {
         request: Request<v1::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
         let list = self.list_container_stats(request.into_inner().filter).await?;
-        Ok(Response::new(chunks(list, |container_stats| v1::StreamContainerStatsResponse { container_stats })))
+        Ok(Response::new(chunks(list, |container_stats| {
+            v1::StreamContainerStatsResponse { container_stats }
+        })))
     }
 
     async fn pod_sandbox_stats(
@@ -282,7 +315,9 @@ impl RuntimeService for Runtime {
         request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
         let list = self.list_sandbox_stats(request.into_inner().filter).await?;
-        Ok(Response::new(chunks(list, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats })))
+        Ok(Response::new(chunks(list, |pod_sandbox_stats| {
+            v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }
+        })))
     }
 
     async fn update_runtime_config(

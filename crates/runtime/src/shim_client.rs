@@ -54,8 +54,9 @@ pub(crate) struct ShimClient {
 /// The text of what it could not prepare.
 pub(crate) async fn start(command: &[std::ffi::OsString], directory: &Path) -> Result<(), ShimError> {
     let failed = |what: &str, error: io::Error| ShimError::Start(format!("{what}: {error}"));
-    let (program, arguments) =
-        command.split_first().ok_or_else(|| ShimError::Start("no program is configured".to_owned()))?;
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| ShimError::Start("no program is configured".to_owned()))?;
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -73,14 +74,23 @@ pub(crate) async fn start(command: &[std::ffi::OsString], directory: &Path) -> R
         .process_group(0)
         .spawn()
         .map_err(|error| failed(&program.to_string_lossy(), error))?;
-    let stdout = child.stdout.take().ok_or_else(|| ShimError::Start("no pipe".to_owned()))?;
+    let stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| ShimError::Start("no pipe".to_owned()))?;
     let mut line = String::new();
-    tokio::io::BufReader::new(stdout).read_line(&mut line).await.map_err(|error| failed("read its answer", error))?;
+    tokio::io::BufReader::new(stdout)
+        .read_line(&mut line)
+        .await
+        .map_err(|error| failed("read its answer", error))?;
     match line.trim_end() {
         // tokio reaps the child when it ends; until then it runs by itself.
         "ok" => Ok(()),
         "" => {
-            let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+            let status = child
+                .wait()
+                .await
+                .map_or_else(|error| error.to_string(), |status| status.to_string());
             Err(ShimError::Start(format!("it ended without an answer ({status})")))
         }
         message => {
@@ -115,7 +125,14 @@ impl ShimClient {
         let waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         tasks.spawn(read(Arc::clone(&socket), Arc::clone(&waiting), events));
-        Ok((Arc::new(Self { socket, next: AtomicU64::new(1), waiting }), receiver))
+        Ok((
+            Arc::new(Self {
+                socket,
+                next: AtomicU64::new(1),
+                waiting,
+            }),
+            receiver,
+        ))
     }
 
     /// Ends the connection; the shim goes on.
@@ -149,7 +166,11 @@ impl ShimClient {
             if let Some(waiting) = self.waiting.lock().as_mut() {
                 waiting.remove(&id);
             }
-            return Err(if error.kind() == io::ErrorKind::BrokenPipe { ShimError::Gone } else { error.into() });
+            return Err(if error.kind() == io::ErrorKind::BrokenPipe {
+                ShimError::Gone
+            } else {
+                error.into()
+            });
         }
         match receiver.await {
             Ok((Reply::Failed { message }, _)) => Err(ShimError::Failed(message)),
@@ -171,11 +192,7 @@ impl ShimClient {
 }
 
 /// Reads packets until the shim is gone.
-async fn read(
-    socket: Arc<AsyncFd<OwnedFd>>,
-    waiting: Arc<Waiting>,
-    events: mpsc::Sender<Event>,
-) {
+async fn read(socket: Arc<AsyncFd<OwnedFd>>, waiting: Arc<Waiting>, events: mpsc::Sender<Event>) {
     loop {
         let received = {
             let mut ready = match socket.readable().await {
@@ -185,7 +202,9 @@ async fn read(
             let mut buffer = vec![0; MAX_PACKET];
             ready.try_io(|socket| {
                 let packet = protocol::receive(socket.get_ref(), &mut buffer)?;
-                packet.map(|(bytes, fds)| Ok((serde_json::from_slice::<Packet>(bytes)?, fds))).transpose()
+                packet
+                    .map(|(bytes, fds)| Ok((serde_json::from_slice::<Packet>(bytes)?, fds)))
+                    .transpose()
             })
         };
         match received {
@@ -217,6 +236,9 @@ async fn read(
 
 /// Registers a descriptor that is owned and stays open while it is registered.
 pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    #[expect(deprecated, reason = "its successor is unsafe only for types that may close early; OwnedFd does not")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe only for types that may close early; OwnedFd does not"
+    )]
     AsyncFd::new(fd)
 }

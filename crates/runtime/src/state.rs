@@ -93,7 +93,11 @@ impl Phase {
             ExitRecord { code: 0, .. } => "Completed",
             _ => "Error",
         };
-        Self::Exited { exit, reason, message: String::new() }
+        Self::Exited {
+            exit,
+            reason,
+            message: String::new(),
+        }
     }
 
     pub(crate) fn cri(&self) -> v1::ContainerState {

@@ -16,8 +16,16 @@ fn value(number: Option<u64>) -> Option<v1::UInt64Value> {
 }
 
 fn pressure(pressure: Option<Pressure>) -> Option<v1::PsiStats> {
-    let data = |(avg10, avg60, avg300, total): (f64, f64, f64, u64)| v1::PsiData { total, avg10, avg60, avg300 };
-    pressure.map(|p| v1::PsiStats { full: Some(data(p.full)), some: Some(data(p.some)) })
+    let data = |(avg10, avg60, avg300, total): (f64, f64, f64, u64)| v1::PsiData {
+        total,
+        avg10,
+        avg60,
+        avg300,
+    };
+    pressure.map(|p| v1::PsiStats {
+        full: Some(data(p.full)),
+        some: Some(data(p.some)),
+    })
 }
 
 fn cpu(stats: &Stats, timestamp: i64, nano_cores: Option<u64>) -> v1::CpuUsage {
@@ -30,8 +38,10 @@ fn cpu(stats: &Stats, timestamp: i64, nano_cores: Option<u64>) -> v1::CpuUsage {
 }
 
 fn memory(stats: &Stats, timestamp: i64) -> v1::MemoryUsage {
-    let available =
-        stats.memory_limit.zip(stats.memory_working_set).map(|(limit, used)| limit.saturating_sub(used));
+    let available = stats
+        .memory_limit
+        .zip(stats.memory_working_set)
+        .map(|(limit, used)| limit.saturating_sub(used));
     v1::MemoryUsage {
         timestamp,
         working_set_bytes: value(stats.memory_working_set),
@@ -45,7 +55,10 @@ fn memory(stats: &Stats, timestamp: i64) -> v1::MemoryUsage {
 }
 
 impl Runtime {
-    pub(crate) async fn container_stats(&self, container: &Arc<Container>) -> Result<v1::ContainerStats, Status> {
+    pub(crate) async fn container_stats(
+        &self,
+        container: &Arc<Container>,
+    ) -> Result<v1::ContainerStats, Status> {
         let timestamp = now();
         let cgroup = container.record.lock().cgroup.clone();
         let stats = match container.phase() {
@@ -59,7 +72,9 @@ impl Runtime {
         };
         let nano_cores = stats.cpu_usage.and_then(|usage| {
             let before = container.last_cpu.lock().replace((timestamp, usage))?;
-            let elapsed = u64::try_from(timestamp - before.0).ok().filter(|elapsed| *elapsed > 0)?;
+            let elapsed = u64::try_from(timestamp - before.0)
+                .ok()
+                .filter(|elapsed| *elapsed > 0)?;
             let used = u128::from(usage.checked_sub(before.1)?) * 1_000_000_000;
             u64::try_from(used / u128::from(elapsed)).ok()
         });
@@ -84,11 +99,17 @@ impl Runtime {
             swap: Some(v1::SwapUsage {
                 timestamp,
                 swap_available_bytes: value(
-                    stats.swap_limit.zip(stats.swap_usage).map(|(limit, used)| limit.saturating_sub(used)),
+                    stats
+                        .swap_limit
+                        .zip(stats.swap_usage)
+                        .map(|(limit, used)| limit.saturating_sub(used)),
                 ),
                 swap_usage_bytes: value(stats.swap_usage),
             }),
-            io: stats.io_pressure.map(|io| v1::IoUsage { timestamp, psi: pressure(Some(io)) }),
+            io: stats.io_pressure.map(|io| v1::IoUsage {
+                timestamp,
+                psi: pressure(Some(io)),
+            }),
         })
     }
 
@@ -117,7 +138,12 @@ impl Runtime {
 
     pub(crate) async fn sandbox_stats(&self, sandbox: &Arc<Sandbox>) -> Result<v1::PodSandboxStats, Status> {
         let timestamp = now();
-        let parent = sandbox.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).unwrap_or_default();
+        let parent = sandbox
+            .config
+            .linux
+            .as_ref()
+            .map(|linux| linux.cgroup_parent.clone())
+            .unwrap_or_default();
         // Without a group of its own, the pod's usage is not known.
         let stats = if parent.trim_matches('/').is_empty() {
             Stats::default()
@@ -130,7 +156,10 @@ impl Runtime {
                 Err(error) => return Err(Status::unknown(format!("failed to fetch metrics: {error}"))),
             }
         };
-        let filter = v1::ContainerStatsFilter { pod_sandbox_id: sandbox.id.clone(), ..Default::default() };
+        let filter = v1::ContainerStatsFilter {
+            pod_sandbox_id: sandbox.id.clone(),
+            ..Default::default()
+        };
         let containers = self.list_container_stats(Some(filter)).await?;
         Ok(v1::PodSandboxStats {
             attributes: Some(v1::PodSandboxAttributes {
@@ -143,9 +172,15 @@ impl Runtime {
                 cpu: Some(cpu(&stats, timestamp, None)),
                 memory: Some(memory(&stats, timestamp)),
                 network: self.network_usage(sandbox, timestamp).await,
-                process: Some(v1::ProcessUsage { timestamp, process_count: value(stats.processes) }),
+                process: Some(v1::ProcessUsage {
+                    timestamp,
+                    process_count: value(stats.processes),
+                }),
                 containers,
-                io: stats.io_pressure.map(|io| v1::IoUsage { timestamp, psi: pressure(Some(io)) }),
+                io: stats.io_pressure.map(|io| v1::IoUsage {
+                    timestamp,
+                    psi: pressure(Some(io)),
+                }),
             }),
             windows: None,
         })
@@ -165,7 +200,11 @@ impl Runtime {
                 interfaces.push(interface);
             }
         }
-        Some(v1::NetworkUsage { timestamp, default_interface, interfaces })
+        Some(v1::NetworkUsage {
+            timestamp,
+            default_interface,
+            interfaces,
+        })
     }
 
     pub(crate) async fn list_sandbox_stats(
@@ -197,7 +236,10 @@ fn parse_net_dev(text: &str) -> Vec<v1::NetworkInterfaceUsage> {
         .filter_map(|line| {
             let (name, counters) = line.split_once(':')?;
             let name = name.trim();
-            let counters: Vec<u64> = counters.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+            let counters: Vec<u64> = counters
+                .split_whitespace()
+                .filter_map(|n| n.parse().ok())
+                .collect();
             (name != "lo" && counters.len() >= 11).then(|| v1::NetworkInterfaceUsage {
                 name: name.to_owned(),
                 rx_bytes: value(Some(counters[0])),
@@ -222,7 +264,8 @@ mod tests {
         let interfaces = parse_net_dev(text);
         assert_eq!(interfaces.len(), 1);
         let eth0 = &interfaces[0];
-        let numbers = [&eth0.rx_bytes, &eth0.rx_errors, &eth0.tx_bytes, &eth0.tx_errors].map(|v| v.unwrap().value);
+        let numbers =
+            [&eth0.rx_bytes, &eth0.rx_errors, &eth0.tx_bytes, &eth0.tx_errors].map(|v| v.unwrap().value);
         assert_eq!(numbers, [100, 3, 400, 6]);
     }
 }

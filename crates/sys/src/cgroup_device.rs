@@ -30,7 +30,11 @@ pub struct Access {
 
 impl Access {
     /// Reading, writing and creating.
-    pub const ALL: Self = Self { read: true, write: true, mknod: true };
+    pub const ALL: Self = Self {
+        read: true,
+        write: true,
+        mknod: true,
+    };
 
     fn bits(self) -> i32 {
         // BPF_DEVCG_ACC_MKNOD, _READ, _WRITE of linux/bpf.h.
@@ -55,7 +59,12 @@ struct Insn {
 }
 
 const fn insn(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Insn {
-    Insn { code, registers: dst | src << 4, offset, immediate }
+    Insn {
+        code,
+        registers: dst | src << 4,
+        offset,
+        immediate,
+    }
 }
 
 /// The program: R1 is `struct bpf_cgroup_dev_ctx { access_type, major, minor }`; it returns 1 to allow.
@@ -69,12 +78,12 @@ fn program(rules: &[DeviceRule]) -> Vec<Insn> {
     const MOV32_K: u8 = 0xb4;
     const EXIT: u8 = 0x95;
     let mut code = vec![
-        insn(LDX_W, 2, 1, 0, 0),       // r2 = access_type: kind in the low, access in the high 16 bits
-        insn(MOV32_X, 3, 2, 0, 0),     // r3 = access
+        insn(LDX_W, 2, 1, 0, 0), // r2 = access_type: kind in the low, access in the high 16 bits
+        insn(MOV32_X, 3, 2, 0, 0), // r3 = access
         insn(RSH32_K, 3, 0, 0, 16),
         insn(AND32_K, 2, 0, 0, 0xffff), // r2 = kind
-        insn(LDX_W, 4, 1, 4, 0),       // r4 = major
-        insn(LDX_W, 5, 1, 8, 0),       // r5 = minor
+        insn(LDX_W, 4, 1, 4, 0),        // r4 = major
+        insn(LDX_W, 5, 1, 8, 0),        // r5 = minor
     ];
     for rule in rules {
         // Every test jumps over the rest of this rule when it fails.
@@ -138,9 +147,18 @@ pub fn allow_devices(group: impl AsFd, rules: &[DeviceRule]) -> io::Result<()> {
     };
     // SAFETY: `attach` has the layout of the BPF_PROG_ATTACH member of `union bpf_attr` and lives over the call.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<Attach>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_ATTACH,
+            &raw const attach,
+            size_of::<Attach>(),
+        )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Loads the program for `rules`; the kernel's verifier checks it.
@@ -187,10 +205,33 @@ mod tests {
 
     #[test]
     fn verifier_accepts_programs() {
-        let rule = |kind, major, minor, access| DeviceRule { kind, major, minor, access };
+        let rule = |kind, major, minor, access| DeviceRule {
+            kind,
+            major,
+            minor,
+            access,
+        };
         let rules = [
-            rule(Some('c'), Some(1), Some(3), Access { read: true, write: true, mknod: false }),
-            rule(Some('b'), None, None, Access { read: false, write: false, mknod: true }),
+            rule(
+                Some('c'),
+                Some(1),
+                Some(3),
+                Access {
+                    read: true,
+                    write: true,
+                    mknod: false,
+                },
+            ),
+            rule(
+                Some('b'),
+                None,
+                None,
+                Access {
+                    read: false,
+                    write: false,
+                    mknod: true,
+                },
+            ),
             rule(None, None, None, Access::ALL),
         ];
         for set in [&rules[..], &rules[..2], &[]] {

@@ -40,7 +40,9 @@ pub fn fork(
     namespaces: nix::sched::CloneFlags,
     child: impl FnOnce() -> i32,
 ) -> Result<Pid, ForkError> {
-    let threads = std::fs::read_dir("/proc/self/task").map_err(ForkError::CountThreads)?.count();
+    let threads = std::fs::read_dir("/proc/self/task")
+        .map_err(ForkError::CountThreads)?
+        .count();
     if threads != 1 {
         return Err(ForkError::Threads(threads));
     }
@@ -94,7 +96,11 @@ pub fn exit_now(code: i32) -> ! {
 /// `ESRCH` when there is no such process, `EINVAL` for a number that is no signal.
 pub fn send_signal(pid: i32, signal: i32) -> std::io::Result<()> {
     // SAFETY: kill takes numbers only.
-    if unsafe { libc::kill(pid, signal) } < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    if unsafe { libc::kill(pid, signal) } < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Gives every signal its default action again; a program inherits ignored signals over `exec`, and Rust programs

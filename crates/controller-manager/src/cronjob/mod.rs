@@ -33,7 +33,12 @@ pub(crate) async fn start(context: Context) {
     // CronJobs have no selector and adopt nothing.
     watch_owned(&jobs, &cron_jobs, &queue, None, |_: &CronJob| None);
     watch_self(&cron_jobs, &queue, |_| {});
-    tokio::join!(cron_jobs.synced(), jobs.synced());
+    let synced = async {
+        tokio::join!(cron_jobs.synced(), jobs.synced());
+    };
+    if !context.before_shutdown(synced).await {
+        return;
+    }
     run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
         let syncer = syncer.clone();
         async move { syncer.sync(&key).await }

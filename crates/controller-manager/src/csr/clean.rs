@@ -19,10 +19,19 @@ const PENDING: SignedDuration = SignedDuration::from_hours(24);
 
 /// When the request is to be deleted.
 fn expiry(request: &CertificateSigningRequest) -> Option<Timestamp> {
-    let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let settled = conditions.filter(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed"));
+    let conditions = request
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let settled =
+        conditions.filter(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed"));
     let first = settled
-        .filter_map(|condition| condition.last_update_time.as_ref().or(condition.last_transition_time.as_ref()))
+        .filter_map(|condition| {
+            condition
+                .last_update_time
+                .as_ref()
+                .or(condition.last_transition_time.as_ref())
+        })
         .map(|time| time.0)
         .min();
     let created = request.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -39,10 +48,16 @@ pub(crate) async fn start(context: Context) {
     let sink = queue.clone();
     requests.on_change(move |change| sink.add(NamespacedName::of(change.object().as_ref())));
     let state = Arc::new((context.client(), requests));
-    run_workers(context.name(), queue, 1, context.shutdown(), move |key: NamespacedName| {
-        let state = state.clone();
-        async move { reconcile(&state.0, &state.1, &key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        1,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let state = state.clone();
+            async move { reconcile(&state.0, &state.1, &key).await }
+        },
+    )
     .await;
 }
 
@@ -51,14 +66,21 @@ async fn reconcile(
     requests: &Informer<CertificateSigningRequest>,
     key: &NamespacedName,
 ) -> Result<Reconciled, ReconcileError> {
-    let Some(request) = requests.get(key) else { return Ok(Reconciled::Done) };
-    let Some(expiry) = expiry(&request) else { return Ok(Reconciled::Done) };
+    let Some(request) = requests.get(key) else {
+        return Ok(Reconciled::Done);
+    };
+    let Some(expiry) = expiry(&request) else {
+        return Ok(Reconciled::Done);
+    };
     let left = Duration::try_from(expiry.duration_since(Timestamp::now())).unwrap_or_default();
     if !left.is_zero() {
         return Ok(Reconciled::After(left));
     }
     let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: request.metadata.uid.clone(), resource_version: None }),
+        preconditions: Some(Preconditions {
+            uid: request.metadata.uid.clone(),
+            resource_version: None,
+        }),
         ..DeleteParams::default()
     };
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
@@ -82,7 +104,8 @@ mod tests {
             let request = serde_json::from_value(request).unwrap();
             assert_eq!(expiry(&request), Some(expected.parse().unwrap()), "{conditions}");
         };
-        let condition = |kind: &str| json!([{"type": kind, "status": "True", "lastUpdateTime": "2026-01-01T02:00:00Z"}]);
+        let condition =
+            |kind: &str| json!([{"type": kind, "status": "True", "lastUpdateTime": "2026-01-01T02:00:00Z"}]);
         check(json!([]), "2026-01-02T00:00:00Z");
         for kind in ["Approved", "Denied", "Failed"] {
             check(condition(kind), "2026-01-01T03:00:00Z");

@@ -70,7 +70,12 @@ pub(crate) async fn start(context: Context) {
             }
         });
     }
-    tokio::join!(sets.synced(), pods.synced(), nodes.synced(), revisions.synced());
+    let synced = async {
+        tokio::join!(sets.synced(), pods.synced(), nodes.synced(), revisions.synced());
+    };
+    if !context.before_shutdown(synced).await {
+        return;
+    }
     run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
         let syncer = syncer.clone();
         async move { syncer.sync(&key).await }

@@ -71,7 +71,12 @@ pub(crate) async fn start(context: Context) {
             }
         });
     }
-    tokio::join!(deployments.synced(), sets.synced(), pods.synced());
+    let synced = async {
+        tokio::join!(deployments.synced(), sets.synced(), pods.synced());
+    };
+    if !context.before_shutdown(synced).await {
+        return;
+    }
     run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
         let syncer = syncer.clone();
         async move { syncer.sync(&key).await }

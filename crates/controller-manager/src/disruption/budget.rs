@@ -49,8 +49,14 @@ pub(super) fn pending_evictions(
     let mut pending = BTreeMap::new();
     let mut recheck: Option<Duration> = None;
     for (pod, at) in granted {
-        let waits = pods.iter().any(|found| name(*found) == pod && !is_deleting(*found));
-        let Ok(left) = Duration::try_from(at.0.saturating_add(EVICTION_SHOWS).unwrap_or(at.0).duration_since(now)) else {
+        let waits = pods
+            .iter()
+            .any(|found| name(*found) == pod && !is_deleting(*found));
+        let Ok(left) = Duration::try_from(
+            at.0.saturating_add(EVICTION_SHOWS)
+                .unwrap_or(at.0)
+                .duration_since(now),
+        ) else {
             continue;
         };
         if waits && !left.is_zero() {
@@ -96,7 +102,12 @@ mod tests {
             }
             serde_json::from_value(pod).unwrap()
         };
-        let pods = [pod("fresh", false), pod("old", false), pod("going", true), pod("free", false)];
+        let pods = [
+            pod("fresh", false),
+            pod("old", false),
+            pod("going", true),
+            pod("free", false),
+        ];
         let pods: Vec<&Pod> = pods.iter().collect();
         let at = |text: &str| Time(text.parse().unwrap());
         let granted = BTreeMap::from([

@@ -65,9 +65,15 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let syncer = syncer.clone();
+            async move { syncer.sync(&key).await }
+        },
+    )
     .await;
 }

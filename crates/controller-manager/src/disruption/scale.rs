@@ -38,18 +38,32 @@ impl Scales {
     }
 
     /// Queues the budgets of a namespace in which the size of a controller changes.
-    pub(super) fn on_change(&self, queue: &WorkQueue<NamespacedName>, budgets: &Index<String, PodDisruptionBudget>) {
-        watch(&self.replica_sets, queue, budgets, |set| set.spec.as_ref().and_then(|spec| spec.replicas));
-        watch(&self.deployments, queue, budgets, |set| set.spec.as_ref().and_then(|spec| spec.replicas));
-        watch(&self.stateful_sets, queue, budgets, |set| set.spec.as_ref().and_then(|spec| spec.replicas));
-        watch(&self.replication_controllers, queue, budgets, |set| set.spec.as_ref().and_then(|spec| spec.replicas));
+    pub(super) fn on_change(
+        &self,
+        queue: &WorkQueue<NamespacedName>,
+        budgets: &Index<String, PodDisruptionBudget>,
+    ) {
+        watch(&self.replica_sets, queue, budgets, |set| {
+            set.spec.as_ref().and_then(|spec| spec.replicas)
+        });
+        watch(&self.deployments, queue, budgets, |set| {
+            set.spec.as_ref().and_then(|spec| spec.replicas)
+        });
+        watch(&self.stateful_sets, queue, budgets, |set| {
+            set.spec.as_ref().and_then(|spec| spec.replicas)
+        });
+        watch(&self.replication_controllers, queue, budgets, |set| {
+            set.spec.as_ref().and_then(|spec| spec.replicas)
+        });
     }
 
     /// The sum over the controllers of `pods`, each once. A pod without a controller is an error, as upstream has it.
     pub(super) async fn expected(&self, pods: &[&Pod]) -> Result<i32, ReconcileError> {
         let mut sizes: HashMap<String, i32> = HashMap::new();
         for pod in pods {
-            let Some(controller) = controller_of(&pod.metadata) else { continue };
+            let Some(controller) = controller_of(&pod.metadata) else {
+                continue;
+            };
             if sizes.contains_key(&controller.uid) {
                 continue;
             }
@@ -60,20 +74,38 @@ impl Scales {
         Ok(sizes.values().sum())
     }
 
-    async fn scale_of(&self, namespace: &str, controller: &OwnerReference) -> Result<Option<Scale>, ReconcileError> {
+    async fn scale_of(
+        &self,
+        namespace: &str,
+        controller: &OwnerReference,
+    ) -> Result<Option<Scale>, ReconcileError> {
         let key = NamespacedName::new(namespace, &controller.name);
-        let group = controller.api_version.split_once('/').map_or("", |(group, _)| group);
+        let group = controller
+            .api_version
+            .split_once('/')
+            .map_or("", |(group, _)| group);
         let known = match (group, controller.kind.as_str()) {
             ("apps", "ReplicaSet") => {
-                let Some(set) = same(&self.replica_sets, &key, &controller.uid) else { return Ok(None) };
+                let Some(set) = same(&self.replica_sets, &key, &controller.uid) else {
+                    return Ok(None);
+                };
                 let deployment = controller_of(&set.metadata)
                     .filter(|owner| owner.kind == "Deployment")
-                    .and_then(|owner| same(&self.deployments, &NamespacedName::new(namespace, &owner.name), &owner.uid));
+                    .and_then(|owner| {
+                        same(
+                            &self.deployments,
+                            &NamespacedName::new(namespace, &owner.name),
+                            &owner.uid,
+                        )
+                    });
                 let replicas = match &deployment {
                     Some(deployment) => deployment.spec.as_ref().and_then(|spec| spec.replicas),
                     None => set.spec.as_ref().and_then(|spec| spec.replicas),
                 };
-                let owner = deployment.map_or_else(|| uid(set.as_ref()).to_owned(), |found| uid(found.as_ref()).to_owned());
+                let owner = deployment.map_or_else(
+                    || uid(set.as_ref()).to_owned(),
+                    |found| uid(found.as_ref()).to_owned(),
+                );
                 return Ok(Some((owner, replicas.unwrap_or(1))));
             }
             ("apps", "StatefulSet") => same(&self.stateful_sets, &key, &controller.uid)
@@ -85,11 +117,17 @@ impl Scales {
         Ok(known.map(|replicas| (controller.uid.clone(), replicas.unwrap_or(1))))
     }
 
-    async fn by_subresource(&self, namespace: &str, controller: &OwnerReference) -> Result<Option<Scale>, ReconcileError> {
+    async fn by_subresource(
+        &self,
+        namespace: &str,
+        controller: &OwnerReference,
+    ) -> Result<Option<Scale>, ReconcileError> {
         let served = Served::discover(&self.client).await?;
         let Some(resource) = served.of_kind(&controller.api_version, &controller.kind) else {
             let (kind, version) = (&controller.kind, &controller.api_version);
-            return Err(ReconcileError::Invalid(format!("no matches for kind {kind:?} in version {version:?}")));
+            return Err(ReconcileError::Invalid(format!(
+                "no matches for kind {kind:?} in version {version:?}"
+            )));
         };
         let api = resource.objects(&self.client, if resource.namespaced { namespace } else { "" });
         match api.get_scale(&controller.name).await {
@@ -102,14 +140,18 @@ impl Scales {
             Err(_) if api.get_metadata_opt(&controller.name).await?.is_none() => Ok(None),
             Err(_) => {
                 let what = resource.group_resource();
-                Err(ReconcileError::Invalid(format!("{what} does not implement the scale subresource")))
+                Err(ReconcileError::Invalid(format!(
+                    "{what} does not implement the scale subresource"
+                )))
             }
         }
     }
 }
 
 fn same<K: Object>(informer: &Informer<K>, key: &NamespacedName, wanted: &str) -> Option<Arc<K>> {
-    informer.get(key).filter(|found| uid(found.as_ref()) == wanted && !name(found.as_ref()).is_empty())
+    informer
+        .get(key)
+        .filter(|found| uid(found.as_ref()) == wanted && !name(found.as_ref()).is_empty())
 }
 
 fn watch<K: Object>(

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use keelson_client::{EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, object_reference};
+use keelson_client::{
+    EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, object_reference,
+};
 use kube::api::PostParams;
 use kube::{Api, Client};
 
@@ -23,17 +25,29 @@ pub(super) struct Syncer {
 
 impl Syncer {
     pub(super) async fn sync(&self, key: &NamespacedName) -> Result<Reconciled, ReconcileError> {
-        let Some(budget) = self.budgets.get(key) else { return Ok(Reconciled::Done) };
+        let Some(budget) = self.budgets.get(key) else {
+            return Ok(Reconciled::Done);
+        };
         match self.try_sync(&budget).await {
             // An outdated version comes again by itself; it says nothing about the budget.
             Err(ReconcileError::Api(error)) if api_error::is_conflict(&error) => Err(error.into()),
             Err(error) => {
                 // Fail safe: nothing may be evicted while nobody knows.
                 let message = error.to_string();
-                self.warn(&budget, "CalculateExpectedPodCountFailed", &format!("Failed to calculate the number of expected pods: {message}"));
+                self.warn(
+                    &budget,
+                    "CalculateExpectedPodCountFailed",
+                    &format!("Failed to calculate the number of expected pods: {message}"),
+                );
                 let mut status = budget.status.clone().unwrap_or_default();
                 status.disruptions_allowed = Some(0);
-                set_condition(&mut status, budget.metadata.generation, "False", "SyncFailed", &message);
+                set_condition(
+                    &mut status,
+                    budget.metadata.generation,
+                    "False",
+                    "SyncFailed",
+                    &message,
+                );
                 self.write(&budget, status).await?;
                 Err(error)
             }
@@ -44,24 +58,49 @@ impl Syncer {
     async fn try_sync(&self, budget: &PodDisruptionBudget) -> Result<Reconciled, ReconcileError> {
         let spec = budget.spec.clone().unwrap_or_default();
         let selector = spec.selector.as_ref().map(parse).transpose()?;
-        let mut pods = self.pods.get(budget.metadata.namespace.as_deref().unwrap_or_default());
-        pods.retain(|pod| selector.as_ref().is_some_and(|selector| matches(selector, pod.metadata.labels.as_ref())));
+        let mut pods = self
+            .pods
+            .get(budget.metadata.namespace.as_deref().unwrap_or_default());
+        pods.retain(|pod| {
+            selector
+                .as_ref()
+                .is_some_and(|selector| matches(selector, pod.metadata.labels.as_ref()))
+        });
         let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
         if pods.is_empty() {
-            self.recorder.event(&object_reference(budget), EventType::Normal, "NoPods", "No matching pods found");
+            self.recorder.event(
+                &object_reference(budget),
+                EventType::Normal,
+                "NoPods",
+                "No matching pods found",
+            );
         }
         let expected = match needs_scale(&spec) {
             true => self.scales.expected(&pods).await?,
             false => i32::try_from(pods.len()).unwrap_or(i32::MAX),
         };
-        let desired = desired_healthy(&spec, expected)
-            .ok_or_else(|| ReconcileError::Invalid("invalid value for IntOrString: invalid type: string is not a percentage".into()))?;
-        let granted = budget.status.as_ref().and_then(|status| status.disrupted_pods.clone()).unwrap_or_default();
+        let desired = desired_healthy(&spec, expected).ok_or_else(|| {
+            ReconcileError::Invalid(
+                "invalid value for IntOrString: invalid type: string is not a percentage".into(),
+            )
+        })?;
+        let granted = budget
+            .status
+            .as_ref()
+            .and_then(|status| status.disrupted_pods.clone())
+            .unwrap_or_default();
         let (pending, recheck) = pending_evictions(&granted, &pods, Timestamp::now());
         let healthy = current_healthy(&pods, &pending);
-        let allowed = if expected <= 0 { 0 } else { (healthy - desired).max(0) };
+        let allowed = if expected <= 0 {
+            0
+        } else {
+            (healthy - desired).max(0)
+        };
         let mut status = PodDisruptionBudgetStatus {
-            conditions: budget.status.as_ref().and_then(|status| status.conditions.clone()),
+            conditions: budget
+                .status
+                .as_ref()
+                .and_then(|status| status.conditions.clone()),
             current_healthy: Some(healthy),
             desired_healthy: Some(desired),
             disrupted_pods: (!pending.is_empty()).then_some(pending),
@@ -69,17 +108,26 @@ impl Syncer {
             expected_pods: Some(expected),
             observed_generation: budget.metadata.generation,
         };
-        let (is_allowed, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
+        let (is_allowed, reason) = if allowed > 0 {
+            ("True", "SufficientPods")
+        } else {
+            ("False", "InsufficientPods")
+        };
         set_condition(&mut status, budget.metadata.generation, is_allowed, reason, "");
         self.write(budget, status).await?;
         Ok(recheck.map_or(Reconciled::Done, Reconciled::After))
     }
 
     fn warn(&self, budget: &PodDisruptionBudget, reason: &str, message: &str) {
-        self.recorder.event(&object_reference(budget), EventType::Warning, reason, message);
+        self.recorder
+            .event(&object_reference(budget), EventType::Warning, reason, message);
     }
 
-    async fn write(&self, budget: &PodDisruptionBudget, status: PodDisruptionBudgetStatus) -> Result<(), ReconcileError> {
+    async fn write(
+        &self,
+        budget: &PodDisruptionBudget,
+        status: PodDisruptionBudgetStatus,
+    ) -> Result<(), ReconcileError> {
         if budget.status.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -101,11 +149,16 @@ fn set_condition(
     message: &str,
 ) {
     let conditions = status.conditions.get_or_insert_default();
-    let before = conditions.iter().position(|condition| condition.type_ == "DisruptionAllowed");
+    let before = conditions
+        .iter()
+        .position(|condition| condition.type_ == "DisruptionAllowed");
     let since = before
         .map(|index| &conditions[index])
         .filter(|condition| condition.status == value)
-        .map_or_else(|| Time(Timestamp::now()), |condition| condition.last_transition_time.clone());
+        .map_or_else(
+            || Time(Timestamp::now()),
+            |condition| condition.last_transition_time.clone(),
+        );
     let condition = Condition {
         type_: "DisruptionAllowed".into(),
         status: value.into(),

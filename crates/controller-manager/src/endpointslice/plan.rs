@@ -64,26 +64,47 @@ pub(crate) fn plan(existing: &[Arc<EndpointSlice>], groups: Vec<Group>, common: 
     let mut used = HashSet::new();
     for group in groups {
         let of_group = existing.iter().filter(|slice| {
-            slice.address_type == group.address_type && same_ports(slice.ports.as_deref().unwrap_or_default(), &group.ports)
+            slice.address_type == group.address_type
+                && same_ports(slice.ports.as_deref().unwrap_or_default(), &group.ports)
         });
-        let slices: Vec<&Arc<EndpointSlice>> = of_group.filter(|slice| used.insert(name(slice).to_owned())).collect();
+        let slices: Vec<&Arc<EndpointSlice>> = of_group
+            .filter(|slice| used.insert(name(slice).to_owned()))
+            .collect();
         plan_group(&slices, group, common, &mut plan);
     }
-    plan.delete.extend(existing.iter().map(|slice| name(slice)).filter(|name| !used.contains(*name)).map(str::to_owned));
+    plan.delete.extend(
+        existing
+            .iter()
+            .map(|slice| name(slice))
+            .filter(|name| !used.contains(*name))
+            .map(str::to_owned),
+    );
     plan
 }
 
 fn plan_group(slices: &[&Arc<EndpointSlice>], group: Group, common: &Common, plan: &mut Plan) {
     let is_placeholder = group.endpoints.is_empty();
-    let mut wanted: HashMap<Identity, Endpoint> =
-        group.endpoints.iter().map(|endpoint| (identity(endpoint), endpoint.clone())).collect();
-    let mut slots: Vec<Slot> = slices.iter().map(|slice| keep_wanted(slice, &mut wanted, common)).collect();
+    let mut wanted: HashMap<Identity, Endpoint> = group
+        .endpoints
+        .iter()
+        .map(|endpoint| (identity(endpoint), endpoint.clone()))
+        .collect();
+    let mut slots: Vec<Slot> = slices
+        .iter()
+        .map(|slice| keep_wanted(slice, &mut wanted, common))
+        .collect();
     // In the order that was given, so that the same input makes the same slices.
-    let mut rest: Vec<Endpoint> =
-        group.endpoints.iter().filter_map(|endpoint| wanted.remove(&identity(endpoint))).collect();
+    let mut rest: Vec<Endpoint> = group
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| wanted.remove(&identity(endpoint)))
+        .collect();
     // First into slices that are written anyway, the fullest first; then into the fullest other with room for all.
     slots.sort_by_key(|slot| (!slot.changed, std::cmp::Reverse(slot.endpoints.len())));
-    for slot in slots.iter_mut().filter(|slot| slot.changed && !slot.endpoints.is_empty()) {
+    for slot in slots
+        .iter_mut()
+        .filter(|slot| slot.changed && !slot.endpoints.is_empty())
+    {
         let room = common.max.saturating_sub(slot.endpoints.len());
         slot.endpoints.extend(rest.drain(..room.min(rest.len())));
     }
@@ -112,7 +133,8 @@ fn plan_group(slices: &[&Arc<EndpointSlice>], group: Group, common: &Common, pla
     while rest.peek().is_some() || (is_placeholder && !kept) {
         kept = true;
         let endpoints = rest.by_ref().take(common.max).collect();
-        plan.create.push(with(new_slice(&group, common), endpoints, common));
+        plan.create
+            .push(with(new_slice(&group, common), endpoints, common));
     }
 }
 
@@ -128,12 +150,20 @@ fn keep_wanted(slice: &EndpointSlice, wanted: &mut HashMap<Identity, Endpoint>, 
             None => changed = true,
         }
     }
-    Slot { slice: slice.clone(), endpoints, changed }
+    Slot {
+        slice: slice.clone(),
+        endpoints,
+        changed,
+    }
 }
 
 fn has_common(meta: &ObjectMeta, common: &Common) -> bool {
     meta.labels.as_ref() == Some(&common.labels)
-        && meta.owner_references.iter().flatten().any(|owner| *owner == common.owner)
+        && meta
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| *owner == common.owner)
 }
 
 fn new_slice(group: &Group, common: &Common) -> EndpointSlice {
@@ -165,7 +195,9 @@ fn name(slice: &EndpointSlice) -> &str {
 }
 
 fn same_ports(a: &[EndpointPort], b: &[EndpointPort]) -> bool {
-    a.len() == b.len() && a.iter().all(|port| b.iter().any(|other| is_same_port(port, other)))
+    a.len() == b.len()
+        && a.iter()
+            .all(|port| b.iter().any(|other| is_same_port(port, other)))
 }
 
 fn is_same_port(a: &EndpointPort, b: &EndpointPort) -> bool {
@@ -185,11 +217,18 @@ mod tests {
     use super::*;
 
     fn endpoint(address: usize) -> Endpoint {
-        Endpoint { addresses: vec![format!("10.0.0.{address}")], ..Endpoint::default() }
+        Endpoint {
+            addresses: vec![format!("10.0.0.{address}")],
+            ..Endpoint::default()
+        }
     }
 
     fn group(addresses: impl IntoIterator<Item = usize>) -> Group {
-        Group { address_type: "IPv4".into(), ports: vec![], endpoints: addresses.into_iter().map(endpoint).collect() }
+        Group {
+            address_type: "IPv4".into(),
+            ports: vec![],
+            endpoints: addresses.into_iter().map(endpoint).collect(),
+        }
     }
 
     fn common() -> Common {
@@ -215,10 +254,24 @@ mod tests {
         let plan = plan(there, wanted, &common());
         let list = |slice: &EndpointSlice| {
             let of = |endpoint: &Endpoint| endpoint.addresses[0].trim_start_matches("10.0.0.").to_owned();
-            slice.endpoints.iter().flatten().map(of).collect::<Vec<_>>().join(",")
+            slice
+                .endpoints
+                .iter()
+                .flatten()
+                .map(of)
+                .collect::<Vec<_>>()
+                .join(",")
         };
-        let mut found: Vec<String> = plan.create.iter().map(|slice| format!("+ {}", list(slice))).collect();
-        found.extend(plan.update.iter().map(|slice| format!("~{} {}", name(slice), list(slice))));
+        let mut found: Vec<String> = plan
+            .create
+            .iter()
+            .map(|slice| format!("+ {}", list(slice)))
+            .collect();
+        found.extend(
+            plan.update
+                .iter()
+                .map(|slice| format!("~{} {}", name(slice), list(slice))),
+        );
         found.extend(plan.delete.iter().map(|name| format!("-{name}")));
         assert_eq!(found, expected);
     }
@@ -239,7 +292,10 @@ mod tests {
         check(&[existing("x", [])], vec![group([1])], &["~x 1"]);
         // Other ports are other slices.
         let mut other = group([1]);
-        other.ports = vec![EndpointPort { port: Some(80), ..EndpointPort::default() }];
+        other.ports = vec![EndpointPort {
+            port: Some(80),
+            ..EndpointPort::default()
+        }];
         check(&[existing("x", [1])], vec![other], &["+ 1", "-x"]);
     }
 }

@@ -22,9 +22,13 @@ impl ServicesOfPods {
 
     /// The services that select the pod.
     pub(crate) fn of(&self, pod: &Pod) -> HashSet<NamespacedName> {
-        let services = self.by_namespace.get(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let services = self
+            .by_namespace
+            .get(pod.metadata.namespace.as_deref().unwrap_or_default());
         let selecting = services.iter().filter(|service| selects(service, pod));
-        selecting.map(|service| NamespacedName::of(service.as_ref())).collect()
+        selecting
+            .map(|service| NamespacedName::of(service.as_ref()))
+            .collect()
     }
 
     /// The services that the change touches.
@@ -45,15 +49,27 @@ impl ServicesOfPods {
 
 /// Whether the service's selector fits the pod's labels.
 pub(crate) fn selects(service: &Service, pod: &Pod) -> bool {
-    let Some(selector) = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else { return false };
+    let Some(selector) = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else {
+        return false;
+    };
     let labels = pod.metadata.labels.as_ref();
     !selector.is_empty()
-        && selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+        && selector
+            .iter()
+            .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
 fn is_same_endpoint(old: &Pod, new: &Pod) -> bool {
-    let ips = |pod: &Pod| pod.status.as_ref().map(|status| (status.pod_ip.clone(), status.pod_ips.clone()));
-    let host = |pod: &Pod| pod.spec.as_ref().map(|spec| (spec.hostname.clone(), spec.subdomain.clone()));
+    let ips = |pod: &Pod| {
+        pod.status
+            .as_ref()
+            .map(|status| (status.pod_ip.clone(), status.pod_ips.clone()))
+    };
+    let host = |pod: &Pod| {
+        pod.spec
+            .as_ref()
+            .map(|spec| (spec.hostname.clone(), spec.subdomain.clone()))
+    };
     is_ready(old) == is_ready(new)
         && is_deleting(old) == is_deleting(new)
         && is_finished(old) == is_finished(new)

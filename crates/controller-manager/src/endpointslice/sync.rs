@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use keelson_client::{EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, object_reference};
+use keelson_client::{
+    EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, object_reference,
+};
 use parking_lot::Mutex;
 
 use super::build::{groups, is_headless, is_selectorless};
@@ -33,7 +35,12 @@ pub(crate) struct Triggers {
 
 impl Triggers {
     /// The first of the changes since the last call.
-    pub(crate) fn first_change(&self, key: &NamespacedName, service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
+    pub(crate) fn first_change(
+        &self,
+        key: &NamespacedName,
+        service: &Service,
+        pods: &[Arc<Pod>],
+    ) -> Option<Timestamp> {
         let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let now: HashMap<String, Timestamp> = pods
             .iter()
@@ -46,8 +53,13 @@ impl Triggers {
         let first = match seen.get(key) {
             None => now.values().copied().chain(created).max(),
             Some((before, pods)) => {
-                let later = now.iter().filter(|(name, time)| pods.get(*name).is_none_or(|old| old < *time));
-                later.map(|(_, time)| *time).chain(created.filter(|created| Some(*created) > *before)).min()
+                let later = now
+                    .iter()
+                    .filter(|(name, time)| pods.get(*name).is_none_or(|old| old < *time));
+                later
+                    .map(|(_, time)| *time)
+                    .chain(created.filter(|created| Some(*created) > *before))
+                    .min()
             }
         };
         seen.insert(key.clone(), (created, now));
@@ -79,14 +91,20 @@ impl Syncer {
         if is_selectorless(&service) || is_deleting(service.as_ref()) {
             return Ok(Reconciled::Done);
         }
-        let Some(slices) = self.writer.slices(key) else { return Ok(Reconciled::Done) };
+        let Some(slices) = self.writer.slices(key) else {
+            return Ok(Reconciled::Done);
+        };
         let mut pods = self.pods_by_namespace.get(namespace(service.as_ref()));
         pods.retain(|pod| selects(&service, pod));
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         let node = |name: &str| self.nodes.get(&NamespacedName::new("", name));
         let groups = groups(&service, &pods, node);
         let since = self.triggers.first_change(key, &service, &pods);
-        let plan = plan(&slices, groups, &common(&service, since, self.writer.controller()));
+        let plan = plan(
+            &slices,
+            groups,
+            &common(&service, since, self.writer.controller()),
+        );
         self.writer.write(key, plan).await.inspect_err(|error| {
             self.recorder.event(
                 &object_reference(service.as_ref()),

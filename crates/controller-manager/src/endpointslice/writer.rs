@@ -31,7 +31,12 @@ pub(crate) struct Writer {
 }
 
 fn version(slice: &EndpointSlice) -> u64 {
-    slice.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
+    slice
+        .metadata
+        .resource_version
+        .as_deref()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
@@ -45,7 +50,12 @@ impl Writer {
             let ours = label(slice, MANAGED_BY) == Some(controller);
             service_of(slice).filter(|_| ours).into_iter().collect()
         });
-        Self { client, by_service, controller, written: Mutex::default() }
+        Self {
+            client,
+            by_service,
+            controller,
+            written: Mutex::default(),
+        }
     }
 
     /// The value of the label.
@@ -58,13 +68,17 @@ impl Writer {
         let slice = change.object().as_ref();
         if label(slice, MANAGED_BY) != Some(self.controller) {
             // Somebody may have taken the label away.
-            let Change::Updated(old, _) = change else { return None };
+            let Change::Updated(old, _) = change else {
+                return None;
+            };
             let ours = label(old.as_ref(), MANAGED_BY) == Some(self.controller);
             return service_of(old).filter(|_| ours);
         }
         let service = service_of(slice)?;
         let mut all = self.written.lock();
-        let Some(written) = all.get_mut(&service) else { return Some(service) };
+        let Some(written) = all.get_mut(&service) else {
+            return Some(service);
+        };
         let pending = written.pending.get(name(slice)).copied();
         let is_foreign = match (change, pending) {
             (Change::Deleted(_), _) => true,
@@ -123,13 +137,22 @@ impl Writer {
     fn note(&self, service: &NamespacedName, slice: &EndpointSlice) {
         // The cache may have been faster.
         let shown = self.by_service.get(service);
-        if shown.iter().any(|found| name(found.as_ref()) == name(slice) && version(found) >= version(slice)) {
+        if shown
+            .iter()
+            .any(|found| name(found.as_ref()) == name(slice) && version(found) >= version(slice))
+        {
             return;
         }
         let mut all = self.written.lock();
-        all.entry(service.clone()).or_default().pending.insert(name(slice).to_owned(), version(slice));
+        all.entry(service.clone())
+            .or_default()
+            .pending
+            .insert(name(slice).to_owned(), version(slice));
         let shown = self.by_service.get(service);
-        if shown.iter().any(|found| name(found.as_ref()) == name(slice) && version(found) >= version(slice)) {
+        if shown
+            .iter()
+            .any(|found| name(found.as_ref()) == name(slice) && version(found) >= version(slice))
+        {
             let written = all.entry(service.clone()).or_default();
             written.pending.remove(name(slice));
             if written.pending.is_empty() {

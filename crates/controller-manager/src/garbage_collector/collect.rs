@@ -49,7 +49,10 @@ pub(super) fn verdict(owners: &[OwnerState], has_dependents: bool) -> Verdict {
     if owners.is_empty() {
         return Verdict::Keep;
     }
-    match (any(OwnerState::Solid), any(OwnerState::Absent) || any(OwnerState::Waiting)) {
+    match (
+        any(OwnerState::Solid),
+        any(OwnerState::Absent) || any(OwnerState::Waiting),
+    ) {
         (true, false) => Verdict::Keep,
         (true, true) => Verdict::Trim,
         (false, _) => Verdict::Delete(any(OwnerState::Waiting) && has_dependents),
@@ -84,7 +87,11 @@ pub(super) struct Collector {
 
 impl Collector {
     pub(super) fn new(monitors: Arc<Monitors>, recorder: EventRecorder) -> Self {
-        Self { monitors, recorder, absent: Mutex::default() }
+        Self {
+            monitors,
+            recorder,
+            absent: Mutex::default(),
+        }
     }
 
     pub(super) async fn carry_out(&self, task: Task) -> Result<Reconciled, ReconcileError> {
@@ -123,7 +130,10 @@ impl Collector {
         match verdict(&states, !dependents.is_empty()) {
             Verdict::Keep => Ok(()),
             Verdict::Trim => {
-                let keep = references.iter().zip(&states).filter(|(_, state)| **state == OwnerState::Solid);
+                let keep = references
+                    .iter()
+                    .zip(&states)
+                    .filter(|(_, state)| **state == OwnerState::Solid);
                 let keep: Vec<_> = keep.map(|(reference, _)| reference.clone()).collect();
                 self.patch(&node, &live, json!({"ownerReferences": keep})).await
             }
@@ -149,7 +159,8 @@ impl Collector {
             return self.remove_finalizer(uid, node, FOREGROUND).await;
         }
         let idle = blocking.into_iter().filter(|(_, waits)| !waits);
-        self.monitors.enqueue(idle.map(|(dependent, _)| Task::Check(dependent)).collect());
+        self.monitors
+            .enqueue(idle.map(|(dependent, _)| Task::Check(dependent)).collect());
         Ok(())
     }
 
@@ -167,10 +178,18 @@ impl Collector {
 
     /// Takes `owner` out of the references of `dependent`.
     async fn release(&self, owner: &str, dependent: Uid) -> Result<(), ReconcileError> {
-        let Some(node) = self.node(&dependent) else { return Ok(()) };
-        let Some(live) = self.live(&node, &dependent).await? else { return Ok(()) };
+        let Some(node) = self.node(&dependent) else {
+            return Ok(());
+        };
+        let Some(live) = self.live(&node, &dependent).await? else {
+            return Ok(());
+        };
         let references = live.owner_references.clone().unwrap_or_default();
-        let keep: Vec<_> = references.iter().filter(|reference| reference.uid != owner).cloned().collect();
+        let keep: Vec<_> = references
+            .iter()
+            .filter(|reference| reference.uid != owner)
+            .cloned()
+            .collect();
         if keep.len() == references.len() {
             return Ok(());
         }
@@ -178,9 +197,15 @@ impl Collector {
     }
 
     async fn remove_finalizer(&self, uid: &str, node: &Node, finalizer: &str) -> Result<(), ReconcileError> {
-        let Some(live) = self.live(node, uid).await? else { return Ok(()) };
+        let Some(live) = self.live(node, uid).await? else {
+            return Ok(());
+        };
         let finalizers = live.finalizers.clone().unwrap_or_default();
-        let keep: Vec<_> = finalizers.iter().filter(|found| *found != finalizer).cloned().collect();
+        let keep: Vec<_> = finalizers
+            .iter()
+            .filter(|found| *found != finalizer)
+            .cloned()
+            .collect();
         if keep.len() == finalizers.len() {
             return Ok(());
         }
@@ -190,7 +215,10 @@ impl Collector {
     /// The object's metadata as the server has it now, if it is there still.
     async fn live(&self, node: &Node, uid: &str) -> Result<Option<ObjectMeta>, ReconcileError> {
         let api = node.resource.objects(&self.monitors.client, &node.namespace);
-        let found = api.get_metadata_opt(&node.name).await?.map(|object| object.metadata);
+        let found = api
+            .get_metadata_opt(&node.name)
+            .await?
+            .map(|object| object.metadata);
         Ok(found.filter(|meta| meta.uid.as_deref() == Some(uid)))
     }
 
@@ -205,14 +233,19 @@ impl Collector {
         let Some(owner) = served.of_kind(&reference.api_version, &reference.kind) else {
             self.monitors.stale.notify_one();
             let (kind, version) = (&reference.kind, &reference.api_version);
-            return Err(ReconcileError::Retry(format!("no matches for kind {kind:?} in version {version:?}")));
+            return Err(ReconcileError::Retry(format!(
+                "no matches for kind {kind:?} in version {version:?}"
+            )));
         };
         let namespace: &str = if owner.namespaced { &node.namespace } else { "" };
         if owner.namespaced && namespace.is_empty() {
             self.report(node, uid, reference, namespace);
             return Ok(None);
         }
-        let coordinates = format!("{} {} {namespace}/{}", reference.api_version, reference.kind, reference.name);
+        let coordinates = format!(
+            "{} {} {namespace}/{}",
+            reference.api_version, reference.kind, reference.name
+        );
         let key = (coordinates, reference.uid.clone());
         if self.absent.lock().set.contains(&key) {
             return Ok(Some(OwnerState::Absent));
@@ -220,15 +253,26 @@ impl Collector {
         let found = self.live_owner(owner, namespace, reference).await?;
         let state = match found {
             None => {
-                if self.node(&reference.uid).is_some_and(|known| *known.namespace != *namespace) {
+                if self
+                    .node(&reference.uid)
+                    .is_some_and(|known| *known.namespace != *namespace)
+                {
                     self.report(node, uid, reference, namespace);
                 }
                 self.absent.lock().insert(key);
                 OwnerState::Absent
             }
             Some(meta) => {
-                let foreground = meta.finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND);
-                if meta.deletion_timestamp.is_some() && foreground { OwnerState::Waiting } else { OwnerState::Solid }
+                let foreground = meta
+                    .finalizers
+                    .iter()
+                    .flatten()
+                    .any(|finalizer| finalizer == FOREGROUND);
+                if meta.deletion_timestamp.is_some() && foreground {
+                    OwnerState::Waiting
+                } else {
+                    OwnerState::Solid
+                }
             }
         };
         Ok(Some(state))
@@ -241,11 +285,19 @@ impl Collector {
         reference: &OwnerReference,
     ) -> Result<Option<ObjectMeta>, ReconcileError> {
         let api = resource.objects(&self.monitors.client, namespace);
-        let found = api.get_metadata_opt(&reference.name).await?.map(|object| object.metadata);
+        let found = api
+            .get_metadata_opt(&reference.name)
+            .await?
+            .map(|object| object.metadata);
         Ok(found.filter(|meta| meta.uid.as_deref() == Some(reference.uid.as_str())))
     }
 
-    async fn delete(&self, node: &Node, live: &ObjectMeta, in_foreground: bool) -> Result<(), ReconcileError> {
+    async fn delete(
+        &self,
+        node: &Node,
+        live: &ObjectMeta,
+        in_foreground: bool,
+    ) -> Result<(), ReconcileError> {
         let has = |finalizer: &str| live.finalizers.iter().flatten().any(|found| found == finalizer);
         let policy = match in_foreground {
             true => PropagationPolicy::Foreground,
@@ -272,7 +324,10 @@ impl Collector {
         metadata["resourceVersion"] = json!(live.resource_version);
         let api = node.resource.objects(&self.monitors.client, &node.namespace);
         let patch = Patch::Merge(json!({"metadata": metadata}));
-        api_error::ignore_not_found(api.patch_metadata(&node.name, &PatchParams::default(), &patch).await)?;
+        api_error::ignore_not_found(
+            api.patch_metadata(&node.name, &PatchParams::default(), &patch)
+                .await,
+        )?;
         Ok(())
     }
 
@@ -290,7 +345,8 @@ impl Collector {
             "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {:?}",
             reference.api_version, reference.kind, reference.name, reference.uid, &*node.namespace
         );
-        self.recorder.event(&object, EventType::Warning, "OwnerRefInvalidNamespace", message);
+        self.recorder
+            .event(&object, EventType::Warning, "OwnerRefInvalidNamespace", message);
     }
 }
 

@@ -121,20 +121,33 @@ impl Graph {
 
     /// Takes in what a watch said of an object; what is to be done because of it.
     pub(super) fn observe(&mut self, resource: &Arc<ServedResource>, meta: &ObjectMeta) -> Vec<Task> {
-        let Some(uid) = meta.uid.as_deref().map(Uid::from) else { return Vec::new() };
+        let Some(uid) = meta.uid.as_deref().map(Uid::from) else {
+            return Vec::new();
+        };
         let new = Arc::new(Node::new(resource.clone(), meta));
         let old = self.nodes.insert(uid.clone(), new.clone());
         let before: &[Owner] = old.as_ref().map_or(&[], |old| &old.owners);
         let mut tasks = Vec::new();
-        for gone in before.iter().filter(|owner| !new.owners.iter().any(|other| other.uid == owner.uid)) {
+        for gone in before
+            .iter()
+            .filter(|owner| !new.owners.iter().any(|other| other.uid == owner.uid))
+        {
             self.unlink(&gone.uid, &uid);
         }
         for owner in &new.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+            self.dependents
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(uid.clone());
         }
         if before != &*new.owners {
             // An owner that waited for this one may go on.
-            tasks.extend(before.iter().filter(|owner| self.waits(&owner.uid)).map(|owner| Task::Check(owner.uid.clone())));
+            tasks.extend(
+                before
+                    .iter()
+                    .filter(|owner| self.waits(&owner.uid))
+                    .map(|owner| Task::Check(owner.uid.clone())),
+            );
             if !self.owners_stay(&new) {
                 tasks.push(Task::Check(uid.clone()));
             }
@@ -151,7 +164,9 @@ impl Graph {
             // References that name this UID but describe another object.
             let wrong = self.dependents_of(&uid).into_iter().filter(|dependent| {
                 self.nodes.get(dependent).is_some_and(|node| {
-                    node.owners.iter().any(|owner| owner.uid == uid && !new.is_meant_by(owner, &node.namespace))
+                    node.owners
+                        .iter()
+                        .any(|owner| owner.uid == uid && !new.is_meant_by(owner, &node.namespace))
                 })
             });
             tasks.extend(wrong.map(Task::Check));
@@ -162,7 +177,9 @@ impl Graph {
 
     /// Takes out an object that is gone; what is to be done because of it.
     pub(super) fn forget(&mut self, uid: &str) -> Vec<Task> {
-        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
+        let Some(node) = self.nodes.remove(uid) else {
+            return Vec::new();
+        };
         let mut tasks: Vec<Task> = self.dependents_of(uid).into_iter().map(Task::Check).collect();
         for owner in &node.owners {
             self.unlink(&owner.uid, uid);
@@ -178,16 +195,19 @@ impl Graph {
         let of = |node: &Node| {
             node.resource.api.group == resource.api.group && node.resource.api.plural == resource.api.plural
         };
-        let gone = self.nodes.iter().filter(|(uid, node)| of(node) && !listed.contains(*uid));
+        let gone = self
+            .nodes
+            .iter()
+            .filter(|(uid, node)| of(node) && !listed.contains(*uid));
         gone.map(|(uid, _)| uid.clone()).collect()
     }
 
     /// Whether all owners of `node` are known, are what the references say, and do not wait for dependents.
     pub(super) fn owners_stay(&self, node: &Node) -> bool {
         node.owners.iter().all(|owner| {
-            self.nodes
-                .get(&owner.uid)
-                .is_some_and(|found| found.is_meant_by(owner, &node.namespace) && !found.waits_for_dependents())
+            self.nodes.get(&owner.uid).is_some_and(|found| {
+                found.is_meant_by(owner, &node.namespace) && !found.waits_for_dependents()
+            })
         })
     }
 
@@ -203,7 +223,10 @@ impl Graph {
         let dependents = self.dependents_of(uid).into_iter();
         let blocking = dependents.filter_map(|dependent| {
             let node = self.nodes.get(&dependent)?;
-            let blocks = node.owners.iter().any(|owner| *owner.uid == *uid && owner.blocking);
+            let blocks = node
+                .owners
+                .iter()
+                .any(|owner| *owner.uid == *uid && owner.blocking);
             blocks.then(|| (dependent.clone(), node.waits_for_dependents()))
         });
         blocking.collect()
@@ -211,11 +234,15 @@ impl Graph {
 
     /// Whether one of the dependents of `uid` waits for its dependents: then both may wait for each other.
     pub(super) fn has_waiting_dependent(&self, uid: &str) -> bool {
-        self.dependents_of(uid).iter().any(|dependent| self.waits(dependent))
+        self.dependents_of(uid)
+            .iter()
+            .any(|dependent| self.waits(dependent))
     }
 
     fn waits(&self, uid: &str) -> bool {
-        self.nodes.get(uid).is_some_and(|node| node.waits_for_dependents())
+        self.nodes
+            .get(uid)
+            .is_some_and(|node| node.waits_for_dependents())
     }
 
     fn unlink(&mut self, owner: &str, dependent: &str) {

@@ -27,10 +27,19 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(monitors.complete()).await {
         return;
     }
-    let collector = Arc::new(collect::Collector::new(monitors.clone(), context.recorder("garbage-collector-controller")));
-    run_workers(context.name(), monitors.queue.clone(), WORKERS, context.shutdown(), move |task: graph::Task| {
-        let collector = collector.clone();
-        async move { collector.carry_out(task).await }
-    })
+    let collector = Arc::new(collect::Collector::new(
+        monitors.clone(),
+        context.recorder("garbage-collector-controller"),
+    ));
+    run_workers(
+        context.name(),
+        monitors.queue.clone(),
+        WORKERS,
+        context.shutdown(),
+        move |task: graph::Task| {
+            let collector = collector.clone();
+            async move { collector.carry_out(task).await }
+        },
+    )
     .await;
 }

@@ -104,10 +104,19 @@ impl Monitors {
         tracker: &TaskTracker,
         shutdown: &CancellationToken,
     ) {
-        let wanted: Vec<_> = served.preferred.iter().filter(|resource| is_collected(resource)).cloned().collect();
+        let wanted: Vec<_> = served
+            .preferred
+            .iter()
+            .filter(|resource| is_collected(resource))
+            .cloned()
+            .collect();
         let key = |resource: &ServedResource| (resource.api.group.clone(), resource.api.plural.clone());
         // A group whose server does not answer is not gone.
-        let stale: HashSet<&str> = served.stale.iter().map(|version| version.split('/').next().unwrap_or("")).collect();
+        let stale: HashSet<&str> = served
+            .stale
+            .iter()
+            .map(|version| version.split('/').next().unwrap_or(""))
+            .collect();
         running.retain(|(group, _), (resource, token)| {
             let stays = wanted.iter().any(|wanted| wanted == resource) || stale.contains(group.as_str());
             if !stays {
@@ -204,7 +213,9 @@ impl Monitors {
                 if changes_discovery {
                     self.stale.notify_one();
                 }
-                self.graph.lock().forget(object.metadata.uid.as_deref().unwrap_or_default())
+                self.graph
+                    .lock()
+                    .forget(object.metadata.uid.as_deref().unwrap_or_default())
             }
         };
         self.enqueue(tasks);

@@ -53,66 +53,109 @@ fn deleting(finalizer: &str) -> Value {
 
 #[test]
 fn dependents_are_checked_when_their_owner_goes() {
-    let mut bench = Bench { graph: Graph::default() };
+    let mut bench = Bench {
+        graph: Graph::default(),
+    };
     assert_eq!(bench.observe("Owner", "o", json!({})), [""; 0]);
     assert_eq!(bench.observe("Pod", "a", owned_by("Owner", "o", true)), [""; 0]);
     assert_eq!(bench.observe("Pod", "b", owned_by("Owner", "o", false)), [""; 0]);
     assert_eq!(bench.forget("o"), ["check a", "check b"]);
     assert_eq!(bench.forget("o"), [""; 0]);
     // An owner that nobody has seen is asked for; one that comes later quiets nothing that is wrong.
-    assert_eq!(bench.observe("Pod", "c", owned_by("Owner", "p", false)), ["check c"]);
+    assert_eq!(
+        bench.observe("Pod", "c", owned_by("Owner", "p", false)),
+        ["check c"]
+    );
     assert_eq!(bench.observe("Owner", "p", json!({})), [""; 0]);
-    assert_eq!(bench.observe("Pod", "d", owned_by("Other", "p", false)), ["check d"]);
+    assert_eq!(
+        bench.observe("Pod", "d", owned_by("Other", "p", false)),
+        ["check d"]
+    );
     let mut elsewhere = owned_by("Owner", "p", false);
     elsewhere["namespace"] = json!("other");
     assert_eq!(bench.observe("Pod", "e", elsewhere), ["check e"]);
-    assert_eq!(bench.observe("Pod", "f", owned_by("Node", "n", false)), ["check f"]);
+    assert_eq!(
+        bench.observe("Pod", "f", owned_by("Node", "n", false)),
+        ["check f"]
+    );
     assert_eq!(bench.observe("Node", "n", json!({})), [""; 0]);
 }
 
 #[test]
 fn foreground_deletion_waits_for_blocking_dependents_only() {
-    let mut bench = Bench { graph: Graph::default() };
+    let mut bench = Bench {
+        graph: Graph::default(),
+    };
     bench.observe("Owner", "o", json!({}));
     bench.observe("Pod", "a", owned_by("Owner", "o", true));
     bench.observe("Pod", "b", owned_by("Owner", "o", false));
     let wanted = ["check o", "check a", "check b"];
-    assert_eq!(bench.observe("Owner", "o", deleting("foregroundDeletion")), wanted);
-    assert_eq!(bench.observe("Owner", "o", deleting("foregroundDeletion")), [""; 0], "once");
+    assert_eq!(
+        bench.observe("Owner", "o", deleting("foregroundDeletion")),
+        wanted
+    );
+    assert_eq!(
+        bench.observe("Owner", "o", deleting("foregroundDeletion")),
+        [""; 0],
+        "once"
+    );
     assert_eq!(bench.graph.blocking_dependents("o"), [("a".into(), false)]);
     assert_eq!(bench.forget("a"), ["check o"]);
     assert!(bench.graph.blocking_dependents("o").is_empty());
     // A new one whose owner waits is looked at at once; one that stops blocking lets the owner be looked at.
-    assert_eq!(bench.observe("Pod", "c", owned_by("Owner", "o", true)), ["check c"]);
-    assert_eq!(bench.observe("Pod", "c", owned_by("Owner", "o", false)), ["check o", "check c"]);
+    assert_eq!(
+        bench.observe("Pod", "c", owned_by("Owner", "o", true)),
+        ["check c"]
+    );
+    assert_eq!(
+        bench.observe("Pod", "c", owned_by("Owner", "o", false)),
+        ["check o", "check c"]
+    );
     assert_eq!(bench.observe("Pod", "c", json!({})), ["check o"]);
 }
 
 #[test]
 fn orphaning_begins_once() {
-    let mut bench = Bench { graph: Graph::default() };
+    let mut bench = Bench {
+        graph: Graph::default(),
+    };
     bench.observe("Owner", "o", json!({"finalizers": ["orphan"]}));
-    assert_eq!(bench.observe("Owner", "o", deleting("orphan")), ["orphan dependents of o"]);
+    assert_eq!(
+        bench.observe("Owner", "o", deleting("orphan")),
+        ["orphan dependents of o"]
+    );
     assert_eq!(bench.observe("Owner", "o", deleting("orphan")), [""; 0]);
     // The controller was away when it began.
-    assert_eq!(bench.observe("Owner", "p", deleting("orphan")), ["orphan dependents of p"]);
+    assert_eq!(
+        bench.observe("Owner", "p", deleting("orphan")),
+        ["orphan dependents of p"]
+    );
 }
 
 #[test]
 fn relists_find_what_went_away() {
-    let mut bench = Bench { graph: Graph::default() };
+    let mut bench = Bench {
+        graph: Graph::default(),
+    };
     bench.observe("Owner", "o", json!({}));
     bench.observe("Owner", "p", json!({}));
     bench.observe("Pod", "a", json!({}));
     let listed = std::iter::once("p".into()).collect();
-    assert_eq!(bench.graph.unlisted(&resource("Owner", true), &listed), ["o".into()]);
+    assert_eq!(
+        bench.graph.unlisted(&resource("Owner", true), &listed),
+        ["o".into()]
+    );
 }
 
 #[test]
 fn verdicts() {
     use OwnerState::{Absent, Solid, Waiting};
     let check = |owners: &[OwnerState], has_dependents, expected| {
-        assert_eq!(verdict(owners, has_dependents), expected, "{owners:?} {has_dependents}");
+        assert_eq!(
+            verdict(owners, has_dependents),
+            expected,
+            "{owners:?} {has_dependents}"
+        );
     };
     check(&[], false, Verdict::Keep);
     check(&[Solid], true, Verdict::Keep);

@@ -92,7 +92,12 @@ pub(crate) async fn start(context: Context) {
         });
     }
     watch_self(&jobs, &queue, move |uid| expectations.forget(uid));
-    tokio::join!(jobs.synced(), pods.synced());
+    let synced = async {
+        tokio::join!(jobs.synced(), pods.synced());
+    };
+    if !context.before_shutdown(synced).await {
+        return;
+    }
     let cleaning = orphans.clone();
     let clean_up = run_workers(
         "job-controller-orphans",

@@ -45,7 +45,10 @@ const KINDS: [Kind; 5] = [
     },
     Kind {
         name: "NamespaceDeletionContentFailure",
-        ok: ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+        ok: (
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization",
+        ),
         bad: "ContentDeletionFailed",
     },
     Kind {
@@ -55,7 +58,10 @@ const KINDS: [Kind; 5] = [
     },
     Kind {
         name: "NamespaceFinalizersRemaining",
-        ok: ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+        ok: (
+            "ContentHasNoFinalizers",
+            "All content-preserving finalizers finished",
+        ),
         bad: "SomeFinalizersRemain",
     },
 ];
@@ -65,7 +71,11 @@ fn messages(outcome: &Outcome) -> [Option<String>; 5] {
     let some = |there: bool, text: String| there.then_some(text);
     let (undiscovered, failed) = (&outcome.undiscovered, &outcome.failed);
     let counts = |map: &BTreeMap<String, usize>, verb: &str| {
-        list(map.iter().map(|(what, count)| format!("{what} {verb} {count} resource instances")).collect())
+        list(
+            map.iter()
+                .map(|(what, count)| format!("{what} {verb} {count} resource instances"))
+                .collect(),
+        )
     };
     [
         some(
@@ -73,7 +83,12 @@ fn messages(outcome: &Outcome) -> [Option<String>; 5] {
             format!(
                 "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
                 undiscovered.len(),
-                list(undiscovered.iter().map(|version| format!("{version}: stale GroupVersion discovery: {version}")).collect())
+                list(
+                    undiscovered
+                        .iter()
+                        .map(|version| format!("{version}: stale GroupVersion discovery: {version}"))
+                        .collect()
+                )
             ),
         ),
         None,
@@ -87,11 +102,17 @@ fn messages(outcome: &Outcome) -> [Option<String>; 5] {
         ),
         some(
             !outcome.remaining.is_empty(),
-            format!("Some resources are remaining: {}", counts(&outcome.remaining, "has")),
+            format!(
+                "Some resources are remaining: {}",
+                counts(&outcome.remaining, "has")
+            ),
         ),
         some(
             !outcome.finalizers.is_empty(),
-            format!("Some content in the namespace has finalizers remaining: {}", counts(&outcome.finalizers, "in")),
+            format!(
+                "Some content in the namespace has finalizers remaining: {}",
+                counts(&outcome.finalizers, "in")
+            ),
         ),
     ]
 }
@@ -112,10 +133,17 @@ pub(super) fn update(conditions: &mut Vec<NamespaceCondition>, outcome: &Outcome
             last_transition_time: since,
         };
         let since = Some(Time(now));
-        match conditions.iter_mut().find(|condition| condition.type_ == kind.name) {
+        match conditions
+            .iter_mut()
+            .find(|condition| condition.type_ == kind.name)
+        {
             None => conditions.push(wanted(since)),
             Some(found) => {
-                let since = if found.status == status { found.last_transition_time.clone() } else { since };
+                let since = if found.status == status {
+                    found.last_transition_time.clone()
+                } else {
+                    since
+                };
                 let new = wanted(since);
                 if *found == new {
                     continue;
@@ -150,11 +178,16 @@ mod tests {
         let text = |index: usize| {
             let condition: &NamespaceCondition = &conditions[index];
             let since = condition.last_transition_time.as_ref().unwrap().0;
-            (condition.reason.as_deref().unwrap(), condition.message.as_deref().unwrap(), since == late)
+            (
+                condition.reason.as_deref().unwrap(),
+                condition.message.as_deref().unwrap(),
+                since == late,
+            )
         };
         let remaining = "Some resources are remaining: configmaps. has 1 resource instances, pods. has 2 resource instances";
         assert_eq!(text(3), ("SomeResourcesRemain", remaining, true));
-        let finalizers = "Some content in the namespace has finalizers remaining: a.b/c in 1 resource instances";
+        let finalizers =
+            "Some content in the namespace has finalizers remaining: a.b/c in 1 resource instances";
         assert_eq!(text(4), ("SomeFinalizersRemain", finalizers, true));
         assert_eq!(text(2).0, "ContentDeleted");
         assert!(!text(2).2, "unchanged ones keep their time");

@@ -25,12 +25,20 @@ struct Swept {
 
 /// Deletes what is in `namespace`: pods first, and the rest only when they are gone.
 pub(super) async fn delete_all(client: &Client, served: &Served, namespace: &str) -> (Outcome, Vec<Left>) {
-    let mut outcome = Outcome { undiscovered: served.stale.clone(), ..Outcome::default() };
+    let mut outcome = Outcome {
+        undiscovered: served.stale.clone(),
+        ..Outcome::default()
+    };
     let mut left = Vec::new();
-    let deletable = |resource: &&Arc<ServedResource>| resource.namespaced && resource.can(&["list", "delete"]);
+    let deletable =
+        |resource: &&Arc<ServedResource>| resource.namespaced && resource.can(&["list", "delete"]);
     let is_pods = |resource: &ServedResource| resource.api.group.is_empty() && resource.api.plural == "pods";
-    let (pods, rest): (Vec<_>, Vec<_>) =
-        served.preferred.iter().filter(deletable).cloned().partition(|resource| is_pods(resource));
+    let (pods, rest): (Vec<_>, Vec<_>) = served
+        .preferred
+        .iter()
+        .filter(deletable)
+        .cloned()
+        .partition(|resource| is_pods(resource));
     for stage in [pods, rest] {
         let swept: Vec<Swept> = futures::stream::iter(stage)
             .map(|resource| sweep(client, resource, namespace))
@@ -57,7 +65,11 @@ fn note(outcome: &mut Outcome, left: &mut Vec<Left>, swept: Swept) {
         return;
     }
     outcome.remaining.insert(name, swept.left.len());
-    for finalizer in swept.left.iter().flat_map(|meta| meta.finalizers.iter().flatten()) {
+    for finalizer in swept
+        .left
+        .iter()
+        .flat_map(|meta| meta.finalizers.iter().flatten())
+    {
         *outcome.finalizers.entry(finalizer.clone()).or_default() += 1;
     }
     left.push((swept.resource, swept.left.len()));
@@ -66,14 +78,30 @@ fn note(outcome: &mut Outcome, left: &mut Vec<Left>, swept: Swept) {
 async fn sweep(client: &Client, resource: Arc<ServedResource>, namespace: &str) -> Swept {
     let result = try_sweep(client, &resource, namespace).await;
     match result {
-        Ok(left) => Swept { resource, left, error: None },
+        Ok(left) => Swept {
+            resource,
+            left,
+            error: None,
+        },
         // The resource went away after discovery.
-        Err(error) if api_error::is_not_found(&error) => Swept { resource, left: Vec::new(), error: None },
-        Err(error) => Swept { resource, left: Vec::new(), error: Some(error) },
+        Err(error) if api_error::is_not_found(&error) => Swept {
+            resource,
+            left: Vec::new(),
+            error: None,
+        },
+        Err(error) => Swept {
+            resource,
+            left: Vec::new(),
+            error: Some(error),
+        },
     }
 }
 
-async fn try_sweep(client: &Client, resource: &ServedResource, namespace: &str) -> Result<Vec<ObjectMeta>, kube::Error> {
+async fn try_sweep(
+    client: &Client,
+    resource: &ServedResource,
+    namespace: &str,
+) -> Result<Vec<ObjectMeta>, kube::Error> {
     let api = resource.objects(client, namespace);
     let all = ListParams::default();
     let objects = api.list_metadata(&all).await?.items;

@@ -29,9 +29,15 @@ pub(crate) async fn start(context: Context) {
         }
     });
     let syncer = Arc::new(sync::Syncer::new(context.clone(), queue.clone()));
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let syncer = syncer.clone();
+            async move { syncer.sync(&key).await }
+        },
+    )
     .await;
 }

@@ -36,15 +36,28 @@ pub(super) struct Syncer {
 
 impl Syncer {
     pub(super) fn new(context: Context, queue: WorkQueue<NamespacedName>) -> Self {
-        Self { client: context.client(), context, queue, watched: Arc::default() }
+        Self {
+            client: context.client(),
+            context,
+            queue,
+            watched: Arc::default(),
+        }
     }
 
     pub(super) async fn sync(&self, key: &NamespacedName) -> Result<Reconciled, ReconcileError> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         // A stale cache could show a namespace that was deleted and made again.
-        let Some(mut namespace) = api.get_opt(&key.name).await? else { return Ok(Reconciled::Done) };
-        let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default();
-        if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|found| found == FINALIZER) {
+        let Some(mut namespace) = api.get_opt(&key.name).await? else {
+            return Ok(Reconciled::Done);
+        };
+        let finalizers = namespace
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.finalizers.clone())
+            .unwrap_or_default();
+        if namespace.metadata.deletion_timestamp.is_none()
+            || !finalizers.iter().any(|found| found == FINALIZER)
+        {
             return Ok(Reconciled::Done);
         }
         let served = Served::discover(&self.client).await?;
@@ -53,7 +66,9 @@ impl Syncer {
         status.phase = Some("Terminating".into());
         let listed = status.conditions.get_or_insert_default();
         if conditions::update(listed, &outcome, Timestamp::now()) {
-            let updated = api.replace_status(&key.name, &PostParams::default(), &namespace).await;
+            let updated = api
+                .replace_status(&key.name, &PostParams::default(), &namespace)
+                .await;
             match api_error::ignore_not_found(updated)? {
                 Some(updated) => namespace = updated,
                 None => return Ok(Reconciled::Done),
@@ -63,18 +78,26 @@ impl Syncer {
             return self.finalize(&api, namespace).await;
         }
         if !outcome.failed.is_empty() || !outcome.undiscovered.is_empty() {
-            return Err(ReconcileError::Retry(format!("namespace {key} could not be emptied")));
+            return Err(ReconcileError::Retry(format!(
+                "namespace {key} could not be emptied"
+            )));
         }
         self.watch_rest(key.clone(), left);
         Ok(Reconciled::Done)
     }
 
-    async fn finalize(&self, api: &Api<Namespace>, mut namespace: Namespace) -> Result<Reconciled, ReconcileError> {
+    async fn finalize(
+        &self,
+        api: &Api<Namespace>,
+        mut namespace: Namespace,
+    ) -> Result<Reconciled, ReconcileError> {
         if let Some(finalizers) = namespace.spec.as_mut().and_then(|spec| spec.finalizers.as_mut()) {
             finalizers.retain(|finalizer| finalizer != FINALIZER);
         }
         let name = namespace.metadata.name.clone().unwrap_or_default();
-        let replaced = api.replace_subresource("finalize", &name, &PostParams::default(), &namespace).await;
+        let replaced = api
+            .replace_subresource("finalize", &name, &PostParams::default(), &namespace)
+            .await;
         api_error::ignore_not_found(replaced)?;
         Ok(Reconciled::Done)
     }

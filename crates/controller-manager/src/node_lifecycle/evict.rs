@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use keelson_client::{
-    Change, EventRecorder, EventType, Informer, NamespacedName, Reconciled, WorkQueue, object_reference, run_workers,
+    Change, EventRecorder, EventType, Informer, NamespacedName, Reconciled, WorkQueue, object_reference,
+    run_workers,
 };
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
@@ -45,12 +46,20 @@ fn stay(tolerations: &[Toleration], taints: &[Taint], since: Timestamp) -> Stay 
     let mut stay = Stay::Forever;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
         let added = taint.time_added.as_ref().map_or(since, |time| time.0);
-        let used: Vec<_> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
-        let shortest = used.iter().filter_map(|toleration| toleration.toleration_seconds).min();
+        let used: Vec<_> = tolerations
+            .iter()
+            .filter(|toleration| tolerates(toleration, taint))
+            .collect();
+        let shortest = used
+            .iter()
+            .filter_map(|toleration| toleration.toleration_seconds)
+            .min();
         let until = match (used.is_empty(), shortest) {
             (true, _) => added,
             (false, None) => continue,
-            (false, Some(seconds)) => added.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(added),
+            (false, Some(seconds)) => added
+                .saturating_add(SignedDuration::from_secs(seconds.max(0)))
+                .unwrap_or(added),
         };
         stay = match stay {
             Stay::Until(earlier) if earlier <= until => stay,
@@ -99,7 +108,10 @@ pub(crate) async fn start(context: Context) {
             };
             if matters {
                 let name = change.object().metadata.name.clone().unwrap_or_default();
-                by_node.get(&name).iter().for_each(|pod| queue.add(NamespacedName::of(pod.as_ref())));
+                by_node
+                    .get(&name)
+                    .iter()
+                    .for_each(|pod| queue.add(NamespacedName::of(pod.as_ref())));
             }
         });
     }
@@ -110,7 +122,9 @@ pub(crate) async fn start(context: Context) {
             let tolerations = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.tolerations.clone());
             let matters = match change {
                 Change::Added(_) => !node_name(pod).is_empty(),
-                Change::Updated(old, new) => node_name(old) != node_name(new) || tolerations(old) != tolerations(new),
+                Change::Updated(old, new) => {
+                    node_name(old) != node_name(new) || tolerations(old) != tolerations(new)
+                }
                 Change::Deleted(_) => {
                     evictor.forget(uid(pod));
                     false
@@ -127,10 +141,16 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let evictor = evictor.clone();
-        async move { evictor.sync(&key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let evictor = evictor.clone();
+            async move { evictor.sync(&key).await }
+        },
+    )
     .await;
 }
 
@@ -141,17 +161,36 @@ impl Evictor {
     }
 
     async fn sync(&self, key: &NamespacedName) -> Result<Reconciled, ReconcileError> {
-        let Some(pod) = self.pods.get(key).filter(|pod| !is_deleting(pod.as_ref())) else { return Ok(Reconciled::Done) };
+        let Some(pod) = self.pods.get(key).filter(|pod| !is_deleting(pod.as_ref())) else {
+            return Ok(Reconciled::Done);
+        };
         let node = self.nodes.get(&NamespacedName::new("", node_name(&pod)));
         let taints = node.map(|node| taints(&node)).unwrap_or_default();
-        let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
+        let tolerations = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.tolerations.clone())
+            .unwrap_or_default();
         let now = Timestamp::now();
-        let since = if taints.is_empty() { now } else { *self.since.lock().entry(uid(pod.as_ref()).to_owned()).or_insert(now) };
+        let since = if taints.is_empty() {
+            now
+        } else {
+            *self
+                .since
+                .lock()
+                .entry(uid(pod.as_ref()).to_owned())
+                .or_insert(now)
+        };
         let until = match stay(&tolerations, &taints, since) {
             Stay::Forever => {
                 if self.forget(uid(pod.as_ref())) {
                     let message = format!("Cancelling deletion of Pod {key}");
-                    self.recorder.event(&object_reference(pod.as_ref()), EventType::Normal, "TaintManagerEviction", message);
+                    self.recorder.event(
+                        &object_reference(pod.as_ref()),
+                        EventType::Normal,
+                        "TaintManagerEviction",
+                        message,
+                    );
                 }
                 return Ok(Reconciled::Done);
             }
@@ -159,14 +198,24 @@ impl Evictor {
         };
         if until > now {
             self.scheduled.lock().insert(uid(pod.as_ref()).to_owned());
-            return Ok(Reconciled::After(Duration::try_from(until.duration_since(now)).unwrap_or_default()));
+            return Ok(Reconciled::After(
+                Duration::try_from(until.duration_since(now)).unwrap_or_default(),
+            ));
         }
         let message = format!("Marking for deletion Pod {key}");
-        self.recorder.event(&object_reference(pod.as_ref()), EventType::Normal, "TaintManagerEviction", message);
+        self.recorder.event(
+            &object_reference(pod.as_ref()),
+            EventType::Normal,
+            "TaintManagerEviction",
+            message,
+        );
         let text = "Taint manager: deleting due to NoExecute taint";
         disruption_target::set(&self.client, &pod, "DeletionByTaintManager", text).await?;
         let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: pod.metadata.uid.clone(),
+                resource_version: None,
+            }),
             ..DeleteParams::default()
         };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
@@ -186,18 +235,40 @@ mod tests {
             let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap();
             let taints: Vec<Taint> = serde_json::from_value(taints).unwrap();
             let since = Timestamp::from_second(1000).unwrap();
-            let expected = expected.map_or(Stay::Forever, |second| Stay::Until(Timestamp::from_second(second).unwrap()));
-            assert_eq!(stay(&tolerations, &taints, since), expected, "{tolerations:?} {taints:?}");
+            let expected = expected.map_or(Stay::Forever, |second| {
+                Stay::Until(Timestamp::from_second(second).unwrap())
+            });
+            assert_eq!(
+                stay(&tolerations, &taints, since),
+                expected,
+                "{tolerations:?} {taints:?}"
+            );
         };
         let bad = json!([{"key": "bad", "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:40Z"}]);
         check(json!([]), json!([]), None);
         check(json!([]), json!([{"key": "bad", "effect": "NoSchedule"}]), None);
         check(json!([]), bad.clone(), Some(100));
-        check(json!([]), json!([{"key": "bad", "effect": "NoExecute"}]), Some(1000));
+        check(
+            json!([]),
+            json!([{"key": "bad", "effect": "NoExecute"}]),
+            Some(1000),
+        );
         check(json!([{"operator": "Exists"}]), bad.clone(), None);
-        check(json!([{"key": "bad", "operator": "Exists", "tolerationSeconds": 30}]), bad.clone(), Some(130));
-        check(json!([{"key": "bad", "operator": "Exists", "tolerationSeconds": -1}]), bad.clone(), Some(100));
+        check(
+            json!([{"key": "bad", "operator": "Exists", "tolerationSeconds": 30}]),
+            bad.clone(),
+            Some(130),
+        );
+        check(
+            json!([{"key": "bad", "operator": "Exists", "tolerationSeconds": -1}]),
+            bad.clone(),
+            Some(100),
+        );
         check(json!([{"key": "bad", "value": "x"}]), bad.clone(), Some(100));
-        check(json!([{"key": "bad", "tolerationSeconds": 30}, {"operator": "Exists"}]), bad, Some(130));
+        check(
+            json!([{"key": "bad", "tolerationSeconds": 30}, {"operator": "Exists"}]),
+            bad,
+            Some(130),
+        );
     }
 }

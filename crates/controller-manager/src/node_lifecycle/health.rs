@@ -16,7 +16,10 @@ const WATCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPress
 /// The condition of that type.
 pub(super) fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().find(|condition| condition.type_ == kind)
+    conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// The status of the condition Ready; `None` before the first report.
@@ -61,7 +64,9 @@ const OWNED: [(&str, &str); 9] = [
 ];
 
 fn is_owned(taint: &Taint) -> bool {
-    OWNED.iter().any(|(key, effect)| *key == taint.key && *effect == taint.effect)
+    OWNED
+        .iter()
+        .any(|(key, effect)| *key == taint.key && *effect == taint.effect)
 }
 
 /// Keys and effects that the node should have.
@@ -94,7 +99,11 @@ fn wanted(node: &Node) -> Vec<(&'static str, &'static str)> {
 /// The taints the node should have, `None` if it has them. A taint that evicts is added only when `may_evict`, which is
 /// asked at most once; one that turns from not-ready to unreachable or back evicts already and needs no permission.
 pub(super) fn taints(node: &Node, now: Timestamp, may_evict: impl FnOnce() -> bool) -> Option<Vec<Taint>> {
-    let have = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let have = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.clone())
+        .unwrap_or_default();
     // Until the kubelet reports, the taint that the node was created with stays.
     let has_reported = ready(node).is_some();
     let mut wanted = wanted(node);
@@ -105,11 +114,18 @@ pub(super) fn taints(node: &Node, now: Timestamp, may_evict: impl FnOnce() -> bo
     }
     let stays = |taint: &&Taint| {
         let initial = !has_reported && taint.key == NOT_READY;
-        !is_owned(taint) || initial || wanted.iter().any(|(key, effect)| *key == taint.key && *effect == taint.effect)
+        !is_owned(taint)
+            || initial
+            || wanted
+                .iter()
+                .any(|(key, effect)| *key == taint.key && *effect == taint.effect)
     };
     let mut taints: Vec<Taint> = have.iter().filter(stays).cloned().collect();
     for (key, effect) in wanted {
-        if !taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
+        if !taints
+            .iter()
+            .any(|taint| taint.key == key && taint.effect == effect)
+        {
             taints.push(Taint {
                 key: key.into(),
                 effect: effect.into(),
@@ -154,7 +170,12 @@ pub(super) struct Rates {
 }
 
 /// How long after one node of a zone the next may be evicted; `None`: not at all.
-pub(super) fn interval(state: ZoneState, zone_size: usize, all_disrupted: bool, rates: Rates) -> Option<Duration> {
+pub(super) fn interval(
+    state: ZoneState,
+    zone_size: usize,
+    all_disrupted: bool,
+    rates: Rates,
+) -> Option<Duration> {
     let rate = match state {
         // When nobody is reachable, the one who is cut off is the control plane.
         _ if all_disrupted => 0.0,
@@ -184,28 +205,65 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:00:10Z".parse().unwrap();
         let check = |node: &Node, may_evict: bool, expected: Option<&[&str]>| {
             let found = taints(node, now, || may_evict).map(|taints| {
-                let text = |taint: &Taint| format!("{}:{}", taint.key.replace("node.kubernetes.io/", ""), taint.effect);
+                let text = |taint: &Taint| {
+                    format!(
+                        "{}:{}",
+                        taint.key.replace("node.kubernetes.io/", ""),
+                        taint.effect
+                    )
+                };
                 taints.iter().map(text).collect::<Vec<_>>()
             });
-            assert_eq!(found, expected.map(|texts| texts.iter().map(|text| (*text).to_owned()).collect()));
+            assert_eq!(
+                found,
+                expected.map(|texts| texts.iter().map(|text| (*text).to_owned()).collect())
+            );
         };
         let is = |kind: &str, status: &str| json!({"type": kind, "status": status});
         let taint = |key: &str, effect: &str| json!({"key": key, "effect": effect});
         check(&node(json!([is("Ready", "True")]), json!([]), false), true, None);
         check(
-            &node(json!([is("Ready", "Unknown")]), json!([taint("mine", "NoExecute")]), false),
+            &node(
+                json!([is("Ready", "Unknown")]),
+                json!([taint("mine", "NoExecute")]),
+                false,
+            ),
             true,
-            Some(&["mine:NoExecute", "unreachable:NoSchedule", "unreachable:NoExecute"]),
+            Some(&[
+                "mine:NoExecute",
+                "unreachable:NoSchedule",
+                "unreachable:NoExecute",
+            ]),
         );
-        check(&node(json!([is("Ready", "False")]), json!([]), false), false, Some(&["not-ready:NoSchedule"]));
+        check(
+            &node(json!([is("Ready", "False")]), json!([]), false),
+            false,
+            Some(&["not-ready:NoSchedule"]),
+        );
         let evicting = json!([taint(NOT_READY, "NoSchedule"), taint(NOT_READY, "NoExecute")]);
         let unreachable: &[&str] = &["unreachable:NoSchedule", "unreachable:NoExecute"];
-        check(&node(json!([is("Ready", "Unknown")]), evicting.clone(), false), false, Some(unreachable));
-        check(&node(json!([is("Ready", "True")]), evicting, false), false, Some(&[]));
-        // Before the first report the taint of creation stays.
-        check(&node(json!([]), json!([taint(NOT_READY, "NoSchedule")]), false), true, None);
         check(
-            &node(json!([is("Ready", "True"), is("MemoryPressure", "True")]), json!([taint(NOT_READY, "NoSchedule")]), true),
+            &node(json!([is("Ready", "Unknown")]), evicting.clone(), false),
+            false,
+            Some(unreachable),
+        );
+        check(
+            &node(json!([is("Ready", "True")]), evicting, false),
+            false,
+            Some(&[]),
+        );
+        // Before the first report the taint of creation stays.
+        check(
+            &node(json!([]), json!([taint(NOT_READY, "NoSchedule")]), false),
+            true,
+            None,
+        );
+        check(
+            &node(
+                json!([is("Ready", "True"), is("MemoryPressure", "True")]),
+                json!([taint(NOT_READY, "NoSchedule")]),
+                true,
+            ),
             true,
             Some(&["memory-pressure:NoSchedule", "unschedulable:NoSchedule"]),
         );
@@ -213,11 +271,22 @@ mod tests {
 
     #[test]
     fn silence_is_unknown() {
-        let silent = node(json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "Unknown"}]), json!([]), false);
+        let silent = node(
+            json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "Unknown"}]),
+            json!([]),
+            false,
+        );
         let changed = unknown_conditions(&silent, Timestamp::UNIX_EPOCH);
         let texts: Vec<_> = changed
             .iter()
-            .map(|condition| format!("{} {} {}", condition.type_, condition.status, condition.reason.as_deref().unwrap()))
+            .map(|condition| {
+                format!(
+                    "{} {} {}",
+                    condition.type_,
+                    condition.status,
+                    condition.reason.as_deref().unwrap()
+                )
+            })
             .collect();
         let expected = [
             "Ready Unknown NodeStatusUnknown",
@@ -229,12 +298,20 @@ mod tests {
 
     #[test]
     fn zones() {
-        let rates = Rates { normal: 0.1, secondary: 0.01, large_cluster: 50 };
+        let rates = Rates {
+            normal: 0.1,
+            secondary: 0.01,
+            large_cluster: 50,
+        };
         let check = |ready, not_ready, all_disrupted, state, seconds: Option<u64>| {
             let found = zone_state(ready, not_ready, 0.55);
             assert_eq!(found, state, "{ready} {not_ready}");
             let found = interval(found, ready + not_ready, all_disrupted, rates);
-            assert_eq!(found.map(|time| time.as_secs_f32().round() as u64), seconds, "{ready} {not_ready}");
+            assert_eq!(
+                found.map(|time| time.as_secs_f32().round() as u64),
+                seconds,
+                "{ready} {not_ready}"
+            );
         };
         check(9, 1, false, ZoneState::Normal, Some(10));
         check(1, 2, false, ZoneState::Normal, Some(10));

@@ -31,7 +31,12 @@ pub(crate) async fn start(context: Context) {
     let leases = context.informer::<Lease>();
     let queue: WorkQueue<NamespacedName> = WorkQueue::default();
     let pods_by_node = pods.index(|pod: &Pod| vec![node_name(pod).to_owned()]);
-    let syncer = Arc::new(sync::Syncer::new(&context, nodes.clone(), pods_by_node, queue.clone()));
+    let syncer = Arc::new(sync::Syncer::new(
+        &context,
+        nodes.clone(),
+        pods_by_node,
+        queue.clone(),
+    ));
     {
         let syncer = syncer.clone();
         leases.on_change(move |change| {
@@ -58,9 +63,15 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key: NamespacedName| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |key: NamespacedName| {
+            let syncer = syncer.clone();
+            async move { syncer.sync(&key).await }
+        },
+    )
     .await;
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_client::{
-    Change, EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, WorkQueue, object_reference,
+    Change, EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, WorkQueue,
+    object_reference,
 };
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -50,7 +51,11 @@ pub(super) struct Syncer {
 
 fn zone(node: &Node) -> String {
     let part = |key: &str| label(node, key).unwrap_or_default().to_owned();
-    format!("{}:{}", part("topology.kubernetes.io/region"), part("topology.kubernetes.io/zone"))
+    format!(
+        "{}:{}",
+        part("topology.kubernetes.io/region"),
+        part("topology.kubernetes.io/zone")
+    )
 }
 
 impl Syncer {
@@ -84,25 +89,42 @@ impl Syncer {
     pub(super) fn heard(&self, node: &str) {
         let now = Instant::now();
         let mut heard = self.heard.lock();
-        heard.entry(node.to_owned()).or_insert(Heard { last: now, ready: None }).last = now;
+        heard
+            .entry(node.to_owned())
+            .or_insert(Heard {
+                last: now,
+                ready: None,
+            })
+            .last = now;
     }
 
     /// Takes in what happened to a node.
     pub(super) fn observe(&self, change: &Change<Node>) {
         let node = change.object().as_ref();
-        let heartbeat = |node: &Node| condition(node, "Ready").and_then(|ready| ready.last_heartbeat_time.clone());
+        let heartbeat =
+            |node: &Node| condition(node, "Ready").and_then(|ready| ready.last_heartbeat_time.clone());
         match change {
             Change::Updated(old, new) if heartbeat(old) == heartbeat(new) => {}
             Change::Updated(..) => self.heard(name(node)),
             Change::Added(_) => {
                 self.heard(name(node));
                 let message = format!("Node {0} event: Registered Node {0} in Controller", name(node));
-                self.recorder.event(&object_reference(node), EventType::Normal, "RegisteredNode", message);
+                self.recorder.event(
+                    &object_reference(node),
+                    EventType::Normal,
+                    "RegisteredNode",
+                    message,
+                );
             }
             Change::Deleted(_) => {
                 self.heard.lock().remove(name(node));
                 let message = format!("Node {0} event: Removing Node {0} from Controller", name(node));
-                self.recorder.event(&object_reference(node), EventType::Normal, "RemovingNode", message);
+                self.recorder.event(
+                    &object_reference(node),
+                    EventType::Normal,
+                    "RemovingNode",
+                    message,
+                );
             }
         }
     }
@@ -114,11 +136,18 @@ impl Syncer {
         };
         let (last, before) = {
             let mut heard = self.heard.lock();
-            let entry = heard.entry(key.name.to_string()).or_insert(Heard { last: Instant::now(), ready: None });
+            let entry = heard.entry(key.name.to_string()).or_insert(Heard {
+                last: Instant::now(),
+                ready: None,
+            });
             let now = ready(&node).map(str::to_owned);
             (entry.last, std::mem::replace(&mut entry.ready, now))
         };
-        let grace = if ready(&node).is_some() { self.grace } else { self.startup_grace };
+        let grace = if ready(&node).is_some() {
+            self.grace
+        } else {
+            self.startup_grace
+        };
         let silent = last.elapsed();
         if silent >= grace && self.make_unknown(&node).await? {
             // The change comes back as an event.
@@ -131,14 +160,23 @@ impl Syncer {
         let is_not_ready = matches!(ready(&node), Some("False" | "Unknown"));
         if is_not_ready && was_ready {
             let message = format!("Node {} status is now: NodeNotReady", key.name);
-            self.recorder.event(&object_reference(node.as_ref()), EventType::Normal, "NodeNotReady", message);
+            self.recorder.event(
+                &object_reference(node.as_ref()),
+                EventType::Normal,
+                "NodeNotReady",
+                message,
+            );
         }
         if ready(&node) == Some("Unknown") || (is_not_ready && was_ready) {
             self.mark_pods_not_ready(&key.name).await?;
         }
         let wait = self.taint(&node).await?;
         let deadline = grace.checked_sub(silent).filter(|rest| !rest.is_zero());
-        Ok(wait.into_iter().chain(deadline).min().map_or(Reconciled::Done, Reconciled::After))
+        Ok(wait
+            .into_iter()
+            .chain(deadline)
+            .min()
+            .map_or(Reconciled::Done, Reconciled::After))
     }
 
     /// Whether there was something to change.
@@ -152,7 +190,9 @@ impl Syncer {
             "status": {"conditions": conditions}
         });
         let api: Api<Node> = Api::all(self.client.clone());
-        let patched = api.patch_status(name(node), &PatchParams::default(), &Patch::Strategic(patch)).await;
+        let patched = api
+            .patch_status(name(node), &PatchParams::default(), &Patch::Strategic(patch))
+            .await;
         api_error::ignore_not_found(patched)?;
         Ok(true)
     }
@@ -173,7 +213,9 @@ impl Syncer {
                 "spec": {"taints": taints}
             });
             let api: Api<Node> = Api::all(self.client.clone());
-            let patched = api.patch(name(node), &PatchParams::default(), &Patch::Merge(patch)).await;
+            let patched = api
+                .patch(name(node), &PatchParams::default(), &Patch::Merge(patch))
+                .await;
             api_error::ignore_not_found(patched)?;
         }
         Ok(wait)
@@ -183,7 +225,10 @@ impl Syncer {
     fn may_evict(&self, zone: &str) -> Result<(), Option<Duration>> {
         let size = self.nodes.list_where(|node| self::zone(node) == zone).len();
         let mut zones = self.zones.lock();
-        let all_disrupted = zones.states.values().all(|state| *state == ZoneState::FullDisruption);
+        let all_disrupted = zones
+            .states
+            .values()
+            .all(|state| *state == ZoneState::FullDisruption);
         let state = zones.states.get(zone).copied().unwrap_or(ZoneState::Normal);
         let interval = interval(state, size, all_disrupted, self.rates).ok_or(None)?;
         let now = Instant::now();
@@ -235,8 +280,13 @@ impl Syncer {
                 "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": Timestamp::now().to_string()}]}
             });
             let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace(pod.as_ref()));
-            let patched =
-                api.patch_status(name(pod.as_ref()), &PatchParams::default(), &Patch::Strategic(patch)).await;
+            let patched = api
+                .patch_status(
+                    name(pod.as_ref()),
+                    &PatchParams::default(),
+                    &Patch::Strategic(patch),
+                )
+                .await;
             api_error::ignore_not_found(patched)?;
         }
         Ok(())

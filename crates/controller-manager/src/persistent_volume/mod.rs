@@ -62,14 +62,20 @@ pub(crate) async fn start(context: Context) {
                     reference.namespace.as_deref().unwrap_or_default(),
                     reference.name.as_deref().unwrap_or_default(),
                 ))),
-                None => waiting.get(&true).iter().for_each(|claim| queue.add(Task::Claim(NamespacedName::of(claim.as_ref())))),
+                None => waiting
+                    .get(&true)
+                    .iter()
+                    .for_each(|claim| queue.add(Task::Claim(NamespacedName::of(claim.as_ref())))),
             }
         });
     }
     {
         let queue = queue.clone();
         classes.on_change(move |_| {
-            waiting.get(&true).iter().for_each(|claim| queue.add(Task::Claim(NamespacedName::of(claim.as_ref()))));
+            waiting
+                .get(&true)
+                .iter()
+                .for_each(|claim| queue.add(Task::Claim(NamespacedName::of(claim.as_ref()))));
         });
     }
     let ready = async {
@@ -85,14 +91,20 @@ pub(crate) async fn start(context: Context) {
         volumes,
         classes,
     });
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |task: Task| {
-        let syncer = syncer.clone();
-        async move {
-            match task {
-                Task::Claim(key) => syncer.claim(&key).await,
-                Task::Volume(key) => syncer.volume(&key).await,
+    run_workers(
+        context.name(),
+        queue,
+        WORKERS,
+        context.shutdown(),
+        move |task: Task| {
+            let syncer = syncer.clone();
+            async move {
+                match task {
+                    Task::Claim(key) => syncer.claim(&key).await,
+                    Task::Volume(key) => syncer.volume(&key).await,
+                }
             }
-        }
-    })
+        },
+    )
     .await;
 }

@@ -16,7 +16,10 @@ use crate::shared::{ReconcileError, api_error};
 const BOUND_BY: &str = "pv.kubernetes.io/bound-by-controller";
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-const PROVISIONER: [&str; 2] = ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
+const PROVISIONER: [&str; 2] = [
+    "volume.beta.kubernetes.io/storage-provisioner",
+    "volume.kubernetes.io/storage-provisioner",
+];
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 
 pub(super) struct Syncer {
@@ -35,12 +38,19 @@ pub(super) fn is_unbound(claim: &PersistentVolumeClaim) -> bool {
 }
 
 fn volume_name(claim: &PersistentVolumeClaim) -> Option<&str> {
-    claim.spec.as_ref()?.volume_name.as_deref().filter(|name| !name.is_empty())
+    claim
+        .spec
+        .as_ref()?
+        .volume_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
 }
 
 impl Syncer {
     pub(super) async fn claim(&self, key: &NamespacedName) -> Outcome {
-        let Some(claim) = self.claims.get(key) else { return Ok(Reconciled::Done) };
+        let Some(claim) = self.claims.get(key) else {
+            return Ok(Reconciled::Done);
+        };
         let named = volume_name(&claim).map(|name| self.volumes.get(&NamespacedName::new("", name)));
         match named {
             Some(None) if !is_unbound(&claim) => {
@@ -59,14 +69,19 @@ impl Syncer {
                 None if is_deleting(claim.as_ref()) => Ok(Reconciled::Done),
                 None if suits(&volume, &claim) => self.bind(&volume, &claim).await,
                 None => {
-                    let message = format!("Cannot bind to requested volume {:?}: it does not match the claim", name(volume.as_ref()));
+                    let message = format!(
+                        "Cannot bind to requested volume {:?}: it does not match the claim",
+                        name(volume.as_ref())
+                    );
                     self.event(&claim, EventType::Warning, "VolumeMismatch", &message);
                     self.set_phase(&claim, "Pending").await
                 }
             },
             None if is_deleting(claim.as_ref()) => Ok(Reconciled::Done),
             None => match best(&self.volumes.list(), &claim) {
-                Some(volume) if !self.must_wait(&claim) || claim_ref(&volume).is_some() => self.bind(&volume, &claim).await,
+                Some(volume) if !self.must_wait(&claim) || claim_ref(&volume).is_some() => {
+                    self.bind(&volume, &claim).await
+                }
                 _ => self.without_volume(&claim).await,
             },
         }
@@ -78,7 +93,8 @@ impl Syncer {
 
     /// Whether the scheduler has to choose a node first.
     fn must_wait(&self, claim: &PersistentVolumeClaim) -> bool {
-        let late = |class: &StorageClass| class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
+        let late =
+            |class: &StorageClass| class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
         annotation(claim, SELECTED_NODE).is_none() && self.class(claim).is_some_and(|class| late(&class))
     }
 
@@ -104,7 +120,10 @@ impl Syncer {
             self.event(claim, EventType::Normal, "FailedBinding", why);
             return self.set_phase(claim, "Pending").await;
         }
-        if PROVISIONER.iter().all(|key| annotation(claim, key) == Some(&class.provisioner)) {
+        if PROVISIONER
+            .iter()
+            .all(|key| annotation(claim, key) == Some(&class.provisioner))
+        {
             let why = format!(
                 "Waiting for a volume to be created either by the external provisioner '{}' or manually by the system \
                  administrator. If volume creation is delayed, please verify that the provisioner is running and correctly \
@@ -118,7 +137,11 @@ impl Syncer {
         let annotations = asking.metadata.annotations.get_or_insert_default();
         annotations.extend(PROVISIONER.map(|key| (key.to_owned(), class.provisioner.clone())));
         // The change brings the claim back.
-        api_error::ignore_not_found(self.api(claim).replace(name(claim), &PostParams::default(), &asking).await)?;
+        api_error::ignore_not_found(
+            self.api(claim)
+                .replace(name(claim), &PostParams::default(), &asking)
+                .await,
+        )?;
         Ok(Reconciled::Done)
     }
 
@@ -132,7 +155,11 @@ impl Syncer {
             let spec = volume.spec.get_or_insert_default();
             spec.claim_ref = Some(object_reference(claim));
             if was_free {
-                volume.metadata.annotations.get_or_insert_default().insert(BOUND_BY.into(), "yes".into());
+                volume
+                    .metadata
+                    .annotations
+                    .get_or_insert_default()
+                    .insert(BOUND_BY.into(), "yes".into());
             }
             let volume_name = name(&volume).to_owned();
             volume = volumes.replace(&volume_name, &params, &volume).await?;
@@ -162,13 +189,20 @@ impl Syncer {
     }
 
     pub(super) async fn volume(&self, key: &NamespacedName) -> Outcome {
-        let Some(volume) = self.volumes.get(key) else { return Ok(Reconciled::Done) };
-        let Some(reference) = claim_ref(&volume) else { return self.set_volume_phase(&volume, "Available").await };
+        let Some(volume) = self.volumes.get(key) else {
+            return Ok(Reconciled::Done);
+        };
+        let Some(reference) = claim_ref(&volume) else {
+            return self.set_volume_phase(&volume, "Available").await;
+        };
         let Some(wanted) = reference.uid.as_deref().filter(|uid| !uid.is_empty()) else {
             // Kept for a claim to come.
             return self.set_volume_phase(&volume, "Available").await;
         };
-        let (namespace, claim) = (reference.namespace.as_deref().unwrap_or_default(), reference.name.as_deref().unwrap_or_default());
+        let (namespace, claim) = (
+            reference.namespace.as_deref().unwrap_or_default(),
+            reference.name.as_deref().unwrap_or_default(),
+        );
         let known = self.claims.get(&NamespacedName::new(namespace, claim));
         if known.is_some_and(|known| uid(known.as_ref()) == wanted) {
             // Binding it is the claim's turn.
@@ -193,7 +227,10 @@ impl Syncer {
         status.message = None;
         status.last_phase_transition_time = Some(Time(Timestamp::now()));
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
-        api_error::ignore_not_found(api.replace_status(name(&volume), &PostParams::default(), &volume).await)?;
+        api_error::ignore_not_found(
+            api.replace_status(name(&volume), &PostParams::default(), &volume)
+                .await,
+        )?;
         Ok(Reconciled::Done)
     }
 
@@ -213,15 +250,23 @@ impl Syncer {
         status.phase = Some(phase.into());
         status.access_modes = None;
         status.capacity = None;
-        api_error::ignore_not_found(self.api(&claim).replace_status(name(&claim), &PostParams::default(), &claim).await)?;
+        api_error::ignore_not_found(
+            self.api(&claim)
+                .replace_status(name(&claim), &PostParams::default(), &claim)
+                .await,
+        )?;
         Ok(Reconciled::Done)
     }
 
     fn event(&self, claim: &PersistentVolumeClaim, kind: EventType, reason: &str, message: &str) {
-        self.recorder.event(&object_reference(claim), kind, reason, message);
+        self.recorder
+            .event(&object_reference(claim), kind, reason, message);
     }
 
     fn api(&self, claim: &PersistentVolumeClaim) -> Api<PersistentVolumeClaim> {
-        Api::namespaced(self.client.clone(), claim.metadata.namespace.as_deref().unwrap_or_default())
+        Api::namespaced(
+            self.client.clone(),
+            claim.metadata.namespace.as_deref().unwrap_or_default(),
+        )
     }
 }

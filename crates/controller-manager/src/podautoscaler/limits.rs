@@ -29,12 +29,18 @@ impl History {
 
     fn within(&self, now: Instant, seconds: i32) -> impl Iterator<Item = i32> {
         let window = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        self.recommendations.iter().filter(move |(at, _)| now - *at < window).map(|(_, replicas)| *replicas)
+        self.recommendations
+            .iter()
+            .filter(move |(at, _)| now - *at < window)
+            .map(|(_, replicas)| *replicas)
     }
 
     fn sum(&self, now: Instant, seconds: i32, growth: bool) -> i32 {
         let period = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        let recent = self.changes.iter().filter(|(at, by)| now - *at < period && (*by > 0) == growth);
+        let recent = self
+            .changes
+            .iter()
+            .filter(|(at, by)| now - *at < period && (*by > 0) == growth);
         recent.map(|(_, by)| by.abs()).sum()
     }
 }
@@ -58,14 +64,22 @@ pub(super) struct Decision {
 
 impl Limits<'_> {
     fn up(&self) -> HPAScalingRules {
-        let mut rules = self.behavior.and_then(|behavior| behavior.scale_up.clone()).unwrap_or_default();
+        let mut rules = self
+            .behavior
+            .and_then(|behavior| behavior.scale_up.clone())
+            .unwrap_or_default();
         rules.stabilization_window_seconds.get_or_insert(0);
-        rules.policies.get_or_insert_with(|| vec![policy("Pods", 4), policy("Percent", 100)]);
+        rules
+            .policies
+            .get_or_insert_with(|| vec![policy("Pods", 4), policy("Percent", 100)]);
         rules
     }
 
     fn down(&self) -> HPAScalingRules {
-        let mut rules = self.behavior.and_then(|behavior| behavior.scale_down.clone()).unwrap_or_default();
+        let mut rules = self
+            .behavior
+            .and_then(|behavior| behavior.scale_down.clone())
+            .unwrap_or_default();
         let window = i32::try_from(self.downscale_stabilization.as_secs()).unwrap_or(i32::MAX);
         rules.stabilization_window_seconds.get_or_insert(window);
         rules.policies.get_or_insert_with(|| vec![policy("Percent", 100)]);
@@ -74,32 +88,50 @@ impl Limits<'_> {
 }
 
 fn policy(type_: &str, value: i32) -> HPAScalingPolicy {
-    HPAScalingPolicy { type_: type_.into(), value, period_seconds: 15 }
+    HPAScalingPolicy {
+        type_: type_.into(),
+        value,
+        period_seconds: 15,
+    }
 }
 
 /// Decides about `desired`, which [`History::recommend`] has recorded.
 pub(super) fn decide(limits: &Limits<'_>, desired: i32, history: &History, now: Instant) -> Decision {
     let (up, down) = (limits.up(), limits.down());
     let window = |rules: &HPAScalingRules| rules.stabilization_window_seconds.unwrap_or(0);
-    let lowest = history.within(now, window(&up)).min().map_or(desired, |low| low.min(desired));
-    let highest = history.within(now, window(&down)).max().map_or(desired, |high| high.max(desired));
+    let lowest = history
+        .within(now, window(&up))
+        .min()
+        .map_or(desired, |low| low.min(desired));
+    let highest = history
+        .within(now, window(&down))
+        .max()
+        .map_or(desired, |high| high.max(desired));
     let stabilized = limits.current.max(lowest).min(highest);
     let able = if stabilized == desired {
         ("ReadyForNewScale", "recommended size matches current size")
     } else if desired > limits.current {
-        let message = "recent recommendations were lower than current one, applying the lowest recent recommendation";
+        let message =
+            "recent recommendations were lower than current one, applying the lowest recent recommendation";
         ("ScaleUpStabilized", message)
     } else {
-        let message = "recent recommendations were higher than current one, applying the highest recent recommendation";
+        let message =
+            "recent recommendations were higher than current one, applying the highest recent recommendation";
         ("ScaleDownStabilized", message)
     };
     let (replicas, limited) = if stabilized > limits.current {
         let rate = rate_up(&up, limits.current, history, now).max(limits.current);
         if stabilized > rate.min(limits.max) {
             let reason = if limits.max <= rate {
-                ("TooManyReplicas", "the desired replica count is more than the maximum replica count")
+                (
+                    "TooManyReplicas",
+                    "the desired replica count is more than the maximum replica count",
+                )
             } else {
-                ("ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate")
+                (
+                    "ScaleUpLimit",
+                    "the desired replica count is increasing faster than the maximum scale rate",
+                )
             };
             (rate.min(limits.max), Some(reason))
         } else {
@@ -109,9 +141,15 @@ pub(super) fn decide(limits: &Limits<'_>, desired: i32, history: &History, now: 
         let rate = rate_down(&down, limits.current, history, now).min(limits.current);
         if stabilized < rate.max(limits.min) {
             let reason = if limits.min >= rate {
-                ("TooFewReplicas", "the desired replica count is less than the minimum replica count")
+                (
+                    "TooFewReplicas",
+                    "the desired replica count is less than the minimum replica count",
+                )
             } else {
-                ("ScaleDownLimit", "the desired replica count is decreasing faster than the maximum scale rate")
+                (
+                    "ScaleDownLimit",
+                    "the desired replica count is decreasing faster than the maximum scale rate",
+                )
             };
             (rate.max(limits.min), Some(reason))
         } else {
@@ -120,7 +158,11 @@ pub(super) fn decide(limits: &Limits<'_>, desired: i32, history: &History, now: 
     } else {
         (stabilized, None)
     };
-    Decision { replicas, able, limited }
+    Decision {
+        replicas,
+        able,
+        limited,
+    }
 }
 
 fn rate_up(rules: &HPAScalingRules, current: i32, history: &History, now: Instant) -> i32 {
@@ -171,14 +213,32 @@ mod tests {
     #[test]
     fn decisions() {
         let now = Instant::now();
-        let check = |current, desired, recent: &[i32], changes: &[i32], behavior: Value, expected: i32, limited: Option<&str>| {
+        let check = |current,
+                     desired,
+                     recent: &[i32],
+                     changes: &[i32],
+                     behavior: Value,
+                     expected: i32,
+                     limited: Option<&str>| {
             let behavior: HorizontalPodAutoscalerBehavior = serde_json::from_value(behavior).unwrap();
-            let limits = Limits { current, min: 2, max: 20, behavior: Some(&behavior), downscale_stabilization: Duration::from_secs(300) };
+            let limits = Limits {
+                current,
+                min: 2,
+                max: 20,
+                behavior: Some(&behavior),
+                downscale_stabilization: Duration::from_secs(300),
+            };
             let mut history = History::default();
-            recent.iter().for_each(|replicas| history.recommend(now, *replicas));
+            recent
+                .iter()
+                .for_each(|replicas| history.recommend(now, *replicas));
             changes.iter().for_each(|by| history.changed(now, *by));
             let decision = decide(&limits, desired, &history, now);
-            assert_eq!((decision.replicas, decision.limited.map(|(reason, _)| reason)), (expected, limited), "{current} -> {desired}");
+            assert_eq!(
+                (decision.replicas, decision.limited.map(|(reason, _)| reason)),
+                (expected, limited),
+                "{current} -> {desired}"
+            );
         };
         let none = json!({});
         check(4, 6, &[6], &[], none.clone(), 6, None);
@@ -191,7 +251,23 @@ mod tests {
         let slow = json!({"scaleDown": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}]}});
         check(8, 3, &[3], &[], slow.clone(), 7, Some("ScaleDownLimit"));
         check(7, 3, &[3], &[-1], slow, 7, Some("ScaleDownLimit"));
-        check(8, 3, &[3], &[], json!({"scaleDown": {"selectPolicy": "Disabled"}}), 8, Some("ScaleDownLimit"));
-        check(4, 6, &[4, 6], &[], json!({"scaleUp": {"stabilizationWindowSeconds": 60}}), 4, None);
+        check(
+            8,
+            3,
+            &[3],
+            &[],
+            json!({"scaleDown": {"selectPolicy": "Disabled"}}),
+            8,
+            Some("ScaleDownLimit"),
+        );
+        check(
+            4,
+            6,
+            &[4, 6],
+            &[],
+            json!({"scaleUp": {"stabilizationWindowSeconds": 60}}),
+            4,
+            None,
+        );
     }
 }

@@ -46,23 +46,41 @@ pub(super) async fn usage(
     let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods?labelSelector={query}");
     let request = http_get(&path)?;
     let list: PodMetricsList = client.request(request).await?;
-    Ok(list.items.into_iter().filter_map(|pod| Some((pod.metadata.name.clone(), sum(&pod, resource, container)?))).collect())
+    Ok(list
+        .items
+        .into_iter()
+        .filter_map(|pod| Some((pod.metadata.name.clone(), sum(&pod, resource, container)?)))
+        .collect())
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>, kube::Error> {
-    http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)
+    http::Request::get(path)
+        .body(Vec::new())
+        .map_err(kube::Error::HttpError)
 }
 
 fn sum(pod: &PodMetrics, resource: &str, container: Option<&str>) -> Option<i64> {
-    let mut wanted = pod.containers.iter().filter(|found| container.is_none_or(|name| found.name == name)).peekable();
+    let mut wanted = pod
+        .containers
+        .iter()
+        .filter(|found| container.is_none_or(|name| found.name == name))
+        .peekable();
     wanted.peek()?;
-    wanted.map(|found| Some(Quantity::parse(found.usage.get(resource)?).ok()?.milli_value())).sum()
+    wanted
+        .map(|found| Some(Quantity::parse(found.usage.get(resource)?).ok()?.milli_value()))
+        .sum()
 }
 
 /// Percent-encodes what a query may not contain.
 fn form_urlencode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
         .collect()
 }

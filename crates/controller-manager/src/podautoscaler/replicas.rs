@@ -52,13 +52,32 @@ pub(super) struct Proposal {
 fn request(pod: &Pod, resource: &str, container: Option<&str>) -> Result<i64, String> {
     let spec = pod.spec.as_ref();
     let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten().filter(sidecar);
-    let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default().iter().chain(init);
+    let init = spec
+        .and_then(|spec| spec.init_containers.as_ref())
+        .into_iter()
+        .flatten()
+        .filter(sidecar);
+    let containers = spec
+        .map(|spec| spec.containers.as_slice())
+        .unwrap_or_default()
+        .iter()
+        .chain(init);
     let mut total = 0;
     for found in containers.filter(|found| container.is_none_or(|name| found.name == name)) {
-        let requests = found.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        let quantity = requests.and_then(|requests| requests.get(resource)).and_then(|text| Quantity::parse(&text.0).ok());
-        let missing = || format!("missing request for {resource} in container {} of Pod {}", found.name, name(pod));
+        let requests = found
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.requests.as_ref());
+        let quantity = requests
+            .and_then(|requests| requests.get(resource))
+            .and_then(|text| Quantity::parse(&text.0).ok());
+        let missing = || {
+            format!(
+                "missing request for {resource} in container {} of Pod {}",
+                found.name,
+                name(pod)
+            )
+        };
         total += quantity.ok_or_else(missing)?.milli_value();
     }
     Ok(total)
@@ -74,8 +93,13 @@ fn is_unready(pod: &Pod, resource: &str, now: Timestamp) -> bool {
     }
     let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
     let ready = condition(pod, "Ready");
-    let (Some(started), Some(ready)) = (started, ready) else { return true };
-    let changed = ready.last_transition_time.as_ref().map_or(started.0, |time| time.0);
+    let (Some(started), Some(ready)) = (started, ready) else {
+        return true;
+    };
+    let changed = ready
+        .last_transition_time
+        .as_ref()
+        .map_or(started.0, |time| time.0);
     if started.0 + CPU_INITIALIZATION > now {
         ready.status == "False"
     } else {
@@ -128,7 +152,11 @@ pub(super) fn compute(input: Input<'_>) -> Result<Proposal, String> {
     let within = |ratio: f64| (ratio - 1.0).abs() <= input.tolerance;
     let growing_with_unready = !unready.is_empty() && first > 1.0;
     if !growing_with_unready && missing.is_empty() {
-        return Ok(propose(if within(first) { input.current } else { ceil(first * f64::from(ready)) }));
+        return Ok(propose(if within(first) {
+            input.current
+        } else {
+            ceil(first * f64::from(ready))
+        }));
     }
     // What is not known is assumed so that it holds back whatever is about to happen.
     for pod in &missing {
@@ -159,7 +187,11 @@ fn measured(usage: &HashMap<String, i64>, requests: &HashMap<&str, i64>, target:
         Target::Utilization(_) if requested > 0 => i32::try_from(used * 100 / requested).ok(),
         _ => None,
     };
-    Proposal { replicas: 0, utilization, average: used / count(usage.len()).max(1) }
+    Proposal {
+        replicas: 0,
+        utilization,
+        average: used / count(usage.len()).max(1),
+    }
 }
 
 fn count(number: usize) -> i64 {
@@ -191,7 +223,11 @@ mod tests {
             if let Ok(used) = text.trim_start_matches('u').parse() {
                 usage.insert(format!("p{i}"), used);
             }
-            let (status, start) = if unready { ("False", "2026-01-01T00:59:00Z") } else { ("True", "2026-01-01T00:00:00Z") };
+            let (status, start) = if unready {
+                ("False", "2026-01-01T00:59:00Z")
+            } else {
+                ("True", "2026-01-01T00:00:00Z")
+            };
             let pod: Pod = serde_json::from_value(json!({
                 "metadata": {"name": format!("p{i}")},
                 "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
@@ -201,7 +237,16 @@ mod tests {
             .unwrap();
             all.push(Arc::new(pod));
         }
-        let input = Input { current, target, resource: "cpu", container: None, pods: &all, usage, tolerance: 0.1, now };
+        let input = Input {
+            current,
+            target,
+            resource: "cpu",
+            container: None,
+            pods: &all,
+            usage,
+            tolerance: 0.1,
+            now,
+        };
         let found = compute(input).map(|proposal| proposal.replicas);
         assert_eq!(found, expected.map_err(str::to_owned), "{pods}");
     }
@@ -217,7 +262,12 @@ mod tests {
         check(half, 3, "100 100 ?", Ok(3));
         check(half, 3, "900 900 u900", Ok(4));
         check(half, 3, "500 500 u900", Ok(3));
-        check(half, 2, "? ?", Err("did not receive metrics for targeted pods (pods might be unready)"));
+        check(
+            half,
+            2,
+            "? ?",
+            Err("did not receive metrics for targeted pods (pods might be unready)"),
+        );
         check(Target::Average(200), 2, "400 400", Ok(4));
         check(Target::Average(200), 4, "100 100 100 100", Ok(2));
     }

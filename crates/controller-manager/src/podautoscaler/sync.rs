@@ -59,7 +59,9 @@ impl Syncer {
     }
 
     pub(super) async fn sync(&self, key: &NamespacedName) -> Result<Reconciled, ReconcileError> {
-        let Some(cached) = self.autoscalers.get(key) else { return Ok(Reconciled::Done) };
+        let Some(cached) = self.autoscalers.get(key) else {
+            return Ok(Reconciled::Done);
+        };
         let mut hpa = HorizontalPodAutoscaler::clone(&cached);
         let outcome = self.reconcile(key, &mut hpa).await;
         if hpa.status != cached.status {
@@ -76,7 +78,11 @@ impl Syncer {
         Ok(Reconciled::After(self.period))
     }
 
-    async fn reconcile(&self, key: &NamespacedName, hpa: &mut HorizontalPodAutoscaler) -> Result<(), ReconcileError> {
+    async fn reconcile(
+        &self,
+        key: &NamespacedName,
+        hpa: &mut HorizontalPodAutoscaler,
+    ) -> Result<(), ReconcileError> {
         let spec = hpa.spec.clone();
         let api = match self.target(hpa).await {
             Ok(api) => api,
@@ -98,7 +104,10 @@ impl Syncer {
             set_condition(hpa, "ScalingActive", false, "ScalingDisabled", message);
             (0, String::new())
         } else if current > spec.max_replicas {
-            (spec.max_replicas, "Current number of replicas above Spec.MaxReplicas".into())
+            (
+                spec.max_replicas,
+                "Current number of replicas above Spec.MaxReplicas".into(),
+            )
         } else if current < min {
             (min, "Current number of replicas below Spec.MinReplicas".into())
         } else {
@@ -107,7 +116,10 @@ impl Syncer {
                 Err(failure) => {
                     hpa.status.get_or_insert_default().desired_replicas = current;
                     self.event(hpa, EventType::Warning, failure.reason, failure.message.clone());
-                    let message = format!("the HPA was unable to compute the replica count: {}", failure.message);
+                    let message = format!(
+                        "the HPA was unable to compute the replica count: {}",
+                        failure.message
+                    );
                     set_condition(hpa, "ScalingActive", false, failure.reason, &message);
                     return Ok(());
                 }
@@ -127,7 +139,11 @@ impl Syncer {
         let (group, version) = version.split_once('/').unwrap_or(("", &version));
         let kind = GroupVersionKind::gvk(group, version, &target.kind);
         let (resource, _) = discovery::pinned_kind(&self.client, &kind).await?;
-        Ok(Api::namespaced_with(self.client.clone(), namespace(hpa), &resource))
+        Ok(Api::namespaced_with(
+            self.client.clone(),
+            namespace(hpa),
+            &resource,
+        ))
     }
 
     fn no_scale(&self, hpa: &mut HorizontalPodAutoscaler, error: kube::Error) -> Result<(), ReconcileError> {
@@ -145,23 +161,33 @@ impl Syncer {
         scale: &Scale,
         current: i32,
     ) -> Result<Measured, Failure> {
-        let text = scale.status.as_ref().and_then(|status| status.selector.clone()).unwrap_or_default();
-        let invalid = |message: String| Failure { reason: "InvalidSelector", message };
+        let text = scale
+            .status
+            .as_ref()
+            .and_then(|status| status.selector.clone())
+            .unwrap_or_default();
+        let invalid = |message: String| Failure {
+            reason: "InvalidSelector",
+            message,
+        };
         if text.is_empty() {
             return Err(invalid("the HPA target's scale is missing a selector".into()));
         }
         let selector = LabelSelector::parse(&text).map_err(|error| invalid(error.to_string()))?;
         let own = namespace(hpa).to_owned();
-        let pods = self.pods.list_where(|pod| {
-            namespace(pod) == own && matches(&selector, pod.metadata.labels.as_ref())
-        });
+        let pods = self
+            .pods
+            .list_where(|pod| namespace(pod) == own && matches(&selector, pod.metadata.labels.as_ref()));
         let specs = hpa.spec.metrics.clone().unwrap_or_default();
         let (mut best, mut statuses, mut failure) = (None::<Measured>, Vec::new(), None);
         for spec in &specs {
             match self.measure_one(&own, spec, &text, &pods, current).await {
                 Ok(measured) => {
                     statuses.push(measured.status.clone());
-                    if best.as_ref().is_none_or(|best| measured.proposal.replicas > best.proposal.replicas) {
+                    if best
+                        .as_ref()
+                        .is_none_or(|best| measured.proposal.replicas > best.proposal.replicas)
+                    {
                         best = Some(measured);
                     }
                 }
@@ -173,12 +199,18 @@ impl Syncer {
         match (best, failure) {
             (Some(best), Some(failure)) if best.proposal.replicas < current => Err(failure),
             (Some(best), _) => {
-                let message = format!("the HPA was able to successfully calculate a replica count from {}", best.what);
+                let message = format!(
+                    "the HPA was able to successfully calculate a replica count from {}",
+                    best.what
+                );
                 set_condition(hpa, "ScalingActive", true, "ValidMetricFound", &message);
                 Ok(best)
             }
             (None, Some(failure)) => Err(failure),
-            (None, None) => Err(Failure { reason: "InvalidMetricSourceType", message: "no metrics are given".into() }),
+            (None, None) => Err(Failure {
+                reason: "InvalidMetricSourceType",
+                message: "no metrics are given".into(),
+            }),
         }
     }
 
@@ -192,9 +224,12 @@ impl Syncer {
     ) -> Result<Measured, Failure> {
         let (resource, container, target, reason) = match (&spec.resource, &spec.container_resource) {
             (Some(source), _) => (&source.name, None, &source.target, "FailedGetResourceMetric"),
-            (None, Some(source)) => {
-                (&source.name, Some(source.container.as_str()), &source.target, "FailedGetContainerResourceMetric")
-            }
+            (None, Some(source)) => (
+                &source.name,
+                Some(source.container.as_str()),
+                &source.target,
+                "FailedGetContainerResourceMetric",
+            ),
             (None, None) => {
                 let reason = match spec.type_.as_str() {
                     "Pods" => "FailedGetPodsMetric",
@@ -202,24 +237,54 @@ impl Syncer {
                     "External" => "FailedGetExternalMetric",
                     _ => "InvalidMetricSourceType",
                 };
-                return Err(Failure { reason, message: format!("metrics of type {} are not supported", spec.type_) });
+                return Err(Failure {
+                    reason,
+                    message: format!("metrics of type {} are not supported", spec.type_),
+                });
             }
         };
-        let fail = |message: String| Failure { reason, message: format!("failed to get {resource} utilization: {message}") };
+        let fail = |message: String| Failure {
+            reason,
+            message: format!("failed to get {resource} utilization: {message}"),
+        };
         let wanted = target_of(target).ok_or_else(|| fail("the target has no value".into()))?;
-        let usage = metrics::usage(&self.client, namespace, selector, resource, container).await.map_err(|error| {
-            fail(format!("unable to get metrics for resource {resource}: {}", api_error::message(&error)))
-        })?;
+        let usage = metrics::usage(&self.client, namespace, selector, resource, container)
+            .await
+            .map_err(|error| {
+                fail(format!(
+                    "unable to get metrics for resource {resource}: {}",
+                    api_error::message(&error)
+                ))
+            })?;
         if usage.is_empty() {
-            let message = format!("unable to get metrics for resource {resource}: no metrics returned from resource metrics API");
+            let message = format!(
+                "unable to get metrics for resource {resource}: no metrics returned from resource metrics API"
+            );
             return Err(fail(message));
         }
         let (tolerance, now) = (self.tolerance, Timestamp::now());
-        let input = Input { current, target: wanted, resource, container, pods, usage, tolerance, now };
+        let input = Input {
+            current,
+            target: wanted,
+            resource,
+            container,
+            pods,
+            usage,
+            tolerance,
+            now,
+        };
         let proposal = compute(input).map_err(fail)?;
-        let kind = if matches!(wanted, Target::Utilization(_)) { " (percentage of request)" } else { "" };
+        let kind = if matches!(wanted, Target::Utilization(_)) {
+            " (percentage of request)"
+        } else {
+            ""
+        };
         let what = format!("{resource} resource utilization{kind}");
-        Ok(Measured { proposal, status: metric_status(resource, container, &proposal), what })
+        Ok(Measured {
+            proposal,
+            status: metric_status(resource, container, &proposal),
+            what,
+        })
     }
 
     fn limit(
@@ -239,17 +304,28 @@ impl Syncer {
         };
         let now = Instant::now();
         let proposed = measured.proposal.replicas;
-        let Decision { replicas, able, limited } = {
+        let Decision {
+            replicas,
+            able,
+            limited,
+        } = {
             let mut histories = self.histories.lock();
             let history = histories.entry(key.clone()).or_default();
             history.recommend(now, proposed);
             decide(&limits, proposed, history, now)
         };
         set_condition(hpa, "AbleToScale", true, able.0, able.1);
-        let within = ("DesiredWithinRange", "the desired count is within the acceptable range");
+        let within = (
+            "DesiredWithinRange",
+            "the desired count is within the acceptable range",
+        );
         let (reason, message) = limited.unwrap_or(within);
         set_condition(hpa, "ScalingLimited", limited.is_some(), reason, message);
-        let why = if replicas > current { format!("{} above target", measured.what) } else { "All metrics below target".into() };
+        let why = if replicas > current {
+            format!("{} above target", measured.what)
+        } else {
+            "All metrics below target".into()
+        };
         (replicas, why)
     }
 
@@ -276,9 +352,18 @@ impl Syncer {
         }
         let message = format!("the HPA controller was able to update the target scale to {desired}");
         set_condition(hpa, "AbleToScale", true, "SucceededRescale", &message);
-        self.event(hpa, EventType::Normal, "SuccessfulRescale", format!("New size: {desired}; reason: {reason}"));
+        self.event(
+            hpa,
+            EventType::Normal,
+            "SuccessfulRescale",
+            format!("New size: {desired}; reason: {reason}"),
+        );
         hpa.status.get_or_insert_default().last_scale_time = Some(Time(Timestamp::now()));
-        self.histories.lock().entry(key.clone()).or_default().changed(Instant::now(), desired - before);
+        self.histories
+            .lock()
+            .entry(key.clone())
+            .or_default()
+            .changed(Instant::now(), desired - before);
         Ok(())
     }
 
@@ -291,12 +376,18 @@ fn target_of(target: &MetricTarget) -> Option<Target> {
     if let Some(percent) = target.average_utilization {
         return Some(Target::Utilization(percent));
     }
-    let milli = Quantity::parse(&target.average_value.as_ref()?.0).ok()?.milli_value();
+    let milli = Quantity::parse(&target.average_value.as_ref()?.0)
+        .ok()?
+        .milli_value();
     Some(Target::Average(milli))
 }
 
 fn metric_status(resource: &str, container: Option<&str>, proposal: &Proposal) -> MetricStatus {
-    let format = if resource == "cpu" { Format::DecimalSI } else { Format::BinarySI };
+    let format = if resource == "cpu" {
+        Format::DecimalSI
+    } else {
+        Format::BinarySI
+    };
     let average = if resource == "cpu" {
         Quantity::from_milli(proposal.average, format)
     } else {
@@ -316,7 +407,11 @@ fn metric_status(resource: &str, container: Option<&str>, proposal: &Proposal) -
         },
         Some(container) => MetricStatus {
             type_: "ContainerResource".into(),
-            container_resource: Some(ContainerResourceMetricStatus { container: container.to_owned(), current, name }),
+            container_resource: Some(ContainerResourceMetricStatus {
+                container: container.to_owned(),
+                current,
+                name,
+            }),
             ..MetricStatus::default()
         },
     }
@@ -324,7 +419,11 @@ fn metric_status(resource: &str, container: Option<&str>, proposal: &Proposal) -
 
 fn set_condition(hpa: &mut HorizontalPodAutoscaler, type_: &str, value: bool, reason: &str, message: &str) {
     let status = if value { "True" } else { "False" };
-    let conditions = hpa.status.get_or_insert_default().conditions.get_or_insert_default();
+    let conditions = hpa
+        .status
+        .get_or_insert_default()
+        .conditions
+        .get_or_insert_default();
     let new = HorizontalPodAutoscalerCondition {
         type_: type_.into(),
         status: status.into(),
@@ -334,8 +433,15 @@ fn set_condition(hpa: &mut HorizontalPodAutoscaler, type_: &str, value: bool, re
     };
     match conditions.iter_mut().find(|condition| condition.type_ == type_) {
         Some(old) => {
-            let since = if old.status == status { old.last_transition_time.clone() } else { new.last_transition_time.clone() };
-            *old = HorizontalPodAutoscalerCondition { last_transition_time: since, ..new };
+            let since = if old.status == status {
+                old.last_transition_time.clone()
+            } else {
+                new.last_transition_time.clone()
+            };
+            *old = HorizontalPodAutoscalerCondition {
+                last_transition_time: since,
+                ..new
+            };
         }
         None => conditions.push(new),
     }

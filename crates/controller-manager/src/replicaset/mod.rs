@@ -49,7 +49,12 @@ async fn start_kind<O: Replicated>(context: Context, component: &str) {
         set.selector().ok()
     });
     watch_self(&sets, &queue, move |uid| expectations.forget(uid));
-    tokio::join!(sets.synced(), pods.synced());
+    let synced = async {
+        tokio::join!(sets.synced(), pods.synced());
+    };
+    if !context.before_shutdown(synced).await {
+        return;
+    }
     run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
         let syncer = syncer.clone();
         async move { syncer.sync(&key).await }

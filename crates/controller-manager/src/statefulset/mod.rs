@@ -47,7 +47,12 @@ pub(crate) async fn start(context: Context) {
     watch_owned(&pods, &sets, &queue, None, of);
     watch_owned(&revisions, &sets, &queue, None, of);
     watch_self(&sets, &queue, |_| {});
-    tokio::join!(sets.synced(), pods.synced(), claims.synced(), revisions.synced());
+    let synced = async {
+        tokio::join!(sets.synced(), pods.synced(), claims.synced(), revisions.synced());
+    };
+    if !context.before_shutdown(synced).await {
+        return;
+    }
     run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
         let syncer = syncer.clone();
         async move { syncer.sync(&key).await }

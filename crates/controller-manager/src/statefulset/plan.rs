@@ -232,11 +232,7 @@ mod tests {
             &[Replace(3), Replace(2)],
         );
         check(&wanted(0, 4, false, 0, 2), "0ro 1ro 2ro 3u", &[Replace(2)]);
-        check(
-            &wanted(0, 4, false, 0, 1),
-            "0ro 1uo 2ro 3r",
-            &[Replace(1)],
-        );
+        check(&wanted(0, 4, false, 0, 1), "0ro 1uo 2ro 3r", &[Replace(1)]);
         check(&wanted(0, 2, false, 0, 1), "0ro 1uo", &[Replace(1)]);
         let on_delete = Wanted {
             rolling: None,

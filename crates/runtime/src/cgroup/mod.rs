@@ -34,7 +34,11 @@ pub struct Error {
 
 impl Error {
     fn new(action: impl Into<String>, path: &Path, source: io::Error) -> Self {
-        Self { action: action.into(), path: path.to_owned(), source }
+        Self {
+            action: action.into(),
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -98,8 +102,14 @@ impl Cgroups {
 
     /// The group at `path` below the mount points; it need not exist.
     pub fn group(&self, path: &Path) -> Group {
-        let relative: PathBuf = path.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
-        Group { cgroups: self.clone(), relative }
+        let relative: PathBuf = path
+            .components()
+            .filter(|c| matches!(c, std::path::Component::Normal(_)))
+            .collect();
+        Group {
+            cgroups: self.clone(),
+            relative,
+        }
     }
 }
 
@@ -120,7 +130,10 @@ impl Group {
     /// Its directories.
     fn directories(&self) -> Vec<PathBuf> {
         match &self.cgroups {
-            Cgroups::V1(hierarchies) => hierarchies.iter().map(|(_, mount)| mount.join(&self.relative)).collect(),
+            Cgroups::V1(hierarchies) => hierarchies
+                .iter()
+                .map(|(_, mount)| mount.join(&self.relative))
+                .collect(),
             Cgroups::V2(mount) => vec![mount.join(&self.relative)],
         }
     }
@@ -161,7 +174,9 @@ impl Group {
     }
 
     fn apply_devices(&self, resources: &Resources) -> Result<(), Error> {
-        let Some(rules) = &resources.devices else { return Ok(()) };
+        let Some(rules) = &resources.devices else {
+            return Ok(());
+        };
         match &self.cgroups {
             Cgroups::V1(_) => v1::apply_devices(self, rules),
             Cgroups::V2(_) => v2::apply_devices(self, rules),
@@ -173,7 +188,9 @@ impl Group {
     /// # Errors
     /// When the group does not exist.
     pub fn add_self(&self) -> Result<(), Error> {
-        self.directories().iter().try_for_each(|directory| write(&directory.join("cgroup.procs"), "0"))
+        self.directories()
+            .iter()
+            .try_for_each(|directory| write(&directory.join("cgroup.procs"), "0"))
     }
 
     /// Its processes, and those of groups below it.
@@ -216,13 +233,21 @@ impl Group {
         if self.relative.as_os_str().is_empty() {
             return Ok(());
         }
-        self.directories().iter().try_for_each(|directory| remove_tree(directory))
+        self.directories()
+            .iter()
+            .try_for_each(|directory| remove_tree(directory))
     }
 
     /// How many of its processes the OOM killer has killed.
     pub fn oom_kills(&self) -> u64 {
-        let file = if self.cgroups.is_v2() { "memory.events" } else { "memory.oom_control" };
-        self.directory("memory").and_then(|directory| keyed(&directory.join(file), "oom_kill")).unwrap_or(0)
+        let file = if self.cgroups.is_v2() {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
+        self.directory("memory")
+            .and_then(|directory| keyed(&directory.join(file), "oom_kill"))
+            .unwrap_or(0)
     }
 
     /// Present usage.
@@ -239,7 +264,11 @@ impl Group {
 
 fn collect_processes(directory: &Path, pids: &mut Vec<i32>) {
     let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    pids.extend(
+        text.lines()
+            .filter_map(|line| line.parse::<i32>().ok())
+            .filter(|pid| *pid > 0),
+    );
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             collect_processes(&entry.path(), pids);
@@ -253,13 +282,18 @@ fn remove_tree(directory: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(_) => {}
     }
-    for entry in fs::read_dir(directory).map_err(|source| Error::new("read", directory, source))?.flatten() {
+    for entry in fs::read_dir(directory)
+        .map_err(|source| Error::new("read", directory, source))?
+        .flatten()
+    {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path())?;
         }
     }
     match fs::remove_dir(directory) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::new("remove", directory, source)),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::new("remove", directory, source))
+        }
         _ => Ok(()),
     }
 }
@@ -279,7 +313,8 @@ fn keyed(path: &Path, key: &str) -> Option<u64> {
 }
 
 fn find_key(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -295,12 +330,18 @@ mod tests {
                   34 30 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                   35 30 0:31 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         let expected = Cgroups::V1(vec![
-            (vec!["cpu".into(), "cpuacct".into()], "/sys/fs/cgroup/cpu,cpuacct".into()),
+            (
+                vec!["cpu".into(), "cpuacct".into()],
+                "/sys/fs/cgroup/cpu,cpuacct".into(),
+            ),
             (vec!["memory".into()], "/sys/fs/cgroup/memory".into()),
         ]);
         assert_eq!(Cgroups::from_mountinfo(v1), Some(expected));
         let v2 = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(Cgroups::from_mountinfo(v2), Some(Cgroups::V2("/sys/fs/cgroup".into())));
+        assert_eq!(
+            Cgroups::from_mountinfo(v2),
+            Some(Cgroups::V2("/sys/fs/cgroup".into()))
+        );
         assert_eq!(Cgroups::from_mountinfo(""), None);
     }
 
@@ -324,7 +365,12 @@ mod tests {
             ..Resources::default()
         };
         group.create(&resources).unwrap();
-        group.apply(&Resources { memory_limit: Some(32 << 20), ..Resources::default() }).unwrap();
+        group
+            .apply(&Resources {
+                memory_limit: Some(32 << 20),
+                ..Resources::default()
+            })
+            .unwrap();
         let stats = group.stats().unwrap();
         assert_eq!(stats.memory_limit, Some(32 << 20));
         assert_eq!(group.processes(), Vec::<i32>::new());

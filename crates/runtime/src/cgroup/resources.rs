@@ -47,7 +47,11 @@ impl From<&LinuxContainerResources> for Resources {
             memory_limit: number(cri.memory_limit_in_bytes),
             memory_swap_limit: number(cri.memory_swap_limit_in_bytes),
             pids_limit: None,
-            hugepages: cri.hugepage_limits.iter().map(|h| (h.page_size.clone(), h.limit)).collect(),
+            hugepages: cri
+                .hugepage_limits
+                .iter()
+                .map(|h| (h.page_size.clone(), h.limit))
+                .collect(),
             unified: cri.unified.clone().into_iter().collect(),
             devices: None,
         }

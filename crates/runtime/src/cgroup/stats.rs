@@ -68,14 +68,23 @@ pub(super) fn v1(group: &Group) -> Result<Stats, Error> {
         stats.swap_usage = find_key(&text, "total_swap");
         stats.memory_limit =
             read_number(&directory.join("memory.limit_in_bytes")).filter(|limit| *limit < V1_UNLIMITED);
-    } else if group.directory("cpuacct").is_none_or(|directory| !directory.exists()) {
-        return Err(Error::new("read", &group.path(), std::io::ErrorKind::NotFound.into()));
+    } else if group
+        .directory("cpuacct")
+        .is_none_or(|directory| !directory.exists())
+    {
+        return Err(Error::new(
+            "read",
+            &group.path(),
+            std::io::ErrorKind::NotFound.into(),
+        ));
     }
     Ok(stats)
 }
 
 pub(super) fn v2(group: &Group) -> Result<Stats, Error> {
-    let Some(directory) = group.directory("") else { return Ok(Stats::default()) };
+    let Some(directory) = group.directory("") else {
+        return Ok(Stats::default());
+    };
     let path = directory.join("cpu.stat");
     let cpu = fs::read_to_string(&path).map_err(|source| Error::new("read", &path, source))?;
     let memory = fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
@@ -105,12 +114,26 @@ fn pressure(path: &Path) -> Option<Pressure> {
 
 fn parse_pressure(text: &str) -> Option<Pressure> {
     let line = |name: &str| {
-        let fields = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        let field = |key: &str| fields.split(' ').find_map(|f| f.strip_prefix(key)?.strip_prefix('='));
+        let fields = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        let field = |key: &str| {
+            fields
+                .split(' ')
+                .find_map(|f| f.strip_prefix(key)?.strip_prefix('='))
+        };
         let average = |key: &str| field(key)?.parse::<f64>().ok();
-        Some((average("avg10")?, average("avg60")?, average("avg300")?, field("total")?.parse().ok()?))
+        Some((
+            average("avg10")?,
+            average("avg60")?,
+            average("avg300")?,
+            field("total")?.parse().ok()?,
+        ))
     };
-    Some(Pressure { some: line("some")?, full: line("full").unwrap_or_default() })
+    Some(Pressure {
+        some: line("some")?,
+        full: line("full").unwrap_or_default(),
+    })
 }
 
 #[cfg(test)]
@@ -120,7 +143,10 @@ mod tests {
     #[test]
     fn pressure_is_parsed() {
         let text = "some avg10=1.50 avg60=0.20 avg300=0.00 total=12345\nfull avg10=0.10 avg60=0.00 avg300=0.00 total=7\n";
-        let expected = Pressure { some: (1.5, 0.2, 0.0, 12345), full: (0.1, 0.0, 0.0, 7) };
+        let expected = Pressure {
+            some: (1.5, 0.2, 0.0, 12345),
+            full: (0.1, 0.0, 0.0, 7),
+        };
         assert_eq!(parse_pressure(text), Some(expected));
         assert_eq!(parse_pressure(""), None);
     }

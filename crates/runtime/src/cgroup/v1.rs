@@ -10,7 +10,17 @@ use super::{Error, Group, Resources, write};
 
 /// The controllers that containers are put into when they are mounted.
 pub(super) const CONTROLLERS: &[&str] = &[
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "perf_event", "net_cls",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "hugetlb",
+    "perf_event",
+    "net_cls",
     "net_prio",
 ];
 
@@ -73,11 +83,20 @@ pub(super) fn apply(group: &Group, r: &Resources) -> Result<(), Error> {
     set("cpuset", "cpuset.cpus", r.cpuset_cpus.clone())?;
     set("cpuset", "cpuset.mems", r.cpuset_mems.clone())?;
     apply_memory(group, r, &set)?;
-    set("pids", "pids.max", r.pids_limit.map(|n| if n < 0 { "max".to_owned() } else { n.to_string() }))?;
+    set(
+        "pids",
+        "pids.max",
+        r.pids_limit
+            .map(|n| if n < 0 { "max".to_owned() } else { n.to_string() }),
+    )?;
     for (size, limit) in &r.hugepages {
         // The kubelet sets 0 for every page size, whether or not the controller is there.
         if *limit > 0 || group.directory("hugetlb").is_some() {
-            set("hugetlb", &format!("hugetlb.{size}.limit_in_bytes"), Some(limit.to_string()))?;
+            set(
+                "hugetlb",
+                &format!("hugetlb.{size}.limit_in_bytes"),
+                Some(limit.to_string()),
+            )?;
         }
     }
     Ok(())
@@ -88,10 +107,19 @@ type Setter<'a> = dyn Fn(&str, &str, Option<String>) -> Result<(), Error> + 'a;
 
 /// The limit of memory and swap is never below that of memory: which is written first depends on the direction.
 fn apply_memory(group: &Group, r: &Resources, set: &Setter<'_>) -> Result<(), Error> {
-    let memory = || set("memory", "memory.limit_in_bytes", r.memory_limit.map(|n| n.to_string()));
-    let accounted =
-        group.directory("memory").is_some_and(|directory| directory.join("memory.memsw.limit_in_bytes").exists());
-    let Some(swap) = r.memory_swap_limit.filter(|_| accounted) else { return memory() };
+    let memory = || {
+        set(
+            "memory",
+            "memory.limit_in_bytes",
+            r.memory_limit.map(|n| n.to_string()),
+        )
+    };
+    let accounted = group
+        .directory("memory")
+        .is_some_and(|directory| directory.join("memory.memsw.limit_in_bytes").exists());
+    let Some(swap) = r.memory_swap_limit.filter(|_| accounted) else {
+        return memory();
+    };
     let both = || set("memory", "memory.memsw.limit_in_bytes", Some(swap.to_string()));
     if memory().is_err() {
         both()?;
@@ -113,7 +141,11 @@ pub(super) fn apply_devices(group: &Group, rules: &[DeviceRule]) -> Result<(), E
     for rule in rules {
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
         let mut access = String::new();
-        for (allowed, letter) in [(rule.access.read, 'r'), (rule.access.write, 'w'), (rule.access.mknod, 'm')] {
+        for (allowed, letter) in [
+            (rule.access.read, 'r'),
+            (rule.access.write, 'w'),
+            (rule.access.mknod, 'm'),
+        ] {
             if allowed {
                 access.push(letter);
             }

@@ -40,18 +40,28 @@ fn enable_controllers(directory: &Path) {
 }
 
 pub(super) fn apply(group: &Group, r: &Resources) -> Result<(), Error> {
-    let Some(directory) = group.directory("") else { return Ok(()) };
+    let Some(directory) = group.directory("") else {
+        return Ok(());
+    };
     let set = |file: &str, value: Option<String>| match value {
         Some(value) => write(&directory.join(file), &value),
         None => Ok(()),
     };
     let limit = |n: i64| if n < 0 { "max".to_owned() } else { n.to_string() };
-    set("cpu.weight", r.cpu_shares.map(|shares| weight(shares).to_string()))?;
+    set(
+        "cpu.weight",
+        r.cpu_shares.map(|shares| weight(shares).to_string()),
+    )?;
     if r.cpu_quota.is_some() || r.cpu_period.is_some() {
         let quota = r.cpu_quota.map_or_else(
             || {
                 let present = fs::read_to_string(directory.join("cpu.max")).unwrap_or_default();
-                present.split(' ').next().filter(|q| !q.is_empty()).unwrap_or("max").to_owned()
+                present
+                    .split(' ')
+                    .next()
+                    .filter(|q| !q.is_empty())
+                    .unwrap_or("max")
+                    .to_owned()
             },
             limit,
         );
@@ -84,7 +94,11 @@ pub(super) fn apply(group: &Group, r: &Resources) -> Result<(), Error> {
     }
     for (file, value) in &r.unified {
         if file.contains('/') {
-            return Err(Error::new("write the unified file", Path::new(file), io::ErrorKind::InvalidInput.into()));
+            return Err(Error::new(
+                "write the unified file",
+                Path::new(file),
+                io::ErrorKind::InvalidInput.into(),
+            ));
         }
         set(file, Some(value.clone()))?;
     }
@@ -97,7 +111,9 @@ fn weight(shares: u64) -> u64 {
 }
 
 pub(super) fn apply_devices(group: &Group, rules: &[DeviceRule]) -> Result<(), Error> {
-    let Some(directory) = group.directory("") else { return Ok(()) };
+    let Some(directory) = group.directory("") else {
+        return Ok(());
+    };
     fs::File::open(&directory)
         .and_then(|handle| cgroup_device::allow_devices(&handle, rules))
         .map_err(|source| Error::new("restrict the devices of", &directory, source))

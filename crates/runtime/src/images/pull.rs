@@ -142,7 +142,10 @@ async fn pull_reference(
             fetch_layer(inner, &repository, work, progress)
         })
         .collect();
-    let fetched_all = stream::iter(fetches).buffer_unordered(width).try_collect::<Vec<()>>().await;
+    let fetched_all = stream::iter(fetches)
+        .buffer_unordered(width)
+        .try_collect::<Vec<()>>()
+        .await;
     // After a failure the other layers' downloads have been dropped; their threads clean up.
     unpacking.close();
     unpacking.wait().await;

@@ -34,7 +34,13 @@ pub(super) enum Progress {
 impl Sink {
     pub(super) fn new(token: u64, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { token, stream, fd, backlog: VecDeque::new(), ended: false })
+        Ok(Self {
+            token,
+            stream,
+            fd,
+            backlog: VecDeque::new(),
+            ended: false,
+        })
     }
 
     /// Writes output of the container, keeping what the pipe does not take.
@@ -57,7 +63,11 @@ impl Sink {
             }
         }
         self.backlog = VecDeque::new();
-        if self.ended { Progress::Gone } else { Progress::Idle }
+        if self.ended {
+            Progress::Gone
+        } else {
+            Progress::Idle
+        }
     }
 }
 

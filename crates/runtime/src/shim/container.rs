@@ -42,7 +42,12 @@ pub(super) struct Output {
 impl Output {
     pub(super) fn new(token: u64, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { token, stream, fd, formatter: LineFormatter::new(stream) })
+        Ok(Self {
+            token,
+            stream,
+            fd,
+            formatter: LineFormatter::new(stream),
+        })
     }
 }
 

@@ -51,9 +51,15 @@ pub(super) fn now() -> i64 {
 }
 
 /// The body of a creator process for a container; returns its exit code.
-pub(super) fn create_container(socket: &OwnedFd, id: &str, bundle: &Path, launch: &Launch, stdio: Stdio) -> i32 {
-    let outcome = create(socket, id, bundle, launch, stdio)
-        .and_then(|()| tell(socket, &Message::Started(now()), &[]));
+pub(super) fn create_container(
+    socket: &OwnedFd,
+    id: &str,
+    bundle: &Path,
+    launch: &Launch,
+    stdio: Stdio,
+) -> i32 {
+    let outcome =
+        create(socket, id, bundle, launch, stdio).and_then(|()| tell(socket, &Message::Started(now()), &[]));
     report(socket, outcome)
 }
 
@@ -77,7 +83,11 @@ fn create(socket: &OwnedFd, id: &str, bundle: &Path, launch: &Launch, stdio: Std
     }
     let state = bundle.join("oci");
     fs::create_dir_all(&state).map_err(|error| format!("failed to create {}: {error}", state.display()))?;
-    let console = if launch.tty { Some(console_listener(bundle)?) } else { None };
+    let console = if launch.tty {
+        Some(console_listener(bundle)?)
+    } else {
+        None
+    };
 
     let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(&state)
@@ -102,11 +112,16 @@ fn create(socket: &OwnedFd, id: &str, bundle: &Path, launch: &Launch, stdio: Std
         .with_detach(true)
         .build()
         .map_err(|error| flatten(&error))?;
-    let pid = container.pid().ok_or("libcontainer returned no process id")?.as_raw();
+    let pid = container
+        .pid()
+        .ok_or("libcontainer returned no process id")?
+        .as_raw();
     if let Some(score) = launch.oom_score_adj {
         setup::set_oom_score_adj(format!("/proc/{pid}/oom_score_adj").as_ref(), score);
     }
-    let master = console.map(|(listener, _)| receive_master(&listener)).transpose()?;
+    let master = console
+        .map(|(listener, _)| receive_master(&listener))
+        .transpose()?;
     let fds: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
     tell(socket, &Message::Pid(pid), &fds)?;
     container.start().map_err(|error| flatten(&error))
@@ -129,10 +144,14 @@ fn console_listener(bundle: &Path) -> Result<(std::os::unix::net::UnixListener, 
 }
 
 fn receive_master(listener: &std::os::unix::net::UnixListener) -> Result<OwnedFd, String> {
-    let (stream, _) = listener.accept().map_err(|error| format!("failed to get the console: {error}"))?;
+    let (stream, _) = listener
+        .accept()
+        .map_err(|error| format!("failed to get the console: {error}"))?;
     let mut buffer = [0; 4096];
     match protocol::receive(&stream, &mut buffer) {
-        Ok(Some((_, mut fds))) => fds.pop_front().ok_or_else(|| "no console in libcontainer's message".to_owned()),
+        Ok(Some((_, mut fds))) => fds
+            .pop_front()
+            .ok_or_else(|| "no console in libcontainer's message".to_owned()),
         Ok(None) => Err("libcontainer sent no console".to_owned()),
         Err(error) => Err(format!("failed to get the console: {error}")),
     }
@@ -152,7 +171,10 @@ fn flatten(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     match text.find("exec: ") {
-        Some(at) => text.split_off(at).trim_end_matches(['"', '}', ')']).replace("\\\"", "\""),
+        Some(at) => text
+            .split_off(at)
+            .trim_end_matches(['"', '}', ')'])
+            .replace("\\\"", "\""),
         None => text,
     }
 }

@@ -99,10 +99,12 @@ impl EventLoop {
             connection: None,
         };
         let token = this.token();
-        this.epoll.add(&this.listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        this.epoll
+            .add(&this.listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         this.sources.insert(token, Source::Listener);
         let token = this.token();
-        this.epoll.add(&this.signals, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        this.epoll
+            .add(&this.signals, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         this.sources.insert(token, Source::Signals);
         Ok(this)
     }
@@ -132,7 +134,13 @@ impl EventLoop {
     }
 
     /// Waits for a descriptor from now on.
-    pub(super) fn watch(&mut self, token: u64, fd: impl AsFd, flags: EpollFlags, source: Source) -> io::Result<()> {
+    pub(super) fn watch(
+        &mut self,
+        token: u64,
+        fd: impl AsFd,
+        flags: EpollFlags,
+        source: Source,
+    ) -> io::Result<()> {
         self.epoll.add(fd, EpollEvent::new(flags, token))?;
         self.sources.insert(token, source);
         Ok(())
@@ -175,7 +183,13 @@ impl EventLoop {
         self.disconnect();
         let token = self.token();
         self.watch(token, &socket, EpollFlags::EPOLLIN, Source::Connection)?;
-        self.connection = Some((token, Connection { socket, outbox: VecDeque::new() }));
+        self.connection = Some((
+            token,
+            Connection {
+                socket,
+                outbox: VecDeque::new(),
+            },
+        ));
         Ok(())
     }
 
@@ -192,10 +206,14 @@ impl EventLoop {
         if !flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
             return;
         }
-        let Some((_, connection)) = &self.connection else { return };
+        let Some((_, connection)) = &self.connection else {
+            return;
+        };
         let mut buffer = vec![0; MAX_PACKET];
         let received = match protocol::receive(&connection.socket, &mut buffer) {
-            Ok(Some((bytes, fds))) => serde_json::from_slice::<RequestPacket>(bytes).map(|packet| (packet, fds)).ok(),
+            Ok(Some((bytes, fds))) => serde_json::from_slice::<RequestPacket>(bytes)
+                .map(|packet| (packet, fds))
+                .ok(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Ok(None) | Err(_) => None,
         };
@@ -214,7 +232,9 @@ impl EventLoop {
     /// Sends a packet; without a connection it is for nobody, since everything that lasts is in files and in the
     /// state that a new connection asks for.
     fn send(&mut self, packet: &Packet, fds: Vec<OwnedFd>) {
-        let Some((_, connection)) = &mut self.connection else { return };
+        let Some((_, connection)) = &mut self.connection else {
+            return;
+        };
         match serde_json::to_vec(packet) {
             Ok(bytes) => connection.outbox.push_back((bytes, fds)),
             Err(error) => eprintln!("shim: cannot encode a packet: {error}"),
@@ -223,7 +243,9 @@ impl EventLoop {
     }
 
     fn flush(&mut self) {
-        let Some((token, connection)) = &mut self.connection else { return };
+        let Some((token, connection)) = &mut self.connection else {
+            return;
+        };
         let mut wanted = EpollFlags::EPOLLIN;
         while let Some((bytes, fds)) = connection.outbox.front() {
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -237,12 +259,16 @@ impl EventLoop {
             }
         }
         // Cannot fail: the socket is in the set.
-        let _ = self.epoll.modify(&connection.socket, &mut EpollEvent::new(wanted, *token));
+        let _ = self
+            .epoll
+            .modify(&connection.socket, &mut EpollEvent::new(wanted, *token));
     }
 
     /// Reads one message of a creator.
     fn creator_ready(&mut self, token: u64) {
-        let Some(creator) = self.creators.get(&token) else { return };
+        let Some(creator) = self.creators.get(&token) else {
+            return;
+        };
         let mut buffer = vec![0; 16 * 1024];
         let received = match protocol::receive(&creator.socket, &mut buffer) {
             Ok(Some((bytes, fds))) => serde_json::from_slice::<Message>(bytes)
@@ -260,7 +286,9 @@ impl EventLoop {
     }
 
     fn creator_told_pid(&mut self, token: u64, pid: i32, fd: Option<OwnedFd>) {
-        let Some(creator) = self.creators.get_mut(&token) else { return };
+        let Some(creator) = self.creators.get_mut(&token) else {
+            return;
+        };
         match &mut creator.purpose {
             Purpose::Exec(exec, known) => {
                 if pid > 0 {
@@ -273,7 +301,9 @@ impl EventLoop {
             }
             Purpose::Container(id) => {
                 let id = id.clone();
-                let Some(container) = self.containers.get_mut(&id) else { return };
+                let Some(container) = self.containers.get_mut(&id) else {
+                    return;
+                };
                 container.pid = Some(pid);
                 container.started_at = now();
                 if let Some(master) = fd
@@ -288,7 +318,12 @@ impl EventLoop {
     fn watch_terminal(&mut self, id: &str, master: OwnedFd) -> io::Result<()> {
         let token = self.token();
         let output = Output::new(token, Stream::Stdout, master.try_clone()?)?;
-        self.watch(token, &output.fd, EpollFlags::EPOLLIN, Source::Output(id.to_owned()))?;
+        self.watch(
+            token,
+            &output.fd,
+            EpollFlags::EPOLLIN,
+            Source::Output(id.to_owned()),
+        )?;
         if let Some(container) = self.containers.get_mut(id) {
             container.outputs.push(output);
             container.stdin = Some(master);
@@ -297,22 +332,38 @@ impl EventLoop {
     }
 
     fn creator_done(&mut self, token: u64, outcome: Result<i64, String>) {
-        let Some(creator) = self.creators.remove(&token) else { return };
+        let Some(creator) = self.creators.remove(&token) else {
+            return;
+        };
         self.unwatch(token, &creator.socket);
         let (reply, fds) = match (&creator.purpose, outcome) {
             (Purpose::Container(id), Ok(at)) => match self.containers.get_mut(id) {
                 Some(container) => {
                     container.started_at = at;
-                    (Reply::Started { pid: container.pid.unwrap_or_default(), at }, Vec::new())
+                    (
+                        Reply::Started {
+                            pid: container.pid.unwrap_or_default(),
+                            at,
+                        },
+                        Vec::new(),
+                    )
                 }
-                None => (Reply::Failed { message: format!("container {id} is gone") }, Vec::new()),
+                None => (
+                    Reply::Failed {
+                        message: format!("container {id} is gone"),
+                    },
+                    Vec::new(),
+                ),
             },
             (Purpose::Container(id), Err(message)) => {
                 self.drop_container(&id.clone());
                 (Reply::Failed { message }, Vec::new())
             }
             (Purpose::Exec(_, pid), Ok(at)) => (
-                Reply::Started { pid: pid.unwrap_or_default(), at },
+                Reply::Started {
+                    pid: pid.unwrap_or_default(),
+                    at,
+                },
                 creator.terminal.into_iter().collect(),
             ),
             (Purpose::Exec(exec, _), Err(message)) => {
@@ -325,7 +376,9 @@ impl EventLoop {
 
     /// Forgets a container, closing what it has open; what runs of it is killed.
     pub(super) fn drop_container(&mut self, id: &str) {
-        let Some(container) = self.containers.remove(id) else { return };
+        let Some(container) = self.containers.remove(id) else {
+            return;
+        };
         for output in &container.outputs {
             self.unwatch(output.token, &output.fd);
         }
@@ -363,7 +416,10 @@ impl EventLoop {
                 self.send(&Packet::Event(Event::ExecExited { exec, code }), Vec::new());
                 continue;
             }
-            let exited = self.containers.values().find(|c| c.pid == Some(pid) && c.exit.is_none());
+            let exited = self
+                .containers
+                .values()
+                .find(|c| c.pid == Some(pid) && c.exit.is_none());
             if let Some(id) = exited.map(|c| c.id.clone()) {
                 self.container_exited(&id, code);
             }
@@ -372,8 +428,13 @@ impl EventLoop {
 
     fn container_exited(&mut self, id: &str, code: i32) {
         let at = now();
-        let tokens: Vec<u64> =
-            self.containers.get(id).iter().flat_map(|c| &c.outputs).map(|output| output.token).collect();
+        let tokens: Vec<u64> = self
+            .containers
+            .get(id)
+            .iter()
+            .flat_map(|c| &c.outputs)
+            .map(|output| output.token)
+            .collect();
         for token in tokens {
             // What it wrote before its end is in the log before anybody hears of the end. Bounded: others that hold
             // the pipe may write for ever.
@@ -383,25 +444,40 @@ impl EventLoop {
                 }
             }
         }
-        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
         let oom = code != 0 && container.group.oom_kills() > 0;
         if !container.launch.own_pid_namespace {
             container.group.kill_all();
         }
         container.stdin = None;
-        let exit = ExitRecord { code, at, started_at: container.started_at, oom };
+        let exit = ExitRecord {
+            code,
+            at,
+            started_at: container.started_at,
+            oom,
+        };
         if let Err(error) = exit.write(&container.bundle) {
             eprintln!("shim: {id}: cannot record the exit: {error}");
         }
         container.exit = Some(exit.clone());
         // EBUSY while killed processes end; the runtime removes the group again with the container.
         let _ = container.group.remove();
-        self.send(&Packet::Event(Event::Exited { id: id.to_owned(), exit }), Vec::new());
+        self.send(
+            &Packet::Event(Event::Exited {
+                id: id.to_owned(),
+                exit,
+            }),
+            Vec::new(),
+        );
     }
 
     /// Moves output of a container on.
     fn pump(&mut self, id: &str, token: u64) -> Read {
-        let Some(container) = self.containers.get_mut(id) else { return Read::End };
+        let Some(container) = self.containers.get_mut(id) else {
+            return Read::End;
+        };
         // The descriptor is closed by the container when it has ended: take it out of the set before.
         let (read, progress) = container.pump(token);
         if read == Read::End {
@@ -414,15 +490,27 @@ impl EventLoop {
     }
 
     fn sink_ready(&mut self, id: &str, token: u64, flags: EpollFlags) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(sink) = container.sinks.iter_mut().find(|sink| sink.token == token) else { return };
-        let progress = if flags.contains(EpollFlags::EPOLLERR) { Progress::Gone } else { sink.flush() };
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        let Some(sink) = container.sinks.iter_mut().find(|sink| sink.token == token) else {
+            return;
+        };
+        let progress = if flags.contains(EpollFlags::EPOLLERR) {
+            Progress::Gone
+        } else {
+            sink.flush()
+        };
         self.sink_progress(id, token, progress);
     }
 
     fn sink_progress(&mut self, id: &str, token: u64, progress: Progress) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(at) = container.sinks.iter().position(|sink| sink.token == token) else { return };
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        let Some(at) = container.sinks.iter().position(|sink| sink.token == token) else {
+            return;
+        };
         // EPOLLERR (the client is gone) is always reported.
         let flags = match progress {
             Progress::Idle => EpollFlags::empty(),
@@ -434,12 +522,18 @@ impl EventLoop {
             }
         };
         // Cannot fail: a sink is in the set while it is in the list.
-        let _ = self.epoll.modify(&container.sinks[at].fd, &mut EpollEvent::new(flags, token));
+        let _ = self
+            .epoll
+            .modify(&container.sinks[at].fd, &mut EpollEvent::new(flags, token));
     }
 
     /// Kills every container and the pause process: the end of the sandbox.
     pub(super) fn kill_everything(&mut self) {
-        for container in self.containers.values().filter(|container| container.exit.is_none()) {
+        for container in self
+            .containers
+            .values()
+            .filter(|container| container.exit.is_none())
+        {
             container.group.kill_all();
         }
         if let Some(pause) = self.pause {

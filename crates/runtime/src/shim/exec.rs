@@ -47,13 +47,16 @@ pub(super) fn create_process(socket: &OwnedFd, exec: &Exec<'_>, stdio: Stdio) ->
 
 fn create(socket: &OwnedFd, exec: &Exec<'_>, stdio: Stdio) -> Result<(), String> {
     let config = exec.bundle.join("config.json");
-    let spec = Spec::load(&config).map_err(|error| format!("failed to load {}: {error}", config.display()))?;
+    let spec =
+        Spec::load(&config).map_err(|error| format!("failed to load {}: {error}", config.display()))?;
     let open = |name: &str| {
         fs::File::open(format!("/proc/{}/ns/{name}", exec.init))
             .map_err(|error| format!("failed to open the container's {name} namespace: {error}"))
     };
     let (pid_namespace, mounts, cgroups) = (open("pid")?, open("mnt")?, open("cgroup")?);
-    exec.group.add_self().map_err(|error| format!("failed to enter the container's cgroup: {error}"))?;
+    exec.group
+        .add_self()
+        .map_err(|error| format!("failed to enter the container's cgroup: {error}"))?;
     if let Some(score) = exec.launch.oom_score_adj {
         setup::set_oom_score_adj("/proc/self/oom_score_adj".as_ref(), score);
     }
@@ -81,8 +84,14 @@ fn create(socket: &OwnedFd, exec: &Exec<'_>, stdio: Stdio) -> Result<(), String>
     tell(socket, &Message::Pid(pid.as_raw()), &[])?;
     go_write.write_all(b"g").map_err(|error| error.to_string())?;
     let mut message = String::new();
-    error_read.read_to_string(&mut message).map_err(|error| error.to_string())?;
-    if message.is_empty() { tell(socket, &Message::Started(now()), &[]) } else { Err(message) }
+    error_read
+        .read_to_string(&mut message)
+        .map_err(|error| error.to_string())?;
+    if message.is_empty() {
+        tell(socket, &Message::Started(now()), &[])
+    } else {
+        Err(message)
+    }
 }
 
 /// What never is: the process has become another program.
@@ -98,7 +107,8 @@ fn run(
 ) -> Result<Never, String> {
     let process = spec.process().as_ref().ok_or("the container has no process")?;
     nix::unistd::setsid().map_err(|errno| format!("setsid: {errno}"))?;
-    nix::sched::setns(cgroups, CloneFlags::CLONE_NEWCGROUP).map_err(|errno| format!("setns cgroup: {errno}"))?;
+    nix::sched::setns(cgroups, CloneFlags::CLONE_NEWCGROUP)
+        .map_err(|errno| format!("setns cgroup: {errno}"))?;
     nix::sched::setns(mounts, CloneFlags::CLONE_NEWNS).map_err(|errno| format!("setns mnt: {errno}"))?;
     let uid = process.user().uid();
     if exec.tty {
@@ -115,7 +125,10 @@ fn run(
             // what was passed may be no pipe.
             let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
         }
-        let or_null = |fd: &Option<OwnedFd>| fd.as_ref().map_or(null.as_fd().try_clone_to_owned(), |fd| fd.try_clone());
+        let or_null = |fd: &Option<OwnedFd>| {
+            fd.as_ref()
+                .map_or(null.as_fd().try_clone_to_owned(), |fd| fd.try_clone())
+        };
         let failed = |error: std::io::Error| error.to_string();
         let (stdin, stdout, stderr) = (
             or_null(&stdio.stdin).map_err(failed)?,
@@ -132,11 +145,18 @@ fn run(
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", home(uid)));
     }
-    let path = env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = env
+        .iter()
+        .find_map(|entry| entry.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
     let name = exec.args.first().map(String::as_str).unwrap_or_default();
     let program = executor::find_program(name, path)?;
     let errno = executor::become_program(&program, exec.args, &env);
-    Err(format!("exec {}: {}", program.display(), executor::describe(errno)))
+    Err(format!(
+        "exec {}: {}",
+        program.display(),
+        executor::describe(errno)
+    ))
 }
 
 /// Opens a terminal in the container, makes it the controlling one and sends its master side to the shim.
@@ -149,8 +169,16 @@ fn terminal(socket: &OwnedFd, uid: u32) -> Result<OwnedFd, String> {
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).map_err(failed)?;
     rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(uid)), None).map_err(failed)?;
     rustix::process::ioctl_tiocsctty(&slave).map_err(failed)?;
-    rustix::termios::tcsetwinsize(&master, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 })
-        .map_err(failed)?;
+    rustix::termios::tcsetwinsize(
+        &master,
+        Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        },
+    )
+    .map_err(failed)?;
     // Pid 0: the terminal alone; the creator has told the id.
     tell(socket, &Message::Pid(0), &[master.as_fd()])?;
     Ok(slave)
@@ -174,8 +202,12 @@ fn become_user(process: &Process, spec: &Spec) -> Result<(), String> {
     let cwd = process.cwd();
     let early = nix::unistd::chdir(cwd);
     if user.additional_gids().is_some() {
-        let groups: Vec<Gid> =
-            user.additional_gids().iter().flatten().map(|gid| Gid::from_raw(*gid)).collect();
+        let groups: Vec<Gid> = user
+            .additional_gids()
+            .iter()
+            .flatten()
+            .map(|gid| Gid::from_raw(*gid))
+            .collect();
         nix::unistd::setgroups(&groups).map_err(|errno| format!("setgroups: {errno}"))?;
     } else {
         nix::unistd::setgroups(&[]).map_err(|errno| format!("setgroups: {errno}"))?;
@@ -188,7 +220,9 @@ fn become_user(process: &Process, spec: &Spec) -> Result<(), String> {
     nix::unistd::setresgid(gid, gid, gid).map_err(|errno| format!("setgid: {errno}"))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(|errno| format!("setuid: {errno}"))?;
     keep_capabilities(false)?;
-    syscall.close_range(0).map_err(|error| format!("close_range: {error}"))?;
+    syscall
+        .close_range(0)
+        .map_err(|error| format!("close_range: {error}"))?;
     let no_new_privs = process.no_new_privileges() == Some(true);
     if no_new_privs {
         nix::sys::prctl::set_no_new_privs().map_err(|errno| format!("no_new_privs: {errno}"))?;
@@ -199,7 +233,8 @@ fn become_user(process: &Process, spec: &Spec) -> Result<(), String> {
             .map(drop)
             .map_err(|error| format!("failed to load the seccomp profile: {error}"))
     };
-    libcontainer::capabilities::reset_effective(syscall.as_ref()).map_err(|error| format!("capset: {error}"))?;
+    libcontainer::capabilities::reset_effective(syscall.as_ref())
+        .map_err(|error| format!("capset: {error}"))?;
     // Without no_new_privs a profile can be loaded only while CAP_SYS_ADMIN is there; with it, as late as possible.
     if let (Some(profile), false) = (seccomp, no_new_privs) {
         load(profile)?;
@@ -209,7 +244,8 @@ fn become_user(process: &Process, spec: &Spec) -> Result<(), String> {
             .map_err(|error| format!("failed to drop capabilities: {error}"))?;
     }
     if early.is_err() {
-        nix::unistd::chdir(cwd).map_err(|errno| format!("chdir to cwd ({:?}): {errno}", cwd.display().to_string()))?;
+        nix::unistd::chdir(cwd)
+            .map_err(|errno| format!("chdir to cwd ({:?}): {errno}", cwd.display().to_string()))?;
     }
     if let (Some(profile), true) = (seccomp, no_new_privs) {
         load(profile)?;

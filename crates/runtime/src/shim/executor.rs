@@ -45,8 +45,8 @@ pub(super) fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
 
 /// Whether the present (effective) user may execute this file.
 fn executable(path: &Path) -> Result<(), Errno> {
-    let metadata = std::fs::metadata(path)
-        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    let metadata =
+        std::fs::metadata(path).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     if metadata.is_dir() {
         return Err(Errno::EISDIR);
     }
@@ -65,7 +65,10 @@ pub(super) fn describe(errno: Errno) -> String {
         other => {
             let text = other.desc();
             let mut chars = text.chars();
-            chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+            chars
+                .next()
+                .map(|first| first.to_lowercase().chain(chars).collect())
+                .unwrap_or_default()
         }
     }
 }
@@ -97,7 +100,9 @@ impl Executor for ContainerProgram {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let (args, path) = arguments(spec);
         let name = args.first().map(String::as_str).unwrap_or_default();
-        find_program(name, path).map(drop).map_err(ExecutorValidationError::ArgValidationError)
+        find_program(name, path)
+            .map(drop)
+            .map_err(ExecutorValidationError::ArgValidationError)
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
@@ -136,12 +141,22 @@ mod tests {
     fn messages_are_those_of_runc() {
         let check = |name: &str, expected: Result<&str, &str>| {
             let found = find_program(name, "/nowhere:/bin:/usr/bin");
-            assert_eq!(found.as_deref().map_err(String::as_str), expected.map(Path::new), "{name}");
+            assert_eq!(
+                found.as_deref().map_err(String::as_str),
+                expected.map(Path::new),
+                "{name}"
+            );
         };
         check("/bin/sh", Ok("/bin/sh"));
         check("sh", Ok("/bin/sh"));
-        check("no-such-program", Err("exec: \"no-such-program\": executable file not found in $PATH"));
-        check("/no/such", Err("exec: \"/no/such\": stat /no/such: no such file or directory"));
+        check(
+            "no-such-program",
+            Err("exec: \"no-such-program\": executable file not found in $PATH"),
+        );
+        check(
+            "/no/such",
+            Err("exec: \"/no/such\": stat /no/such: no such file or directory"),
+        );
         check("/etc/passwd", Err("exec: \"/etc/passwd\": permission denied"));
         check("/etc", Err("exec: \"/etc\": is a directory"));
         check("", Err("exec: no command"));

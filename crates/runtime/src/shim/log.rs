@@ -40,7 +40,10 @@ impl LogFile {
     /// As for any file.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
     }
 
     /// Opens the path again, after the file was renamed. The old file is closed only when that worked.
@@ -63,7 +66,11 @@ impl LogFile {
 
 fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
 }
 
 /// Turns a stream of bytes into log entries.
@@ -76,7 +83,10 @@ pub(super) struct LineFormatter {
 
 impl LineFormatter {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, pending: Vec::new() }
+        Self {
+            stream,
+            pending: Vec::new(),
+        }
     }
 
     /// Formats what `input` completes, at the time `now` (RFC 3339), into `out`.

@@ -25,25 +25,45 @@ impl EventLoop {
             Ok(()) => Some((Reply::Done, Vec::new())),
             Err(message) => Some((Reply::Failed { message }, Vec::new())),
         };
-        let later = |result: Result<(), String>| result.err().map(|message| (Reply::Failed { message }, Vec::new()));
+        let later = |result: Result<(), String>| {
+            result
+                .err()
+                .map(|message| (Reply::Failed { message }, Vec::new()))
+        };
         let answer = match request {
             Request::State => Some((Reply::State(self.state()), Vec::new())),
-            Request::Start { id: container, bundle } => later(self.start(id, &container, bundle)),
-            Request::Kill { id: container, signal } => done(self.kill(&container, signal)),
-            Request::Exec { exec, id: container, args, tty, stdin } => {
-                later(self.exec(id, exec, &container, &args, tty, stdin, fds))
-            }
+            Request::Start {
+                id: container,
+                bundle,
+            } => later(self.start(id, &container, bundle)),
+            Request::Kill {
+                id: container,
+                signal,
+            } => done(self.kill(&container, signal)),
+            Request::Exec {
+                exec,
+                id: container,
+                args,
+                tty,
+                stdin,
+            } => later(self.exec(id, exec, &container, &args, tty, stdin, fds)),
             Request::KillExec { exec, signal } => {
-                let pid = self.execs.iter().find(|(_, running)| **running == exec).map(|(pid, _)| *pid);
+                let pid = self
+                    .execs
+                    .iter()
+                    .find(|(_, running)| **running == exec)
+                    .map(|(pid, _)| *pid);
                 // An ended process needs no signal.
                 done(pid.map_or(Ok(()), |pid| send_signal(pid, signal)))
             }
-            Request::Attach { id: container, stdout, stderr } => {
-                Some(match self.attach(&container, stdout, stderr, fds) {
-                    Ok(stdin) => (Reply::Done, stdin.into_iter().collect()),
-                    Err(message) => (Reply::Failed { message }, Vec::new()),
-                })
-            }
+            Request::Attach {
+                id: container,
+                stdout,
+                stderr,
+            } => Some(match self.attach(&container, stdout, stderr, fds) {
+                Ok(stdin) => (Reply::Done, stdin.into_iter().collect()),
+                Err(message) => (Reply::Failed { message }, Vec::new()),
+            }),
             Request::CloseStdin { id: container } => {
                 if let Some(container) = self.containers.get_mut(&container)
                     && !container.launch.tty
@@ -55,7 +75,12 @@ impl EventLoop {
             Request::ReopenLog { id: container } => done(self.reopen_log(&container)),
             Request::Dial { port } => Some(match dial(port) {
                 Ok(socket) => (Reply::Done, vec![socket]),
-                Err(error) => (Reply::Failed { message: error.to_string() }, Vec::new()),
+                Err(error) => (
+                    Reply::Failed {
+                        message: error.to_string(),
+                    },
+                    Vec::new(),
+                ),
             }),
             Request::Delete { id: container } => {
                 self.drop_container(&container);
@@ -97,9 +122,16 @@ impl EventLoop {
         let launch = read_launch(&bundle)?;
         let log = launch.log_path.as_deref().map(open_log).transpose()?;
         let pipes = |wanted: bool| -> Result<_, String> {
-            wanted.then(io::pipe).transpose().map_err(|error| format!("failed to create a pipe: {error}"))
+            wanted
+                .then(io::pipe)
+                .transpose()
+                .map_err(|error| format!("failed to create a pipe: {error}"))
         };
-        let (stdin, stdout, stderr) = (pipes(launch.stdin && !launch.tty)?, pipes(!launch.tty)?, pipes(!launch.tty)?);
+        let (stdin, stdout, stderr) = (
+            pipes(launch.stdin && !launch.tty)?,
+            pipes(!launch.tty)?,
+            pipes(!launch.tty)?,
+        );
         let mut container = Container {
             id: id.to_owned(),
             group: self.cgroups.group(&launch.cgroup),
@@ -113,7 +145,11 @@ impl EventLoop {
             log,
             sinks: Vec::new(),
         };
-        let mut theirs = Stdio { stdin: None, stdout: None, stderr: None };
+        let mut theirs = Stdio {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        };
         if let Some((read, write)) = stdin {
             container.stdin = Some(write.into());
             theirs.stdin = Some(read.into());
@@ -134,7 +170,12 @@ impl EventLoop {
         for (stream, fd) in ours {
             let token = self.token();
             let watched = Output::new(token, stream, fd).and_then(|output| {
-                self.watch(token, &output.fd, EpollFlags::EPOLLIN, Source::Output(id.to_owned()))?;
+                self.watch(
+                    token,
+                    &output.fd,
+                    EpollFlags::EPOLLIN,
+                    Source::Output(id.to_owned()),
+                )?;
                 Ok(output)
             });
             match watched {
@@ -154,15 +195,28 @@ impl EventLoop {
         body: impl FnOnce(&OwnedFd) -> i32,
     ) -> Result<(), String> {
         let failed = |error: io::Error| format!("failed to create a process: {error}");
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| failed(errno.into()))?;
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|errno| failed(errno.into()))?;
         process::fork(Parent::Caller, CloneFlags::empty(), || body(&theirs))
             .map_err(|error| format!("failed to create a process: {error}"))?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| failed(errno.into()))?;
         let token = self.token();
-        self.watch(token, &ours, EpollFlags::EPOLLIN, Source::Creator).map_err(failed)?;
-        self.creators.insert(token, Creator { socket: ours, request, purpose, terminal: None });
+        self.watch(token, &ours, EpollFlags::EPOLLIN, Source::Creator)
+            .map_err(failed)?;
+        self.creators.insert(
+            token,
+            Creator {
+                socket: ours,
+                request,
+                purpose,
+                terminal: None,
+            },
+        );
         Ok(())
     }
 
@@ -183,14 +237,25 @@ impl EventLoop {
         mut fds: VecDeque<OwnedFd>,
     ) -> Result<(), String> {
         let (container, init) = self.running(id)?;
-        let (bundle, launch, group) = (container.bundle.clone(), container.launch.clone(), container.group.clone());
+        let (bundle, launch, group) = (
+            container.bundle.clone(),
+            container.launch.clone(),
+            container.group.clone(),
+        );
         let stdio = Stdio {
             stdin: if stdin && !tty { fds.pop_front() } else { None },
             stdout: fds.pop_front(),
             stderr: fds.pop_front(),
         };
         self.spawn_creator(request, Purpose::Exec(exec, None), |socket| {
-            let exec = Exec { bundle: &bundle, launch: &launch, group: &group, init, args, tty };
+            let exec = Exec {
+                bundle: &bundle,
+                launch: &launch,
+                group: &group,
+                init,
+                args,
+                tty,
+            };
             exec::create_process(socket, &exec, stdio)
         })
     }
@@ -204,15 +269,23 @@ impl EventLoop {
     ) -> Result<Option<OwnedFd>, String> {
         let (container, _) = self.running(id)?;
         let failed = |error: io::Error| format!("failed to attach to container {id}: {error}");
-        let stdin = container.stdin.as_ref().map(OwnedFd::try_clone).transpose().map_err(failed)?;
+        let stdin = container
+            .stdin
+            .as_ref()
+            .map(OwnedFd::try_clone)
+            .transpose()
+            .map_err(failed)?;
         for (wanted, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
             if !wanted {
                 continue;
             }
-            let fd = fds.pop_front().ok_or("an attach request without its descriptors")?;
+            let fd = fds
+                .pop_front()
+                .ok_or("an attach request without its descriptors")?;
             let token = self.token();
             let sink = Sink::new(token, stream, fd).map_err(failed)?;
-            self.watch(token, &sink.fd, EpollFlags::empty(), Source::Sink(id.to_owned())).map_err(failed)?;
+            self.watch(token, &sink.fd, EpollFlags::empty(), Source::Sink(id.to_owned()))
+                .map_err(failed)?;
             if let Some(container) = self.containers.get_mut(id) {
                 container.sinks.push(sink);
             }
@@ -223,7 +296,9 @@ impl EventLoop {
     fn reopen_log(&mut self, id: &str) -> Result<(), String> {
         let (container, _) = self.running(id)?;
         match &mut container.log {
-            Some(log) => log.reopen().map_err(|error| format!("failed to reopen the log of container {id}: {error}")),
+            Some(log) => log
+                .reopen()
+                .map_err(|error| format!("failed to reopen the log of container {id}: {error}")),
             None => Ok(()),
         }
     }

@@ -26,7 +26,10 @@ pub(super) fn prepare(launch: &Launch, bundle: &Path) -> Result<(), String> {
         .map_err(|errno| format!("failed to create a mount namespace: {errno}"))?;
     let mut trees = Vec::with_capacity(launch.staged.len());
     for mount in &launch.staged {
-        trees.push(take_aside(mount).map_err(|error| format!("failed to bind {}: {error}", mount.source.display()))?);
+        trees.push(
+            take_aside(mount)
+                .map_err(|error| format!("failed to bind {}: {error}", mount.source.display()))?,
+        );
     }
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|errno| format!("failed to make the mounts private: {errno}"))?;
@@ -34,7 +37,10 @@ pub(super) fn prepare(launch: &Launch, bundle: &Path) -> Result<(), String> {
         put_back(mount, tree)?;
     }
     let target = bundle.join("rootfs");
-    let volumes = launch.image_mounts.iter().map(|(rootfs, target)| (rootfs, target));
+    let volumes = launch
+        .image_mounts
+        .iter()
+        .map(|(rootfs, target)| (rootfs, target));
     for (rootfs, target) in volumes.chain([(&launch.rootfs, &target)]) {
         mount_rootfs(rootfs, target).map_err(|error| format!("failed to mount rootfs component: {error}"))?;
     }
@@ -55,8 +61,14 @@ fn take_aside(mount: &StagedMount) -> io::Result<OwnedFd> {
 
 fn put_back(mount: &StagedMount, tree: OwnedFd) -> Result<(), String> {
     let failed = |error: io::Error| format!("failed to bind {}: {error}", mount.source.display());
-    rustix::mount::move_mount(&tree, "", CWD, &mount.target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(|errno| failed(errno.into()))?;
+    rustix::mount::move_mount(
+        &tree,
+        "",
+        CWD,
+        &mount.target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(|errno| failed(errno.into()))?;
     match mount.propagation {
         Propagation::HostToContainer => rustix::mount::mount_change(
             &mount.target,
@@ -64,9 +76,10 @@ fn put_back(mount: &StagedMount, tree: OwnedFd) -> Result<(), String> {
         )
         .map_err(|errno| failed(errno.into())),
         Propagation::Bidirectional if is_shared(&mount.target).map_err(failed)? => Ok(()),
-        Propagation::Bidirectional => {
-            Err(format!("path {:?} is mounted but it is not a shared mount", mount.source.display().to_string()))
-        }
+        Propagation::Bidirectional => Err(format!(
+            "path {:?} is mounted but it is not a shared mount",
+            mount.source.display().to_string()
+        )),
     }
 }
 
@@ -77,15 +90,17 @@ fn is_shared(mount_point: &Path) -> io::Result<bool> {
     Ok(text.lines().any(|line| {
         let mut fields = line.split(' ').skip(4);
         fields.next() == Some(&*wanted)
-            && fields.skip(1).take_while(|field| *field != "-").any(|field| field.starts_with("shared:"))
+            && fields
+                .skip(1)
+                .take_while(|field| *field != "-")
+                .any(|field| field.starts_with("shared:"))
     }))
 }
 
 fn mount_rootfs(rootfs: &RootfsMount, target: &Path) -> Result<(), String> {
     match rootfs {
-        RootfsMount::Directory(directory) => {
-            rustix::mount::mount_bind(directory, target).map_err(|errno| format!("{}: {errno}", directory.display()))
-        }
+        RootfsMount::Directory(directory) => rustix::mount::mount_bind(directory, target)
+            .map_err(|errno| format!("{}: {errno}", directory.display())),
         RootfsMount::Overlay(overlay) => overlay.mount(target).map_err(|error| error.to_string()),
     }
 }
@@ -97,7 +112,9 @@ fn make_directory(root: &Path, directory: &Path) -> io::Result<()> {
     let mut walked = PathBuf::new();
     let root = at.try_clone()?;
     for component in directory.components() {
-        let Component::Normal(name) = component else { continue };
+        let Component::Normal(name) = component else {
+            continue;
+        };
         walked.push(name);
         at = match rustix::fs::openat2(&root, &walked, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
             Ok(found) => found,

@@ -67,7 +67,10 @@ pub enum SetupError {
 
 /// Names the step of an I/O error.
 fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> SetupError {
-    move |source| SetupError::Step { step: step.into(), source }
+    move |source| SetupError::Step {
+        step: step.into(),
+        source,
+    }
 }
 
 impl ShimConfig {
@@ -90,13 +93,18 @@ impl ShimConfig {
 pub(super) fn prepare(config: &ShimConfig) -> Result<Sandbox, SetupError> {
     // Failing to leave the session is harmless: it means that this process leads one already.
     let _ = nix::unistd::setsid();
-    nix::sys::prctl::set_name(c"keelson-shim").map_err(io::Error::from).map_err(step("set the process name"))?;
+    nix::sys::prctl::set_name(c"keelson-shim")
+        .map_err(io::Error::from)
+        .map_err(step("set the process name"))?;
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(io::Error::from)
         .map_err(step("become the reaper of the pod's processes"))?;
     let mut blocked = SigSet::empty();
     blocked.add(Signal::SIGCHLD);
-    blocked.thread_block().map_err(io::Error::from).map_err(step("block SIGCHLD"))?;
+    blocked
+        .thread_block()
+        .map_err(io::Error::from)
+        .map_err(step("block SIGCHLD"))?;
     std::env::set_current_dir("/").map_err(step("change to the root directory"))?;
     set_oom_score_adj("/proc/self/oom_score_adj".as_ref(), config.oom_score_adj);
 
@@ -104,7 +112,9 @@ pub(super) fn prepare(config: &ShimConfig) -> Result<Sandbox, SetupError> {
     namespaces.set(CloneFlags::CLONE_NEWNET, config.netns.is_some());
     namespaces.set(CloneFlags::CLONE_NEWIPC, config.ipc);
     namespaces.set(CloneFlags::CLONE_NEWUTS, config.hostname.is_some());
-    nix::sched::unshare(namespaces).map_err(io::Error::from).map_err(step("create the pod's namespaces"))?;
+    nix::sched::unshare(namespaces)
+        .map_err(io::Error::from)
+        .map_err(step("create the pod's namespaces"))?;
     if let Some(hostname) = &config.hostname {
         nix::unistd::sethostname(hostname)
             .map_err(io::Error::from)
@@ -144,10 +154,16 @@ fn set_sysctl(name: &str, value: &str) -> Result<(), SetupError> {
             other => other,
         })
         .collect();
-    if relative.split('/').any(|component| component.is_empty() || component == ".." || component == ".") {
-        return Err(step(format!("set sysctl {name:?}"))(io::ErrorKind::InvalidInput.into()));
+    if relative
+        .split('/')
+        .any(|component| component.is_empty() || component == ".." || component == ".")
+    {
+        return Err(step(format!("set sysctl {name:?}"))(
+            io::ErrorKind::InvalidInput.into(),
+        ));
     }
-    fs::write(Path::new("/proc/sys").join(relative), value).map_err(step(format!("set sysctl {name:?} to {value:?}")))
+    fs::write(Path::new("/proc/sys").join(relative), value)
+        .map_err(step(format!("set sysctl {name:?} to {value:?}")))
 }
 
 fn listen(directory: &Path) -> io::Result<OwnedFd> {

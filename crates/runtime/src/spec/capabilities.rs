@@ -7,20 +7,65 @@ use super::SpecError;
 
 /// What an unprivileged container has; containerd's and docker's set.
 const DEFAULT: &[&str] = &[
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
-    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
     "CAP_AUDIT_WRITE",
 ];
 
 /// All capabilities of Linux, by number.
 const ALL: &[&str] = &[
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-    "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 ];
 
 /// The capability sets of the specification.
@@ -54,11 +99,21 @@ fn choose(
     if is_all(&requested.add_capabilities) {
         set = ALL.iter().filter(allowed).copied().collect();
     }
-    let ambient = requested.add_ambient_capabilities.iter().map(|n| find(n)).collect::<Result<Vec<_>, _>>()?;
-    for name in requested.add_capabilities.iter().filter(|name| !name.eq_ignore_ascii_case("ALL")) {
+    let ambient = requested
+        .add_ambient_capabilities
+        .iter()
+        .map(|n| find(n))
+        .collect::<Result<Vec<_>, _>>()?;
+    for name in requested
+        .add_capabilities
+        .iter()
+        .filter(|name| !name.eq_ignore_ascii_case("ALL"))
+    {
         let name = find(name)?;
         if !allowed(&&name) {
-            return Err(SpecError::Invalid(format!("capability {name} is not permitted to the runtime itself")));
+            return Err(SpecError::Invalid(format!(
+                "capability {name} is not permitted to the runtime itself"
+            )));
         }
         if !set.contains(&name) {
             set.push(name);
@@ -69,7 +124,11 @@ fn choose(
             set.push(name);
         }
     }
-    for name in requested.drop_capabilities.iter().filter(|name| !name.eq_ignore_ascii_case("ALL")) {
+    for name in requested
+        .drop_capabilities
+        .iter()
+        .filter(|name| !name.eq_ignore_ascii_case("ALL"))
+    {
         let name = find(name)?;
         set.retain(|other| *other != name);
     }
@@ -126,8 +185,11 @@ mod tests {
         check(&[], &["ALL"], Some(&[]));
         check(&["SYS_RESOURCE"], &[], None);
         check(&["NONSENSE"], &[], None);
-        let all_but: Vec<&str> =
-            ALL.iter().copied().filter(|n| !matches!(*n, "CAP_SYS_RESOURCE" | "CAP_BPF")).collect();
+        let all_but: Vec<&str> = ALL
+            .iter()
+            .copied()
+            .filter(|n| !matches!(*n, "CAP_SYS_RESOURCE" | "CAP_BPF"))
+            .collect();
         check(&["ALL"], &["BPF"], Some(&all_but));
     }
 

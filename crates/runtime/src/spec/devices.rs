@@ -12,8 +12,17 @@ use super::SpecError;
 
 /// What every container may use: the standard devices and pseudo terminals, and creating any node.
 fn default_rules() -> Vec<DeviceRule> {
-    let mknod = Access { read: false, write: false, mknod: true };
-    let rule = |kind, major, minor, access| DeviceRule { kind: Some(kind), major, minor, access };
+    let mknod = Access {
+        read: false,
+        write: false,
+        mknod: true,
+    };
+    let rule = |kind, major, minor, access| DeviceRule {
+        kind: Some(kind),
+        major,
+        minor,
+        access,
+    };
     let mut rules = vec![rule('c', None, None, mknod), rule('b', None, None, mknod)];
     // null, zero, full, random, urandom, tty, console, ptmx
     for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
@@ -31,24 +40,36 @@ pub(super) fn generate(
     let mut nodes = Vec::new();
     if privileged {
         host_devices(Path::new("/dev"), Path::new("/dev"), &mut nodes)?;
-        let all = DeviceRule { kind: None, major: None, minor: None, access: Access::ALL };
+        let all = DeviceRule {
+            kind: None,
+            major: None,
+            minor: None,
+            access: Access::ALL,
+        };
         return Ok((nodes.iter().map(Node::oci).collect(), vec![all]));
     }
     let mut rules = default_rules();
     for device in devices {
         let mut found = Vec::new();
         let (host, container) = (Path::new(&device.host_path), Path::new(&device.container_path));
-        let metadata = fs::metadata(host)
-            .map_err(SpecError::io(format!("error gathering device information while adding custom device {host:?}")))?;
+        let metadata = fs::metadata(host).map_err(SpecError::io(format!(
+            "error gathering device information while adding custom device {host:?}"
+        )))?;
         if metadata.is_dir() {
             host_devices(host, container, &mut found)?;
         } else {
-            found.push(node(&metadata, container).ok_or_else(|| {
-                SpecError::Invalid(format!("{:?} is not a device node", device.host_path))
-            })?);
+            found.push(
+                node(&metadata, container).ok_or_else(|| {
+                    SpecError::Invalid(format!("{:?} is not a device node", device.host_path))
+                })?,
+            );
         }
         let has = |letter| device.permissions.is_empty() || device.permissions.contains(letter);
-        let access = Access { read: has('r'), write: has('w'), mknod: has('m') };
+        let access = Access {
+            read: has('r'),
+            write: has('w'),
+            mknod: has('m'),
+        };
         rules.extend(found.iter().map(|node| DeviceRule {
             kind: Some(node.kind),
             major: Some(node.major),
@@ -99,7 +120,17 @@ fn node(metadata: &fs::Metadata, path: &Path) -> Option<Node> {
 
 /// The device nodes below a host directory. Terminals, shared memory and message queues are the container's own.
 fn host_devices(directory: &Path, container: &Path, nodes: &mut Vec<Node>) -> Result<(), SpecError> {
-    const OWN: &[&str] = &["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console", "ptmx"];
+    const OWN: &[&str] = &[
+        "pts",
+        "shm",
+        "fd",
+        "mqueue",
+        ".lxc",
+        ".lxd-mounts",
+        ".udev",
+        "console",
+        "ptmx",
+    ];
     let failed = || format!("read {}", directory.display());
     for entry in fs::read_dir(directory).map_err(SpecError::io(failed()))? {
         let entry = entry.map_err(SpecError::io(failed()))?;
@@ -108,7 +139,9 @@ fn host_devices(directory: &Path, container: &Path, nodes: &mut Vec<Node>) -> Re
             continue;
         }
         // Links lead to nodes that are found by themselves; what vanishes meanwhile is not there.
-        let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
+        let Ok(metadata) = fs::symlink_metadata(entry.path()) else {
+            continue;
+        };
         let path = container.join(&name);
         if metadata.is_dir() {
             host_devices(&entry.path(), &path, nodes)?;
@@ -131,11 +164,23 @@ mod tests {
             permissions: permissions.to_owned(),
         };
         let (nodes, rules) = generate(&[device("/dev/null", "r")], false).unwrap();
-        assert_eq!((nodes[0]["path"].as_str(), nodes[0]["major"].as_u64()), (Some("/dev/mine"), Some(1)));
-        let read = Access { read: true, write: false, mknod: false };
+        assert_eq!(
+            (nodes[0]["path"].as_str(), nodes[0]["major"].as_u64()),
+            (Some("/dev/mine"), Some(1))
+        );
+        let read = Access {
+            read: true,
+            write: false,
+            mknod: false,
+        };
         assert_eq!(
             rules.last(),
-            Some(&DeviceRule { kind: Some('c'), major: Some(1), minor: Some(3), access: read })
+            Some(&DeviceRule {
+                kind: Some('c'),
+                major: Some(1),
+                minor: Some(3),
+                access: read
+            })
         );
         assert!(generate(&[device("/dev/no-such-device", "rw")], false).is_err());
         assert!(generate(&[device("/etc/passwd", "rw")], false).is_err());

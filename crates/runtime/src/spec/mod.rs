@@ -101,9 +101,14 @@ pub(crate) fn generate(input: Input<'_>) -> Result<Output, SpecError> {
     let linux = input.config.linux.clone().unwrap_or_default();
     let security = linux.security_context.clone().unwrap_or_default();
     let sandbox_linux = input.sandbox_config.linux.clone().unwrap_or_default();
-    let sandbox_privileged = sandbox_linux.security_context.as_ref().is_some_and(|context| context.privileged);
+    let sandbox_privileged = sandbox_linux
+        .security_context
+        .as_ref()
+        .is_some_and(|context| context.privileged);
     if security.privileged && !sandbox_privileged {
-        return Err(SpecError::Invalid("no privileged container allowed in sandbox".to_owned()));
+        return Err(SpecError::Invalid(
+            "no privileged container allowed in sandbox".to_owned(),
+        ));
     }
     refuse_unsupported(input.config, &security)?;
     let namespaces = security.namespace_options.clone().unwrap_or_default();
@@ -121,7 +126,9 @@ pub(crate) fn generate(input: Input<'_>) -> Result<Output, SpecError> {
         (_, Some(pid)) => oci_namespaces.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")})),
         (_, None) => oci_namespaces.push(json!({"type": "pid"})),
     }
-    let cgroup = Path::new("/").join(sandbox_linux.cgroup_parent.trim_matches('/')).join(input.id);
+    let cgroup = Path::new("/")
+        .join(sandbox_linux.cgroup_parent.trim_matches('/'))
+        .join(input.id);
     let mut oci_linux = json!({
         "namespaces": oci_namespaces,
         "cgroupsPath": cgroup,
@@ -177,7 +184,9 @@ fn refuse_unsupported(
         return Err(SpecError::Unsupported("CDI devices are not supported".to_owned()));
     }
     if user_namespace_requested(security.namespace_options.as_ref()) {
-        return Err(SpecError::Unsupported("user namespaces are not supported by this runtime yet".to_owned()));
+        return Err(SpecError::Unsupported(
+            "user namespaces are not supported by this runtime yet".to_owned(),
+        ));
     }
     Ok(())
 }

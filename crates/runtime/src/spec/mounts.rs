@@ -40,43 +40,85 @@ pub(super) fn generate(
     };
     let access = if privileged { "rw" } else { "ro" };
     add("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]);
-    add("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]);
+    add(
+        "/dev",
+        "tmpfs",
+        "tmpfs",
+        &["nosuid", "strictatime", "mode=755", "size=65536k"],
+    );
     add(
         "/dev/pts",
         "devpts",
         "devpts",
-        &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        &[
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ],
     );
     add("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
     add("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]);
-    add("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]);
+    add(
+        "/sys/fs/cgroup",
+        "cgroup",
+        "cgroup",
+        &["nosuid", "noexec", "nodev", "relatime", access],
+    );
 
     let files = input.sandbox_files;
-    let read_only_root =
-        input.config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|s| s.readonly_rootfs);
+    let read_only_root = input
+        .config
+        .linux
+        .as_ref()
+        .and_then(|l| l.security_context.as_ref())
+        .is_some_and(|s| s.readonly_rootfs);
     let file_access = if read_only_root { "ro" } else { "rw" };
-    let shm = if namespaces.ipc == v1::NamespaceMode::Node as i32 { Path::new("/dev/shm") } else { &files.shm };
+    let shm = if namespaces.ipc == v1::NamespaceMode::Node as i32 {
+        Path::new("/dev/shm")
+    } else {
+        &files.shm
+    };
     for (destination, source, access) in [
         ("/etc/hostname", files.hostname.as_path(), file_access),
         ("/etc/hosts", &files.hosts, file_access),
         ("/etc/resolv.conf", &files.resolv_conf, file_access),
         ("/dev/shm", shm, "rw"),
     ] {
-        add(destination, "bind", &source.to_string_lossy(), &["rbind", "rprivate", access]);
+        add(
+            destination,
+            "bind",
+            &source.to_string_lossy(),
+            &["rbind", "rprivate", access],
+        );
     }
-    let mut mounts = Mounts { oci, staged: Vec::new(), images: Vec::new(), bidirectional: false };
+    let mut mounts = Mounts {
+        oci,
+        staged: Vec::new(),
+        images: Vec::new(),
+        bidirectional: false,
+    };
     let mut volumes = input.image_volumes.iter();
     for (number, mount) in cri.iter().enumerate() {
         let target = input.bundle.join("mounts").join(number.to_string());
         let image = mount.image.as_ref().is_some_and(|image| !image.image.is_empty());
         if image {
             let overlay = volumes.next().ok_or_else(|| {
-                SpecError::Invalid(format!("image of the mount at {} is missing", mount.container_path))
+                SpecError::Invalid(format!(
+                    "image of the mount at {} is missing",
+                    mount.container_path
+                ))
             })?;
             fs::create_dir_all(&target).map_err(SpecError::io(format!("create {}", target.display())))?;
             let source = image_source(&target, &mount.image_sub_path)?;
-            mounts.images.push((RootfsMount::Overlay(overlay.clone()), target));
-            mounts.oci.push(bind(&mount.container_path, &source, &["ro", "noexec"]));
+            mounts
+                .images
+                .push((RootfsMount::Overlay(overlay.clone()), target));
+            mounts
+                .oci
+                .push(bind(&mount.container_path, &source, &["ro", "noexec"]));
         } else {
             host_mount(mount, target, &mut mounts)?;
         }
@@ -94,10 +136,13 @@ fn host_mount(mount: &v1::Mount, target: PathBuf, mounts: &mut Mounts) -> Result
         )));
     }
     if !source.exists() {
-        fs::create_dir_all(source).map_err(SpecError::io(format!("failed to mkdir {:?}", mount.host_path)))?;
+        fs::create_dir_all(source)
+            .map_err(SpecError::io(format!("failed to mkdir {:?}", mount.host_path)))?;
     }
-    let source = fs::canonicalize(source)
-        .map_err(SpecError::io(format!("failed to resolve symlink {:?}", mount.host_path)))?;
+    let source = fs::canonicalize(source).map_err(SpecError::io(format!(
+        "failed to resolve symlink {:?}",
+        mount.host_path
+    )))?;
     let propagation = v1::MountPropagation::try_from(mount.propagation).unwrap_or_default();
     let staged = match propagation {
         v1::MountPropagation::PropagationPrivate => None,
@@ -106,10 +151,14 @@ fn host_mount(mount: &v1::Mount, target: PathBuf, mounts: &mut Mounts) -> Result
     };
     if mount.recursive_read_only {
         if !mount.readonly {
-            return Err(SpecError::Invalid("recursive_read_only conflicts with readonly=false".to_owned()));
+            return Err(SpecError::Invalid(
+                "recursive_read_only conflicts with readonly=false".to_owned(),
+            ));
         }
         if staged.is_some() {
-            return Err(SpecError::Invalid("recursive_read_only requires private propagation".to_owned()));
+            return Err(SpecError::Invalid(
+                "recursive_read_only requires private propagation".to_owned(),
+            ));
         }
     }
     let access = match (mount.readonly, mount.recursive_read_only) {
@@ -123,11 +172,18 @@ fn host_mount(mount: &v1::Mount, target: PathBuf, mounts: &mut Mounts) -> Result
             let made = if source.is_dir() {
                 fs::create_dir_all(&target)
             } else {
-                target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&target, ""))
+                target
+                    .parent()
+                    .map_or(Ok(()), fs::create_dir_all)
+                    .and_then(|()| fs::write(&target, ""))
             };
             made.map_err(SpecError::io(format!("create {}", target.display())))?;
             mounts.bidirectional |= propagation == Propagation::Bidirectional;
-            mounts.staged.push(StagedMount { source, target: target.clone(), propagation });
+            mounts.staged.push(StagedMount {
+                source,
+                target: target.clone(),
+                propagation,
+            });
             target
         }
     };
@@ -136,15 +192,24 @@ fn host_mount(mount: &v1::Mount, target: PathBuf, mounts: &mut Mounts) -> Result
 }
 
 fn bind(destination: &str, source: &Path, options: &[&str]) -> Value {
-    let options: Vec<&str> = ["rbind", "rprivate"].into_iter().chain(options.iter().copied()).collect();
+    let options: Vec<&str> = ["rbind", "rprivate"]
+        .into_iter()
+        .chain(options.iter().copied())
+        .collect();
     json!({"destination": destination, "type": "bind", "source": source, "options": options})
 }
 
 /// The path below an image volume. It is resolved when it is mounted; here only what is plainly outside is refused.
 fn image_source(target: &Path, sub_path: &str) -> Result<PathBuf, SpecError> {
     let sub_path = Path::new(sub_path);
-    if sub_path.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
-        return Err(SpecError::Invalid(format!("invalid image sub path {:?}", sub_path.display().to_string())));
+    if sub_path
+        .components()
+        .any(|c| !matches!(c, Component::Normal(_) | Component::CurDir))
+    {
+        return Err(SpecError::Invalid(format!(
+            "invalid image sub path {:?}",
+            sub_path.display().to_string()
+        )));
     }
     Ok(target.join(sub_path))
 }
@@ -168,14 +233,20 @@ mod tests {
 
     #[test]
     fn destinations_are_normalized() {
-        for (path, expected) in [("/a//b/./c/", "/a/b/c"), ("a/../b", "/b"), ("/..", "/"), ("", "/")] {
+        for (path, expected) in [
+            ("/a//b/./c/", "/a/b/c"),
+            ("a/../b", "/b"),
+            ("/..", "/"),
+            ("", "/"),
+        ] {
             assert_eq!(normalize(path), expected, "{path}");
         }
     }
 
     #[test]
     fn image_paths_stay_inside() {
-        let check = |path: &str, ok: bool| assert_eq!(image_source(Path::new("/v"), path).is_ok(), ok, "{path}");
+        let check =
+            |path: &str, ok: bool| assert_eq!(image_source(Path::new("/v"), path).is_ok(), ok, "{path}");
         check("", true);
         check("a/b", true);
         check("../x", false);
@@ -194,7 +265,12 @@ mod tests {
                 propagation: propagation as i32,
                 ..Default::default()
             };
-            let mut mounts = Mounts { oci: vec![], staged: vec![], images: vec![], bidirectional: false };
+            let mut mounts = Mounts {
+                oci: vec![],
+                staged: vec![],
+                images: vec![],
+                bidirectional: false,
+            };
             let result = host_mount(&mount, host.path().join("target"), &mut mounts);
             assert_eq!(result.is_ok(), ok, "{mount:?}");
         };

@@ -31,9 +31,15 @@ pub(super) fn generate(
     for entry in &config.envs {
         set(&mut env, &entry.key, &entry.value);
     }
-    let cwd = [&config.working_dir, &input.image.working_dir].into_iter().find(|dir| !dir.is_empty());
+    let cwd = [&config.working_dir, &input.image.working_dir]
+        .into_iter()
+        .find(|dir| !dir.is_empty());
     let cwd = cwd.map_or("/", String::as_str);
-    let cwd = if cwd.starts_with('/') { cwd.to_owned() } else { format!("/{cwd}") };
+    let cwd = if cwd.starts_with('/') {
+        cwd.to_owned()
+    } else {
+        format!("/{cwd}")
+    };
     let mut process = json!({
         "terminal": config.tty,
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups},
@@ -75,7 +81,11 @@ fn set(env: &mut Vec<String>, key: &str, value: &str) {
 /// The signal that asks a container to end: the pod's choice, the image's, SIGTERM.
 pub(crate) fn stop_signal(config: &v1::ContainerConfig, image: &str) -> i32 {
     let chosen = v1::Signal::try_from(config.stop_signal).unwrap_or_default();
-    let name = if chosen == v1::Signal::RuntimeDefault { image } else { chosen.as_str_name() };
+    let name = if chosen == v1::Signal::RuntimeDefault {
+        image
+    } else {
+        chosen.as_str_name()
+    };
     signal_number(name).unwrap_or(nix::libc::SIGTERM)
 }
 
@@ -85,7 +95,11 @@ fn signal_number(name: &str) -> Option<i32> {
         return (1..=64).contains(&number).then_some(number);
     }
     let name = name.to_ascii_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name).replace("PLUS", "+").replace("MINUS", "-");
+    let name = name
+        .strip_prefix("SIG")
+        .unwrap_or(&name)
+        .replace("PLUS", "+")
+        .replace("MINUS", "-");
     // The kernel's real-time signals as libcs number them: two are theirs.
     let realtime = |base: i32, rest: &str| -> Option<i32> {
         let offset: i32 = if rest.is_empty() { 0 } else { rest.parse().ok()? };
@@ -101,7 +115,10 @@ fn signal_number(name: &str) -> Option<i32> {
         "CLD" => Some(nix::libc::SIGCHLD),
         "POLL" => Some(nix::libc::SIGIO),
         "IOT" => Some(nix::libc::SIGABRT),
-        other => format!("SIG{other}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32),
+        other => format!("SIG{other}")
+            .parse::<nix::sys::signal::Signal>()
+            .ok()
+            .map(|signal| signal as i32),
     }
 }
 
@@ -113,7 +130,11 @@ mod tests {
     fn command_and_args() {
         let list = |words: &str| words.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let check = |entrypoint: &str, cmd: &str, command: &str, args: &str, expected: Option<&str>| {
-            let image = RunConfig { entrypoint: list(entrypoint), cmd: list(cmd), ..RunConfig::default() };
+            let image = RunConfig {
+                entrypoint: list(entrypoint),
+                cmd: list(cmd),
+                ..RunConfig::default()
+            };
             let found = arguments(&list(command), &list(args), &image).ok();
             assert_eq!(found, expected.map(list), "{entrypoint} {cmd} {command} {args}");
         };
@@ -136,7 +157,10 @@ mod tests {
         check("SIGCLD", Some(17));
         check("65", None);
         check("nonsense", None);
-        let config = v1::ContainerConfig { stop_signal: v1::Signal::Sigint as i32, ..Default::default() };
+        let config = v1::ContainerConfig {
+            stop_signal: v1::Signal::Sigint as i32,
+            ..Default::default()
+        };
         assert_eq!(stop_signal(&config, "SIGQUIT"), 2);
         assert_eq!(stop_signal(&v1::ContainerConfig::default(), "SIGQUIT"), 3);
         assert_eq!(stop_signal(&v1::ContainerConfig::default(), ""), 15);

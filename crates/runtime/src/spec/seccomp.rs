@@ -14,7 +14,9 @@ pub(super) fn profile(
     process: &Value,
     root: &Path,
 ) -> Result<Option<Value>, SpecError> {
-    let Some(chosen) = &security.seccomp else { return Ok(None) };
+    let Some(chosen) = &security.seccomp else {
+        return Ok(None);
+    };
     match ProfileType::try_from(chosen.profile_type) {
         Ok(ProfileType::Unconfined) => Ok(None),
         Ok(ProfileType::RuntimeDefault) => {
@@ -28,23 +30,38 @@ pub(super) fn profile(
         }
         Ok(ProfileType::Localhost) => {
             let path = root.join(&chosen.localhost_ref);
-            let bytes = std::fs::read(&path)
-                .map_err(SpecError::io(format!("failed to load seccomp profile {}", path.display())))?;
+            let bytes = std::fs::read(&path).map_err(SpecError::io(format!(
+                "failed to load seccomp profile {}",
+                path.display()
+            )))?;
             let document: Value = serde_json::from_slice(&bytes).map_err(|error| {
-                SpecError::Invalid(format!("failed to decode seccomp profile {}: {error}", path.display()))
+                SpecError::Invalid(format!(
+                    "failed to decode seccomp profile {}: {error}",
+                    path.display()
+                ))
             })?;
             Ok(Some(from_document(document)?))
         }
-        Err(_) => Err(SpecError::Invalid(format!("unknown seccomp profile type {}", chosen.profile_type))),
+        Err(_) => Err(SpecError::Invalid(format!(
+            "unknown seccomp profile type {}",
+            chosen.profile_type
+        ))),
     }
 }
 
 /// Profiles are written in the OCI form; docker's single `name` per rule is accepted too.
 fn from_document(mut document: Value) -> Result<Value, SpecError> {
     if document.get("defaultAction").and_then(Value::as_str).is_none() {
-        return Err(SpecError::Invalid("seccomp profile has no defaultAction".to_owned()));
+        return Err(SpecError::Invalid(
+            "seccomp profile has no defaultAction".to_owned(),
+        ));
     }
-    for rule in document.get_mut("syscalls").and_then(Value::as_array_mut).into_iter().flatten() {
+    for rule in document
+        .get_mut("syscalls")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         if rule.get("names").is_none()
             && let Some(name) = rule.get("name").cloned()
         {
@@ -66,7 +83,11 @@ mod tests {
             }),
             ..Default::default()
         };
-        profile(&security, &json!({"capabilities": {"bounding": ["CAP_SYS_CHROOT"]}}), root)
+        profile(
+            &security,
+            &json!({"capabilities": {"bounding": ["CAP_SYS_CHROOT"]}}),
+            root,
+        )
     }
 
     #[test]
@@ -79,11 +100,15 @@ mod tests {
         .unwrap();
         std::fs::write(root.path().join("bad.json"), "{}").unwrap();
         assert_eq!(check(ProfileType::Unconfined, "", root.path()).unwrap(), None);
-        let local = check(ProfileType::Localhost, "p.json", root.path()).unwrap().unwrap();
+        let local = check(ProfileType::Localhost, "p.json", root.path())
+            .unwrap()
+            .unwrap();
         assert_eq!(local["syscalls"][0]["names"], json!(["mkdir"]));
         assert!(check(ProfileType::Localhost, "bad.json", root.path()).is_err());
         assert!(check(ProfileType::Localhost, "none.json", root.path()).is_err());
-        let default = check(ProfileType::RuntimeDefault, "", root.path()).unwrap().unwrap();
+        let default = check(ProfileType::RuntimeDefault, "", root.path())
+            .unwrap()
+            .unwrap();
         assert_eq!(default["defaultAction"], "SCMP_ACT_ERRNO");
     }
 }

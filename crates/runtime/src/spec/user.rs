@@ -44,9 +44,18 @@ fn resolve_in(
         (Some(uid), _) => (uid.value.to_string(), None),
         (None, name) if !name.is_empty() => (name.to_owned(), None),
         _ => {
-            let (user, group) = image_user.split_once(':').map_or((image_user, None), |(u, g)| (u, Some(g)));
+            let (user, group) = image_user
+                .split_once(':')
+                .map_or((image_user, None), |(u, g)| (u, Some(g)));
             // The image's group belongs to the image's user.
-            (if user.is_empty() { "0".to_owned() } else { user.to_owned() }, group.filter(|g| !g.is_empty()))
+            (
+                if user.is_empty() {
+                    "0".to_owned()
+                } else {
+                    user.to_owned()
+                },
+                group.filter(|g| !g.is_empty()),
+            )
         }
     };
     let entry = find_user(passwd, &name);
@@ -54,7 +63,9 @@ fn resolve_in(
         (Some(entry), _) => entry.uid,
         (None, Ok(uid)) => uid,
         (None, Err(_)) => {
-            return Err(SpecError::Invalid(format!("unable to find user {name}: no matching entries in passwd file")));
+            return Err(SpecError::Invalid(format!(
+                "unable to find user {name}: no matching entries in passwd file"
+            )));
         }
     };
     let gid = match (&security.run_as_group, image_group) {
@@ -63,12 +74,15 @@ fn resolve_in(
         (None, Some(group_name)) => find_group(group, group_name)
             .or_else(|| group_name.parse().ok())
             .ok_or_else(|| {
-                SpecError::Invalid(format!("unable to find group {group_name}: no matching entries in group file"))
+                SpecError::Invalid(format!(
+                    "unable to find group {group_name}: no matching entries in group file"
+                ))
             })?,
         (None, None) => entry.as_ref().map_or(0, |entry| entry.gid),
     };
     let mut groups = vec![gid];
-    let policy = v1::SupplementalGroupsPolicy::try_from(security.supplemental_groups_policy).unwrap_or_default();
+    let policy =
+        v1::SupplementalGroupsPolicy::try_from(security.supplemental_groups_policy).unwrap_or_default();
     if policy == v1::SupplementalGroupsPolicy::Merge
         && let Some(entry) = &entry
     {
@@ -100,15 +114,20 @@ fn find_user(passwd: &str, wanted: &str) -> Option<Entry> {
             Some(Entry { name, uid, gid })
         })
     };
-    entries()
-        .find(|entry| entry.name == wanted)
-        .or_else(|| wanted.parse().ok().and_then(|uid: u32| entries().find(|entry| entry.uid == uid)))
+    entries().find(|entry| entry.name == wanted).or_else(|| {
+        wanted
+            .parse()
+            .ok()
+            .and_then(|uid: u32| entries().find(|entry| entry.uid == uid))
+    })
 }
 
 fn find_group(group: &str, wanted: &str) -> Option<u32> {
     group.lines().find_map(|line| {
         let mut fields = line.split(':');
-        (fields.next()? == wanted).then(|| fields.nth(1)?.parse().ok()).flatten()
+        (fields.next()? == wanted)
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
     })
 }
 
@@ -119,7 +138,11 @@ fn groups_of(group: &str, user: &str) -> Vec<u32> {
         .filter_map(|line| {
             let mut fields = line.split(':').skip(2);
             let gid = fields.next()?.parse().ok()?;
-            fields.next()?.split(',').any(|member| member == user).then_some(gid)
+            fields
+                .next()?
+                .split(',')
+                .any(|member| member == user)
+                .then_some(gid)
         })
         .collect()
 }
@@ -132,7 +155,11 @@ fn read_in_layers(layers: &[PathBuf], path: &str) -> String {
             Ok(file) if file.metadata().is_ok_and(|m| m.is_file()) => {
                 let mut text = String::new();
                 // A file that is not text has no entries.
-                return file.take(MAX_FILE).read_to_string(&mut text).map(|_| text).unwrap_or_default();
+                return file
+                    .take(MAX_FILE)
+                    .read_to_string(&mut text)
+                    .map(|_| text)
+                    .unwrap_or_default();
             }
             // A whiteout, or something that is no file.
             Ok(_) => return String::new(),
@@ -158,7 +185,11 @@ mod tests {
     #[expect(clippy::needless_pass_by_value, reason = "reads better in the table")]
     fn check(image: &str, security: v1::LinuxContainerSecurityContext, expected: Option<(u32, u32, &[u32])>) {
         let found = resolve_in(&security, image, PASSWD, GROUP).ok();
-        let expected = expected.map(|(uid, gid, groups)| User { uid, gid, groups: groups.to_vec() });
+        let expected = expected.map(|(uid, gid, groups)| User {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+        });
         assert_eq!(found, expected, "{image} {security:?}");
     }
 
@@ -174,7 +205,14 @@ mod tests {
         check("web:extra", none(), Some((33, 50, &[50])));
         check("4000:5000", none(), Some((4000, 5000, &[5000])));
         check("nobody-here", none(), None);
-        check("web", v1::LinuxContainerSecurityContext { run_as_user: int(4000), ..none() }, Some((4000, 0, &[0])));
+        check(
+            "web",
+            v1::LinuxContainerSecurityContext {
+                run_as_user: int(4000),
+                ..none()
+            },
+            Some((4000, 0, &[0])),
+        );
         check(
             "",
             v1::LinuxContainerSecurityContext {

@@ -56,10 +56,25 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(session: &Session) -> Option<Self> {
         match session {
-            Session::Exec(v1::ExecRequest { stdin, stdout, stderr, tty, .. })
-            | Session::Attach(v1::AttachRequest { stdin, stdout, stderr, tty, .. }) => {
-                Some(Self { stdin: *stdin, stdout: *stdout, stderr: *stderr, tty: *tty })
-            }
+            Session::Exec(v1::ExecRequest {
+                stdin,
+                stdout,
+                stderr,
+                tty,
+                ..
+            })
+            | Session::Attach(v1::AttachRequest {
+                stdin,
+                stdout,
+                stderr,
+                tty,
+                ..
+            }) => Some(Self {
+                stdin: *stdin,
+                stdout: *stdout,
+                stderr: *stderr,
+                tty: *tty,
+            }),
             Session::PortForward(_) => None,
         }
     }
@@ -103,7 +118,9 @@ impl End {
     pub(super) fn text(&self) -> Option<String> {
         match self {
             Self::Success => None,
-            Self::ExitCode(code) => Some(format!("command terminated with non-zero exit code: exit status {code}")),
+            Self::ExitCode(code) => Some(format!(
+                "command terminated with non-zero exit code: exit status {code}"
+            )),
             Self::Failure(message) => Some(message.clone()),
         }
     }
@@ -129,17 +146,28 @@ async fn exec(
     input: mpsc::Receiver<Input>,
     output: mpsc::Sender<Output>,
 ) -> End {
-    let mut session = match runtime.exec(&request.container_id, request.cmd, request.tty, request.stdin).await {
+    let mut session = match runtime
+        .exec(&request.container_id, request.cmd, request.tty, request.stdin)
+        .await
+    {
         Ok(session) => session,
         Err(status) => {
-            return End::Failure(format!("error executing command in container: {}", status.message()));
+            return End::Failure(format!(
+                "error executing command in container: {}",
+                status.message()
+            ));
         }
     };
     let mut streams = match Streams::new(session.stdin.take(), session.terminal.take()) {
         Ok(streams) => streams,
         Err(error) => return End::Failure(error.to_string()),
     };
-    streams.outputs(session.stdout.take(), session.stderr.take(), request.stdout, request.stderr);
+    streams.outputs(
+        session.stdout.take(),
+        session.stderr.take(),
+        request.stdout,
+        request.stderr,
+    );
     let work = streams.pump(input, output);
     tokio::pin!(work);
     tokio::select! {
@@ -174,7 +202,10 @@ async fn attach(
     input: mpsc::Receiver<Input>,
     output: mpsc::Sender<Output>,
 ) -> End {
-    let session = match runtime.attach(&request.container_id, request.stdout, request.stderr).await {
+    let session = match runtime
+        .attach(&request.container_id, request.stdout, request.stderr)
+        .await
+    {
         Ok(session) => session,
         Err(status) => return End::Failure(format!("error attaching to container: {}", status.message())),
     };
@@ -225,13 +256,20 @@ impl Streams {
         terminal: Option<std::os::fd::OwnedFd>,
     ) -> std::io::Result<Self> {
         let terminal = terminal.map(StreamFd::new).transpose()?.map(Arc::new);
-        let outputs = terminal.iter().map(|fd| (Channel::Stdout, Arc::clone(fd), true)).collect();
+        let outputs = terminal
+            .iter()
+            .map(|fd| (Channel::Stdout, Arc::clone(fd), true))
+            .collect();
         let resizes = terminal.is_some();
         let stdin = match terminal {
             Some(terminal) => Some(terminal),
             None => stdin.map(StreamFd::new).transpose()?.map(Arc::new),
         };
-        Ok(Self { stdin, outputs, resizes })
+        Ok(Self {
+            stdin,
+            outputs,
+            resizes,
+        })
     }
 
     /// Adds pipes; what the client does not want is read and dropped.
@@ -242,9 +280,10 @@ impl Streams {
         wants_stdout: bool,
         wants_stderr: bool,
     ) {
-        for (channel, fd, wanted) in
-            [(Channel::Stdout, stdout, wants_stdout), (Channel::Stderr, stderr, wants_stderr)]
-        {
+        for (channel, fd, wanted) in [
+            (Channel::Stdout, stdout, wants_stdout),
+            (Channel::Stderr, stderr, wants_stderr),
+        ] {
             match fd.map(StreamFd::new) {
                 Some(Ok(fd)) => self.outputs.push((channel, Arc::new(fd), wanted)),
                 Some(Err(error)) => tracing::warn!(%error, "using an output pipe"),
@@ -256,7 +295,9 @@ impl Streams {
     /// Moves bytes both ways until all outputs have ended or the client is gone.
     async fn pump(self, mut input: mpsc::Receiver<Input>, output: mpsc::Sender<Output>) -> Finished {
         let reading = futures::future::join_all(
-            self.outputs.iter().map(|(channel, fd, wanted)| forward(*channel, fd, wanted.then_some(&output))),
+            self.outputs
+                .iter()
+                .map(|(channel, fd, wanted)| forward(*channel, fd, wanted.then_some(&output))),
         );
         let mut stdin = self.stdin.clone();
         let resizes = self.resizes;

@@ -45,7 +45,12 @@ impl StreamFd {
 
     /// Sets a terminal's size.
     pub(super) fn resize(&self, width: u16, height: u16) -> io::Result<()> {
-        let size = rustix::termios::Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = rustix::termios::Winsize {
+            ws_row: height,
+            ws_col: width,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         Ok(rustix::termios::tcsetwinsize(self.0.get_ref(), size)?)
     }
 }

@@ -70,7 +70,12 @@ async fn accept<R: AsyncRead + Unpin>(
                         Some("error") => pair.error = Some(id),
                         _ => {}
                     }
-                    if let Pair { data: Some(data), error: Some(error), port } = *pair {
+                    if let Pair {
+                        data: Some(data),
+                        error: Some(error),
+                        port,
+                    } = *pair
+                    {
                         pairs.remove(&key);
                         let (sender, receiver) = mpsc::channel(QUEUE);
                         connections.insert(data, sender);
@@ -154,8 +159,13 @@ async fn forward(
 async fn connect(runtime: &Runtime, sandbox: &str, port: u16) -> io::Result<TcpStream> {
     let shim = runtime.sandbox(sandbox).ok().and_then(|sandbox| sandbox.shim());
     let shim = shim.ok_or_else(|| io::Error::other("the sandbox is not running"))?;
-    let (_, mut fds) = shim.ask(Request::Dial { port }, Vec::new()).await.map_err(io::Error::other)?;
-    let fd = fds.pop_front().ok_or_else(|| io::Error::other("the shim returned no socket"))?;
+    let (_, mut fds) = shim
+        .ask(Request::Dial { port }, Vec::new())
+        .await
+        .map_err(io::Error::other)?;
+    let fd = fds
+        .pop_front()
+        .ok_or_else(|| io::Error::other("the shim returned no socket"))?;
     let socket = TcpStream::from_std(fd.into())?;
     socket.writable().await?;
     match socket.take_error()? {

@@ -54,7 +54,11 @@ impl StreamingServer {
     pub(crate) async fn bind() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener: Arc::new(listener), address, tokens: Arc::default() })
+        Ok(Self {
+            listener: Arc::new(listener),
+            address,
+            tokens: Arc::default(),
+        })
     }
 
     /// Makes a URL for a session.
@@ -65,7 +69,10 @@ impl StreamingServer {
         let mut tokens = self.tokens.lock();
         tokens.retain(|_, (made, _)| made.elapsed() < TOKEN_LIFE);
         if tokens.len() >= MAX_TOKENS
-            && let Some(oldest) = tokens.iter().min_by_key(|(_, (made, _))| *made).map(|(token, _)| token.clone())
+            && let Some(oldest) = tokens
+                .iter()
+                .min_by_key(|(_, (made, _))| *made)
+                .map(|(token, _)| token.clone())
         {
             tokens.remove(&oldest);
         }
@@ -117,7 +124,9 @@ impl StreamingServer {
         if let Err(error) = served {
             tracing::debug!(%error, "serving a streaming connection");
         }
-        let (Ok(upgrade), Some(inner)) = (upgrades.try_recv(), runtime.upgrade()) else { return };
+        let (Ok(upgrade), Some(inner)) = (upgrades.try_recv(), runtime.upgrade()) else {
+            return;
+        };
         let runtime = Runtime(inner);
         match upgrade.on.await {
             Ok(upgraded) => {
@@ -136,7 +145,13 @@ impl StreamingServer {
         mut request: hyper::Request<hyper::body::Incoming>,
         upgrades: &tokio::sync::mpsc::Sender<Upgrade>,
     ) -> hyper::Response<String> {
-        let token = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let token = request
+            .uri()
+            .path()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let Some(session) = self.take(&token) else {
             return refuse(StatusCode::NOT_FOUND, "unknown or used token");
         };
@@ -146,7 +161,15 @@ impl StreamingServer {
             Err(message) => return refuse(StatusCode::BAD_REQUEST, &message),
         };
         let on = hyper::upgrade::on(&mut request);
-        if upgrades.send(Upgrade { on, session, protocol }).await.is_err() {
+        if upgrades
+            .send(Upgrade {
+                on,
+                session,
+                protocol,
+            })
+            .await
+            .is_err()
+        {
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "closing");
         }
         response
@@ -197,21 +220,32 @@ fn choose(headers: &HeaderMap, port_forward: bool) -> Result<(Chosen, hyper::Res
     let out = response.headers_mut();
     out.insert("connection", HeaderValue::from_static("Upgrade"));
     let mut put = |name: &'static str, value: &str| -> Result<(), String> {
-        out.insert(name, HeaderValue::from_str(value).map_err(|error| error.to_string())?);
+        out.insert(
+            name,
+            HeaderValue::from_str(value).map_err(|error| error.to_string())?,
+        );
         Ok(())
     };
     let upgrade = list("upgrade");
-    if upgrade.iter().any(|value| value.eq_ignore_ascii_case("websocket")) {
-        let key = headers.get("sec-websocket-key").ok_or("missing Sec-WebSocket-Key")?;
+    if upgrade
+        .iter()
+        .any(|value| value.eq_ignore_ascii_case("websocket"))
+    {
+        let key = headers
+            .get("sec-websocket-key")
+            .ok_or("missing Sec-WebSocket-Key")?;
         let offered = list("sec-websocket-protocol");
         let offered: Vec<&str> = offered.iter().map(String::as_str).collect();
         let (chosen, name) = if port_forward {
             if !offered.contains(&TUNNEL_PROTOCOL) {
-                return Err(format!("unable to negotiate protocol: only {TUNNEL_PROTOCOL} is supported"));
+                return Err(format!(
+                    "unable to negotiate protocol: only {TUNNEL_PROTOCOL} is supported"
+                ));
             }
             (Chosen::Tunnel, TUNNEL_PROTOCOL)
         } else {
-            let protocol = websocket::negotiate(&offered).ok_or("unable to negotiate a WebSocket protocol")?;
+            let protocol =
+                websocket::negotiate(&offered).ok_or("unable to negotiate a WebSocket protocol")?;
             (Chosen::Channels(protocol), protocol.name)
         };
         put("upgrade", "websocket")?;
@@ -229,7 +263,10 @@ fn choose(headers: &HeaderMap, port_forward: bool) -> Result<(Chosen, hyper::Res
             ("", false)
         } else {
             let known = |name: &String| spdy_command::PROTOCOLS.iter().find(|(known, _)| known == name);
-            *offered.iter().find_map(known).ok_or("unable to negotiate a stream protocol")?
+            *offered
+                .iter()
+                .find_map(known)
+                .ok_or("unable to negotiate a stream protocol")?
         };
         put("upgrade", "SPDY/3.1")?;
         if !name.is_empty() {
@@ -253,13 +290,17 @@ async fn serve(
             websocket::serve(runtime, session, protocol, socket).await;
             Ok(())
         }
-        (Chosen::Spdy(_), Session::PortForward(request)) => portforward::serve(runtime, &request, socket).await,
+        (Chosen::Spdy(_), Session::PortForward(request)) => {
+            portforward::serve(runtime, &request, socket).await
+        }
         (Chosen::Spdy(status), session) => spdy_command::serve(runtime, session, status, socket).await,
         (Chosen::Tunnel, Session::PortForward(request)) => {
             let socket = WebSocketStream::from_raw_socket(socket, Role::Server, None).await;
             let (ours, theirs) = tokio::io::duplex(64 << 10);
-            let ((), served) =
-                tokio::join!(websocket::tunnel(socket, theirs), portforward::serve(runtime, &request, ours));
+            let ((), served) = tokio::join!(
+                websocket::tunnel(socket, theirs),
+                portforward::serve(runtime, &request, ours)
+            );
             served
         }
         (Chosen::Tunnel, _) => Ok(()),
@@ -276,12 +317,19 @@ mod tests {
             let headers: HeaderMap = pairs
                 .iter()
                 .map(|(name, value)| {
-                    (hyper::header::HeaderName::from_static(name), HeaderValue::from_static(value))
+                    (
+                        hyper::header::HeaderName::from_static(name),
+                        HeaderValue::from_static(value),
+                    )
                 })
                 .collect();
             let found = choose(&headers, port_forward).ok().map(|(_, response)| response);
             let header = |name: &str| {
-                found.as_ref().and_then(|r| r.headers().get(name)).and_then(|v| v.to_str().ok()).map(str::to_owned)
+                found
+                    .as_ref()
+                    .and_then(|r| r.headers().get(name))
+                    .and_then(|v| v.to_str().ok())
+                    .map(str::to_owned)
             };
             assert_eq!(found.is_some(), expected.is_some(), "{pairs:?}");
             if let Some((name, value)) = expected {
@@ -291,16 +339,36 @@ mod tests {
         let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
         let websocket = ("upgrade", "websocket");
         let protocols = ("sec-websocket-protocol", "v5.channel.k8s.io, v4.channel.k8s.io");
-        check(&[websocket, key, protocols], false, Some(("sec-websocket-protocol", "v5.channel.k8s.io")));
-        check(&[websocket, key], false, Some(("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
+        check(
+            &[websocket, key, protocols],
+            false,
+            Some(("sec-websocket-protocol", "v5.channel.k8s.io")),
+        );
+        check(
+            &[websocket, key],
+            false,
+            Some(("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")),
+        );
         check(&[websocket], false, None);
         check(&[websocket, key, protocols], true, None);
         let tunnel = ("sec-websocket-protocol", TUNNEL_PROTOCOL);
-        check(&[websocket, key, tunnel], true, Some(("sec-websocket-protocol", TUNNEL_PROTOCOL)));
+        check(
+            &[websocket, key, tunnel],
+            true,
+            Some(("sec-websocket-protocol", TUNNEL_PROTOCOL)),
+        );
         let versions = ("x-stream-protocol-version", "v9.channel.k8s.io,v4.channel.k8s.io");
         let spdy = ("upgrade", "SPDY/3.1");
-        check(&[spdy, versions], false, Some(("x-stream-protocol-version", "v4.channel.k8s.io")));
-        check(&[spdy, ("x-stream-protocol-version", "v9.channel.k8s.io")], false, None);
+        check(
+            &[spdy, versions],
+            false,
+            Some(("x-stream-protocol-version", "v4.channel.k8s.io")),
+        );
+        check(
+            &[spdy, ("x-stream-protocol-version", "v9.channel.k8s.io")],
+            false,
+            None,
+        );
         check(&[], false, None);
     }
 }

@@ -69,7 +69,10 @@ pub(super) struct Reader<R> {
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     pub(super) fn new(source: R) -> Self {
-        Self { source, headers: Decompress::new(true) }
+        Self {
+            source,
+            headers: Decompress::new(true),
+        }
     }
 
     /// The next event, or two for data with an end. None at the end of the connection.
@@ -136,7 +139,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 plain.reserve(plain.len());
             }
             let before = self.headers.total_in();
-            let outcome = self.headers.decompress_vec(input, &mut plain, FlushDecompress::Sync);
+            let outcome = self
+                .headers
+                .decompress_vec(input, &mut plain, FlushDecompress::Sync);
             let used = usize::try_from(self.headers.total_in() - before).unwrap_or_default();
             input = &input[used.min(input.len())..];
             match outcome {
@@ -160,7 +165,9 @@ fn parse_headers(plain: &[u8]) -> io::Result<HashMap<String, String>> {
     let mut headers = HashMap::new();
     let text = |at: &mut usize| -> io::Result<String> {
         let length = number(plain, *at)? as usize;
-        let bytes = plain.get(*at + 4..*at + 4 + length).ok_or_else(|| invalid("short headers"))?;
+        let bytes = plain
+            .get(*at + 4..*at + 4 + length)
+            .ok_or_else(|| invalid("short headers"))?;
         *at += 4 + length;
         Ok(String::from_utf8_lossy(bytes).into_owned())
     };
@@ -176,9 +183,14 @@ fn parse_headers(plain: &[u8]) -> io::Result<HashMap<String, String>> {
 ///
 /// # Errors
 /// When the connection fails.
-pub(super) async fn write<W: AsyncWrite + Unpin>(mut sink: W, mut frames: mpsc::Receiver<Frame>) -> io::Result<()> {
+pub(super) async fn write<W: AsyncWrite + Unpin>(
+    mut sink: W,
+    mut frames: mpsc::Receiver<Frame>,
+) -> io::Result<()> {
     let mut compress = Compress::new(Compression::fast(), true);
-    compress.set_dictionary(&dictionary()).map_err(|_| invalid("dictionary"))?;
+    compress
+        .set_dictionary(&dictionary())
+        .map_err(|_| invalid("dictionary"))?;
     let mut last = 0;
     while let Some(frame) = frames.recv().await {
         match frame {
@@ -245,7 +257,9 @@ mod tests {
             }
         }
         let mut block = Vec::with_capacity(4096);
-        compress.compress_vec(&plain, &mut block, FlushCompress::Sync).unwrap();
+        compress
+            .compress_vec(&plain, &mut block, FlushCompress::Sync)
+            .unwrap();
         let mut body = id.to_be_bytes().to_vec();
         body.extend_from_slice(&[0; 6]);
         body.extend_from_slice(&block);
@@ -264,7 +278,11 @@ mod tests {
         wire.extend([0, 0, 0, 3, 1, 0, 0, 2, b'h', b'i']);
         wire.extend([0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 9]);
         let mut reader = Reader::new(&wire[..]);
-        let map = |list: &[(&str, &str)]| list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let map = |list: &[(&str, &str)]| {
+            list.iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
+        };
         for expected in [
             vec![Event::Stream(1, map(&[("streamtype", "error"), ("port", "80")]))],
             vec![Event::Stream(3, map(&[("streamtype", "data")]))],
@@ -281,7 +299,10 @@ mod tests {
     async fn frames_are_written() {
         let (sender, frames) = mpsc::channel(8);
         sender.send(Frame::Reply(1)).await.unwrap();
-        sender.send(Frame::Data(1, Bytes::from_static(b"out"))).await.unwrap();
+        sender
+            .send(Frame::Data(1, Bytes::from_static(b"out")))
+            .await
+            .unwrap();
         sender.send(Frame::Fin(1)).await.unwrap();
         drop(sender);
         let mut wire = Vec::new();
@@ -289,7 +310,10 @@ mod tests {
         assert_eq!(wire[..4], [0x80, 3, 0, 2]);
         let length = usize::from(wire[7]);
         let rest = &wire[8 + length..];
-        assert_eq!(rest[..19], [0, 0, 0, 1, 0, 0, 0, 3, b'o', b'u', b't', 0, 0, 0, 1, 1, 0, 0, 0]);
+        assert_eq!(
+            rest[..19],
+            [0, 0, 0, 1, 0, 0, 0, 3, b'o', b'u', b't', 0, 0, 0, 1, 1, 0, 0, 0]
+        );
         assert_eq!(rest[19..23], [0x80, 3, 0, 7]);
     }
 }

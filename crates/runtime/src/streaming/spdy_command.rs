@@ -36,7 +36,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send>(
     status: bool,
     socket: S,
 ) -> io::Result<()> {
-    let Some(wanted) = Wanted::of(&session) else { return Ok(()) };
+    let Some(wanted) = Wanted::of(&session) else {
+        return Ok(());
+    };
     let (read, write) = tokio::io::split(socket);
     let mut reader = Reader::new(read);
     let (frames, queue) = mpsc::channel(QUEUE);
@@ -61,7 +63,11 @@ async fn open_streams<R: AsyncRead + Unpin>(
     wanted: Wanted,
 ) -> io::Result<HashMap<String, u32>> {
     let mut expected = vec!["error"];
-    let kinds = [(wanted.stdin, "stdin"), (wanted.stdout, "stdout"), (wanted.stderr && !wanted.tty, "stderr")];
+    let kinds = [
+        (wanted.stdin, "stdin"),
+        (wanted.stdout, "stdout"),
+        (wanted.stderr && !wanted.tty, "stderr"),
+    ];
     expected.extend(kinds.iter().filter(|(wanted, _)| *wanted).map(|(_, kind)| *kind));
     let mut streams = HashMap::new();
     while !expected.iter().all(|kind| streams.contains_key(*kind)) {
@@ -82,7 +88,10 @@ async fn open_streams<R: AsyncRead + Unpin>(
 }
 
 async fn send(frames: &mpsc::Sender<Frame>, frame: Frame) -> io::Result<()> {
-    frames.send(frame).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    frames
+        .send(frame)
+        .await
+        .map_err(|_| io::ErrorKind::BrokenPipe.into())
 }
 
 /// Moves bytes between the streams and the session, until it ends.
@@ -150,12 +159,19 @@ async fn talk<R: AsyncRead + Unpin>(
     };
     let running = async {
         let (end, ()) = tokio::join!(command::run(runtime, session, input, output), forwarding);
-        let text = if status { Some(end.status().to_string()) } else { end.text() };
+        let text = if status {
+            Some(end.status().to_string())
+        } else {
+            end.text()
+        };
         if let (Some(id), Some(text)) = (id_of(Channel::Error), text) {
             // When the client is gone nobody is to be told.
             let _ = frames.send(Frame::Data(id, text.into_bytes().into())).await;
         }
-        for id in [Channel::Error, Channel::Stdout, Channel::Stderr].into_iter().filter_map(id_of) {
+        for id in [Channel::Error, Channel::Stdout, Channel::Stderr]
+            .into_iter()
+            .filter_map(id_of)
+        {
             let _ = frames.send(Frame::Fin(id)).await;
         }
     };

@@ -32,32 +32,69 @@ pub(super) struct Protocol {
 
 /// All of them, best first; the empty name is for clients that ask for none.
 const PROTOCOLS: &[Protocol] = &[
-    Protocol { name: "v5.channel.k8s.io", base64: false, status: true },
-    Protocol { name: "v4.channel.k8s.io", base64: false, status: true },
-    Protocol { name: "v4.base64.channel.k8s.io", base64: true, status: true },
-    Protocol { name: "channel.k8s.io", base64: false, status: false },
-    Protocol { name: "base64.channel.k8s.io", base64: true, status: false },
+    Protocol {
+        name: "v5.channel.k8s.io",
+        base64: false,
+        status: true,
+    },
+    Protocol {
+        name: "v4.channel.k8s.io",
+        base64: false,
+        status: true,
+    },
+    Protocol {
+        name: "v4.base64.channel.k8s.io",
+        base64: true,
+        status: true,
+    },
+    Protocol {
+        name: "channel.k8s.io",
+        base64: false,
+        status: false,
+    },
+    Protocol {
+        name: "base64.channel.k8s.io",
+        base64: true,
+        status: false,
+    },
 ];
 
 /// Chooses the first protocol of the client's list that is known.
 pub(super) fn negotiate(offered: &[&str]) -> Option<Protocol> {
     if offered.is_empty() {
-        return Some(Protocol { name: "", base64: false, status: false });
+        return Some(Protocol {
+            name: "",
+            base64: false,
+            status: false,
+        });
     }
-    offered.iter().find_map(|name| PROTOCOLS.iter().find(|protocol| protocol.name == *name)).copied()
+    offered
+        .iter()
+        .find_map(|name| PROTOCOLS.iter().find(|protocol| protocol.name == *name))
+        .copied()
 }
 
 /// Serves exec or attach.
-pub(super) async fn serve<S>(runtime: &Runtime, session: Session, protocol: Protocol, socket: WebSocketStream<S>)
-where
+pub(super) async fn serve<S>(
+    runtime: &Runtime,
+    session: Session,
+    protocol: Protocol,
+    socket: WebSocketStream<S>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let Some(wanted) = Wanted::of(&session) else { return };
+    let Some(wanted) = Wanted::of(&session) else {
+        return;
+    };
     let (mut sink, mut stream) = socket.split();
     let (inputs, input) = mpsc::channel(QUEUE);
     let (output, mut outputs) = mpsc::channel::<Output>(QUEUE);
     // Tells the client that the session is established.
-    let first = if wanted.stdout { Channel::Stdout } else { Channel::Stderr };
+    let first = if wanted.stdout {
+        Channel::Stdout
+    } else {
+        Channel::Stderr
+    };
     if sink.send(encode(protocol, first, &[])).await.is_err() {
         return;
     }
@@ -93,7 +130,11 @@ where
             }
         };
         while let Some(output) = outputs.recv().await {
-            if sink.send(encode(protocol, output.channel, &output.bytes)).await.is_err() {
+            if sink
+                .send(encode(protocol, output.channel, &output.bytes))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -101,7 +142,10 @@ where
             // The client may be gone; then nobody is to be told.
             let _ = sink.send(encode(protocol, Channel::Error, text.as_bytes())).await;
         }
-        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let frame = CloseFrame {
+            code: CloseCode::Normal,
+            reason: "".into(),
+        };
         let _ = sink.send(Message::Close(Some(frame))).await;
         let _ = sink.close().await;
     };
@@ -114,7 +158,11 @@ where
 }
 
 fn error_message(protocol: Protocol, end: &End) -> Option<String> {
-    if protocol.status { Some(end.status().to_string()) } else { end.text() }
+    if protocol.status {
+        Some(end.status().to_string())
+    } else {
+        end.text()
+    }
 }
 
 fn encode(protocol: Protocol, channel: Channel, bytes: &[u8]) -> Message {
@@ -154,7 +202,10 @@ pub(super) fn resize(json: &[u8]) -> Option<Input> {
         let value = value.get(upper).or_else(|| value.get(lower))?.as_u64()?;
         u16::try_from(value).ok()
     };
-    Some(Input::Resize(number("Width", "width")?, number("Height", "height")?))
+    Some(Input::Resize(
+        number("Width", "width")?,
+        number("Height", "height")?,
+    ))
 }
 
 /// Presents the binary messages of a WebSocket as a byte stream, until either side ends.
@@ -176,7 +227,11 @@ where
     let outward = async {
         let mut buffer = vec![0; 32 * 1024];
         while let Ok(length @ 1..) = read.read(&mut buffer).await {
-            if sink.send(Message::binary(buffer[..length].to_vec())).await.is_err() {
+            if sink
+                .send(Message::binary(buffer[..length].to_vec()))
+                .await
+                .is_err()
+            {
                 break;
             }
         }
@@ -195,10 +250,20 @@ mod tests {
     #[test]
     fn protocols_are_negotiated() {
         let check = |offered: &[&str], chosen: Option<&str>| {
-            assert_eq!(negotiate(offered).map(|protocol| protocol.name), chosen, "{offered:?}");
+            assert_eq!(
+                negotiate(offered).map(|protocol| protocol.name),
+                chosen,
+                "{offered:?}"
+            );
         };
-        check(&["v5.channel.k8s.io", "v4.channel.k8s.io"], Some("v5.channel.k8s.io"));
-        check(&["v9.channel.k8s.io", "base64.channel.k8s.io"], Some("base64.channel.k8s.io"));
+        check(
+            &["v5.channel.k8s.io", "v4.channel.k8s.io"],
+            Some("v5.channel.k8s.io"),
+        );
+        check(
+            &["v9.channel.k8s.io", "base64.channel.k8s.io"],
+            Some("base64.channel.k8s.io"),
+        );
         check(&["nonsense"], None);
         check(&[], Some(""));
     }
@@ -206,7 +271,10 @@ mod tests {
     #[test]
     fn messages_are_decoded() {
         assert!(matches!(decode(b"\0abc"), Some(Input::Stdin(bytes)) if &bytes[..] == b"abc"));
-        assert!(matches!(decode(b"\x04{\"Width\":80,\"Height\":24}"), Some(Input::Resize(80, 24))));
+        assert!(matches!(
+            decode(b"\x04{\"Width\":80,\"Height\":24}"),
+            Some(Input::Resize(80, 24))
+        ));
         assert!(matches!(decode(b"\xff\0"), Some(Input::StdinEnd)));
         assert!(decode(b"\xff\x01").is_none());
         assert!(decode(b"").is_none());

@@ -12,7 +12,11 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn resident(pid: i64) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    status.lines().filter(|l| ["Rss", "Pss:", "Private_Dirty"].iter().any(|k| l.starts_with(k))).collect::<Vec<_>>().join(" ")
+    status
+        .lines()
+        .filter(|l| ["Rss", "Pss:", "Private_Dirty"].iter().any(|k| l.starts_with(k)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[tokio::test]
@@ -38,13 +42,27 @@ async fn pod_start_and_shim_memory() {
         node.exec(&id, "true").await;
         execs.push(begin.elapsed());
         if number == 0 {
-            let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: true };
-            let info = node.cri.pod_sandbox_status(request).await.unwrap().into_inner().info;
+            let request = v1::PodSandboxStatusRequest {
+                pod_sandbox_id: sandbox.clone(),
+                verbose: true,
+            };
+            let info = node
+                .cri
+                .pod_sandbox_status(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .info;
             let value: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
             println!("shim: {}", resident(value["pid"].as_i64().unwrap()));
         }
         let begin = Instant::now();
-        node.cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox }).await.unwrap();
+        node.cri
+            .remove_pod_sandbox(v1::RemovePodSandboxRequest {
+                pod_sandbox_id: sandbox,
+            })
+            .await
+            .unwrap();
         stops.push(begin.elapsed());
     }
     println!(

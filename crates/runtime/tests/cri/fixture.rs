@@ -44,10 +44,15 @@ impl Drop for Node {
             let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let pid = entry.file_name().to_string_lossy().parse::<i32>();
             if let (Ok(pid), true) = (pid, String::from_utf8_lossy(&arguments).contains(&dir)) {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
         }
-        let group = keelson_runtime::cgroup::Cgroups::detect().unwrap().group(Path::new(&self.cgroup));
+        let group = keelson_runtime::cgroup::Cgroups::detect()
+            .unwrap()
+            .group(Path::new(&self.cgroup));
         group.kill_all();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
             if let Some(path) = line.split(' ').nth(4).filter(|path| path.starts_with(&dir)) {
@@ -77,7 +82,11 @@ impl Node {
         let dir = temp.path().to_owned();
         let archive = build_busybox(&dir);
         let node = Self::open_in(dir, temp).await;
-        node.runtime.images().import(ImportSource::Path(archive)).await.unwrap();
+        node.runtime
+            .images()
+            .import(ImportSource::Path(archive))
+            .await
+            .unwrap();
         node
     }
 
@@ -93,13 +102,24 @@ impl Node {
                 let path = path.clone();
                 async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
             });
-            match Endpoint::from_static("http://cri").connect_with_connector(connect).await {
+            match Endpoint::from_static("http://cri")
+                .connect_with_connector(connect)
+                .await
+            {
                 Ok(channel) => break channel,
                 Err(_) => tokio::task::yield_now().await,
             }
         };
         let cgroup = format!("/keelson-cri-test-{}", std::process::id());
-        Self { cri: RuntimeServiceClient::new(channel), runtime, cgroup, dir, shutdown, server, _temp: temp }
+        Self {
+            cri: RuntimeServiceClient::new(channel),
+            runtime,
+            cgroup,
+            dir,
+            shutdown,
+            server,
+            _temp: temp,
+        }
     }
 
     /// Ends this runtime as a crash would, as far as shims can tell, and opens a new one.
@@ -121,20 +141,44 @@ impl Node {
     /// Removes every sandbox, and checks that nothing is left of them.
     pub(crate) async fn finish(mut self) {
         let request = v1::ListPodSandboxRequest::default();
-        for sandbox in self.cri.list_pod_sandbox(request).await.unwrap().into_inner().items {
-            let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id };
+        for sandbox in self
+            .cri
+            .list_pod_sandbox(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .items
+        {
+            let request = v1::RemovePodSandboxRequest {
+                pod_sandbox_id: sandbox.id,
+            };
             self.cri.remove_pod_sandbox(request).await.unwrap();
         }
         let (dir, cgroup) = (self.dir.clone(), self.cgroup.clone());
         let temp = Arc::clone(&self._temp);
         self.close().await;
-        for sub in ["root/sandboxes", "root/containers", "run/netns", "run/shm", "run/shims", "images/containers"] {
-            let left: Vec<_> = fs::read_dir(dir.join(sub)).unwrap().map(|e| e.unwrap().path()).collect();
+        for sub in [
+            "root/sandboxes",
+            "root/containers",
+            "run/netns",
+            "run/shm",
+            "run/shims",
+            "images/containers",
+        ] {
+            let left: Vec<_> = fs::read_dir(dir.join(sub))
+                .unwrap()
+                .map(|e| e.unwrap().path())
+                .collect();
             assert!(left.is_empty(), "left behind: {left:?}");
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(dir.to_str().unwrap()), "mounts left behind:\n{mounts}");
-        let group = keelson_runtime::cgroup::Cgroups::detect().unwrap().group(Path::new(&cgroup));
+        assert!(
+            !mounts.contains(dir.to_str().unwrap()),
+            "mounts left behind:\n{mounts}"
+        );
+        let group = keelson_runtime::cgroup::Cgroups::detect()
+            .unwrap()
+            .group(Path::new(&cgroup));
         assert_eq!(group.processes(), Vec::<i32>::new());
         group.remove().unwrap();
         drop(temp);
@@ -168,8 +212,16 @@ impl Node {
     }
 
     pub(crate) async fn run_pod(&mut self, config: &v1::PodSandboxConfig) -> String {
-        let request = v1::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-        self.cri.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id
+        let request = v1::RunPodSandboxRequest {
+            config: Some(config.clone()),
+            ..Default::default()
+        };
+        self.cri
+            .run_pod_sandbox(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .pod_sandbox_id
     }
 
     pub(crate) async fn create(
@@ -183,7 +235,12 @@ impl Node {
             config: Some(config),
             sandbox_config: Some(pod.clone()),
         };
-        Ok(self.cri.create_container(request).await?.into_inner().container_id)
+        Ok(self
+            .cri
+            .create_container(request)
+            .await?
+            .into_inner()
+            .container_id)
     }
 
     /// Creates and starts a container.
@@ -194,7 +251,12 @@ impl Node {
         config: v1::ContainerConfig,
     ) -> String {
         let id = self.create(sandbox, pod, config).await.unwrap();
-        self.cri.start_container(v1::StartContainerRequest { container_id: id.clone() }).await.unwrap();
+        self.cri
+            .start_container(v1::StartContainerRequest {
+                container_id: id.clone(),
+            })
+            .await
+            .unwrap();
         id
     }
 
@@ -207,8 +269,17 @@ impl Node {
     }
 
     pub(crate) async fn status(&mut self, container: &str) -> v1::ContainerStatus {
-        let request = v1::ContainerStatusRequest { container_id: container.to_owned(), verbose: false };
-        self.cri.container_status(request).await.unwrap().into_inner().status.unwrap()
+        let request = v1::ContainerStatusRequest {
+            container_id: container.to_owned(),
+            verbose: false,
+        };
+        self.cri
+            .container_status(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .status
+            .unwrap()
     }
 
     /// Waits for the end of a container.
@@ -252,8 +323,14 @@ impl Node {
 /// A container that runs a shell script and logs to `<name>.log`.
 pub(crate) fn shell(name: &str, script: &str) -> v1::ContainerConfig {
     v1::ContainerConfig {
-        metadata: Some(v1::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
-        image: Some(v1::ImageSpec { image: IMAGE.to_owned(), ..Default::default() }),
+        metadata: Some(v1::ContainerMetadata {
+            name: name.to_owned(),
+            attempt: 0,
+        }),
+        image: Some(v1::ImageSpec {
+            image: IMAGE.to_owned(),
+            ..Default::default()
+        }),
         command: ["sh", "-c", script].map(str::to_owned).to_vec(),
         log_path: format!("{name}.log"),
         linux: Some(v1::LinuxContainerConfig {
@@ -285,7 +362,11 @@ pub(crate) fn read_log(path: &str) -> Vec<(String, String)> {
     text.lines()
         .map(|line| {
             let mut fields = line.splitn(4, ' ');
-            let (_time, stream, tag) = (fields.next().unwrap(), fields.next().unwrap(), fields.next().unwrap());
+            let (_time, stream, tag) = (
+                fields.next().unwrap(),
+                fields.next().unwrap(),
+                fields.next().unwrap(),
+            );
             assert_eq!(tag, "F");
             (stream.to_owned(), fields.next().unwrap_or_default().to_owned())
         })
@@ -301,23 +382,31 @@ fn build_busybox(dir: &Path) -> PathBuf {
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
     for name in [
-        "sh", "cat", "echo", "sleep", "id", "ls", "touch", "mkdir", "grep", "head", "tail", "dd", "hostname", "ps",
-        "mount", "env", "pwd", "kill", "stat", "nc", "true", "false", "tty", "stty", "unshare", "chroot", "test",
-        "mknod", "readlink", "date", "seq", "ifconfig",
+        "sh", "cat", "echo", "sleep", "id", "ls", "touch", "mkdir", "grep", "head", "tail", "dd", "hostname",
+        "ps", "mount", "env", "pwd", "kill", "stat", "nc", "true", "false", "tty", "stty", "unshare",
+        "chroot", "test", "mknod", "readlink", "date", "seq", "ifconfig",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }
     fs::write(root.join("bin/not-executable"), "x").unwrap();
     fs::write(root.join("bin/not-a-program"), "\0\0\0\0nothing the kernel knows").unwrap();
     fs::set_permissions(root.join("bin/not-a-program"), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/home/web:/bin/sh\n").unwrap();
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/home/web:/bin/sh\n",
+    )
+    .unwrap();
     fs::write(root.join("etc/group"), "root:x:0:\nwww:x:34:\nextra:x:50:web\n").unwrap();
     let archive = dir.join("busybox.tar");
     let config = BuildConfig {
         reference: Some(IMAGE.to_owned()),
         run: RunConfig {
             env: vec!["PATH=/bin".to_owned(), "FROM_IMAGE=yes".to_owned()],
-            cmd: vec!["sh".to_owned(), "-c".to_owned(), "echo default command".to_owned()],
+            cmd: vec![
+                "sh".to_owned(),
+                "-c".to_owned(),
+                "echo default command".to_owned(),
+            ],
             ..RunConfig::default()
         },
         compression: LayerCompression::None,

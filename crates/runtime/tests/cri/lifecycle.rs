@@ -7,17 +7,28 @@ use crate::fixture::{Node, read_log, shell};
 #[tokio::test]
 async fn a_container_runs_logs_and_exits() {
     let mut node = Node::start().await;
-    let (_, sandbox, id) = node.run("pod", "echo out; echo err >&2; printf unfinished; exit 3").await;
+    let (_, sandbox, id) = node
+        .run("pod", "echo out; echo err >&2; printf unfinished; exit 3")
+        .await;
     let status = node.exited(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
-    assert!(status.created_at <= status.started_at && status.started_at <= status.finished_at, "{status:?}");
+    assert!(
+        status.created_at <= status.started_at && status.started_at <= status.finished_at,
+        "{status:?}"
+    );
     let mut log = read_log(&status.log_path);
     log.sort();
     let expected = [("stderr", "err"), ("stdout", "out"), ("stdout", "unfinished")];
     assert_eq!(log, expected.map(|(s, l)| (s.to_owned(), l.to_owned())));
-    let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: true };
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: sandbox.clone(),
+        verbose: true,
+    };
     let response = node.cri.pod_sandbox_status(request).await.unwrap().into_inner();
-    assert_eq!(response.status.unwrap().state, v1::PodSandboxState::SandboxReady as i32);
+    assert_eq!(
+        response.status.unwrap().state,
+        v1::PodSandboxState::SandboxReady as i32
+    );
     assert_eq!(response.containers_statuses.len(), 1);
     node.finish().await;
 }
@@ -25,7 +36,10 @@ async fn a_container_runs_logs_and_exits() {
 #[tokio::test]
 async fn the_images_command_is_the_default() {
     let mut node = Node::start().await;
-    let config = v1::ContainerConfig { command: Vec::new(), ..shell("main", "") };
+    let config = v1::ContainerConfig {
+        command: Vec::new(),
+        ..shell("main", "")
+    };
     let log = node.output("pod", config).await;
     assert_eq!(log, [("stdout".to_owned(), "default command".to_owned())]);
     node.finish().await;
@@ -39,21 +53,62 @@ async fn stopping_asks_before_it_kills() {
     while read_log(&node.status(&id).await.log_path).is_empty() {
         tokio::task::yield_now().await;
     }
-    node.cri.stop_container(v1::StopContainerRequest { container_id: id.clone(), timeout: 10 }).await.unwrap();
+    node.cri
+        .stop_container(v1::StopContainerRequest {
+            container_id: id.clone(),
+            timeout: 10,
+        })
+        .await
+        .unwrap();
     let status = node.status(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (5, "Error"));
 
-    let stubborn = node.start_container(&sandbox, &pod, shell("stubborn", "trap '' TERM; sleep 1000 & wait; wait")).await;
-    node.cri.stop_container(v1::StopContainerRequest { container_id: stubborn.clone(), timeout: 1 }).await.unwrap();
+    let stubborn = node
+        .start_container(
+            &sandbox,
+            &pod,
+            shell("stubborn", "trap '' TERM; sleep 1000 & wait; wait"),
+        )
+        .await;
+    node.cri
+        .stop_container(v1::StopContainerRequest {
+            container_id: stubborn.clone(),
+            timeout: 1,
+        })
+        .await
+        .unwrap();
     assert_eq!(node.status(&stubborn).await.exit_code, 137);
 
     // Stopping what is stopped or gone is no error.
-    node.cri.stop_container(v1::StopContainerRequest { container_id: id.clone(), timeout: 1 }).await.unwrap();
+    node.cri
+        .stop_container(v1::StopContainerRequest {
+            container_id: id.clone(),
+            timeout: 1,
+        })
+        .await
+        .unwrap();
     let absent = "0".repeat(64);
-    node.cri.stop_container(v1::StopContainerRequest { container_id: absent.clone(), timeout: 1 }).await.unwrap();
-    node.cri.remove_container(v1::RemoveContainerRequest { container_id: absent.clone() }).await.unwrap();
-    let request = v1::ContainerStatusRequest { container_id: absent, verbose: false };
-    assert_eq!(node.cri.container_status(request).await.unwrap_err().code(), tonic::Code::NotFound);
+    node.cri
+        .stop_container(v1::StopContainerRequest {
+            container_id: absent.clone(),
+            timeout: 1,
+        })
+        .await
+        .unwrap();
+    node.cri
+        .remove_container(v1::RemoveContainerRequest {
+            container_id: absent.clone(),
+        })
+        .await
+        .unwrap();
+    let request = v1::ContainerStatusRequest {
+        container_id: absent,
+        verbose: false,
+    };
+    assert_eq!(
+        node.cri.container_status(request).await.unwrap_err().code(),
+        tonic::Code::NotFound
+    );
     node.finish().await;
 }
 
@@ -63,14 +118,25 @@ async fn a_program_that_cannot_be_started_says_why() {
     let pod = node.pod("pod");
     let sandbox = node.run_pod(&pod).await;
     for (program, expected) in [
-        ("no-such-program", "exec: \"no-such-program\": executable file not found in $PATH"),
-        ("/no/such/program", "exec: \"/no/such/program\": stat /no/such/program: no such file or directory"),
-        ("/bin/not-executable", "exec: \"/bin/not-executable\": permission denied"),
+        (
+            "no-such-program",
+            "exec: \"no-such-program\": executable file not found in $PATH",
+        ),
+        (
+            "/no/such/program",
+            "exec: \"/no/such/program\": stat /no/such/program: no such file or directory",
+        ),
+        (
+            "/bin/not-executable",
+            "exec: \"/bin/not-executable\": permission denied",
+        ),
     ] {
         let mut config = shell(&program.replace('/', "-"), "");
         config.command = vec![program.to_owned()];
         let id = node.create(&sandbox, &pod, config).await.unwrap();
-        let request = v1::StartContainerRequest { container_id: id.clone() };
+        let request = v1::StartContainerRequest {
+            container_id: id.clone(),
+        };
         let error = node.cri.start_container(request).await.unwrap_err();
         assert!(error.message().ends_with(expected), "{}", error.message());
         let status = node.status(&id).await;
@@ -82,10 +148,16 @@ async fn a_program_that_cannot_be_started_says_why() {
     let id = node.start_container(&sandbox, &pod, config).await;
     let status = node.exited(&id).await;
     assert_eq!(status.exit_code, 255);
-    assert_eq!(read_log(&status.log_path)[0].1, "exec /bin/not-a-program: exec format error");
+    assert_eq!(
+        read_log(&status.log_path)[0].1,
+        "exec /bin/not-a-program: exec format error"
+    );
     let mut config = shell("image", "");
     config.image.as_mut().unwrap().image = "example.test/none:1".to_owned();
-    assert_eq!(node.create(&sandbox, &pod, config).await.unwrap_err().code(), tonic::Code::NotFound);
+    assert_eq!(
+        node.create(&sandbox, &pod, config).await.unwrap_err().code(),
+        tonic::Code::NotFound
+    );
     node.finish().await;
 }
 
@@ -103,18 +175,47 @@ async fn lists_are_filtered() {
         (v1::ContainerFilter::default(), vec![&ended, &running]),
         (state(v1::ContainerState::ContainerRunning), vec![&running]),
         (state(v1::ContainerState::ContainerExited), vec![&ended]),
-        (v1::ContainerFilter { pod_sandbox_id: sandbox.clone(), ..Default::default() }, vec![&running]),
-        (v1::ContainerFilter { id: ended[..12].to_owned(), ..Default::default() }, vec![&ended]),
+        (
+            v1::ContainerFilter {
+                pod_sandbox_id: sandbox.clone(),
+                ..Default::default()
+            },
+            vec![&running],
+        ),
+        (
+            v1::ContainerFilter {
+                id: ended[..12].to_owned(),
+                ..Default::default()
+            },
+            vec![&ended],
+        ),
     ] {
-        let request = v1::ListContainersRequest { filter: Some(filter.clone()) };
-        let list = node.cri.list_containers(request).await.unwrap().into_inner().containers;
+        let request = v1::ListContainersRequest {
+            filter: Some(filter.clone()),
+        };
+        let list = node
+            .cri
+            .list_containers(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .containers;
         let ids: Vec<&String> = list.iter().map(|container| &container.id).collect();
         assert_eq!(ids, expected, "{filter:?}");
     }
     let selector = std::collections::HashMap::from([("app".to_owned(), "one".to_owned())]);
-    let filter = v1::PodSandboxFilter { label_selector: selector, ..Default::default() };
+    let filter = v1::PodSandboxFilter {
+        label_selector: selector,
+        ..Default::default()
+    };
     let request = v1::ListPodSandboxRequest { filter: Some(filter) };
-    let list = node.cri.list_pod_sandbox(request).await.unwrap().into_inner().items;
+    let list = node
+        .cri
+        .list_pod_sandbox(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .items;
     assert_eq!(list.iter().map(|s| &s.id).collect::<Vec<_>>(), [&sandbox]);
     node.finish().await;
 }
@@ -122,10 +223,20 @@ async fn lists_are_filtered() {
 #[tokio::test]
 async fn events_tell_every_step() {
     let mut node = Node::start().await;
-    let mut events = node.cri.get_container_events(v1::GetEventsRequest {}).await.unwrap().into_inner();
+    let mut events = node
+        .cri
+        .get_container_events(v1::GetEventsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     let (_, sandbox, id) = node.run("pod", "exit 7").await;
     node.exited(&id).await;
-    node.cri.remove_container(v1::RemoveContainerRequest { container_id: id.clone() }).await.unwrap();
+    node.cri
+        .remove_container(v1::RemoveContainerRequest {
+            container_id: id.clone(),
+        })
+        .await
+        .unwrap();
     use v1::ContainerEventType as Type;
     for (about, kind) in [
         (&sandbox, Type::ContainerCreatedEvent),
@@ -136,7 +247,10 @@ async fn events_tell_every_step() {
         (&id, Type::ContainerDeletedEvent),
     ] {
         let event = events.message().await.unwrap().unwrap();
-        assert_eq!((&event.container_id, event.container_event_type), (about, kind as i32));
+        assert_eq!(
+            (&event.container_id, event.container_event_type),
+            (about, kind as i32)
+        );
         assert_eq!(event.pod_sandbox_status.unwrap().id, sandbox);
         if kind == Type::ContainerStoppedEvent {
             assert_eq!(event.containers_statuses[0].exit_code, 7);
@@ -151,7 +265,10 @@ async fn names_are_unique() {
     let mut node = Node::start().await;
     let pod = node.pod("pod");
     let sandbox = node.run_pod(&pod).await;
-    let request = v1::RunPodSandboxRequest { config: Some(pod.clone()), ..Default::default() };
+    let request = v1::RunPodSandboxRequest {
+        config: Some(pod.clone()),
+        ..Default::default()
+    };
     let error = node.cri.run_pod_sandbox(request).await.unwrap_err();
     assert!(error.message().contains("is reserved for"), "{error}");
     node.create(&sandbox, &pod, shell("main", "")).await.unwrap();

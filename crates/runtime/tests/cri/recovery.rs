@@ -17,11 +17,19 @@ async fn containers_outlive_the_runtime() {
     };
     let pod = node.pod("pod");
     let sandbox = node.run_pod(&pod).await;
-    let mut quick = shell("quick", "while [ ! -e /host/go ]; do sleep 0.05; done; echo done; touch /host/gone; exit 42");
+    let mut quick = shell(
+        "quick",
+        "while [ ! -e /host/go ]; do sleep 0.05; done; echo done; touch /host/gone; exit 42",
+    );
     quick.mounts.push(mount.clone());
     let quick = node.start_container(&sandbox, &pod, quick).await;
-    let long = node.start_container(&sandbox, &pod, shell("long", "sleep 1000")).await;
-    let failed = node.create(&sandbox, &pod, shell("created", "true")).await.unwrap();
+    let long = node
+        .start_container(&sandbox, &pod, shell("long", "sleep 1000"))
+        .await;
+    let failed = node
+        .create(&sandbox, &pod, shell("created", "true"))
+        .await
+        .unwrap();
     let gone = node.dir.join("gone");
     let mut node = {
         // While the runtime is away, one container ends.
@@ -40,23 +48,49 @@ async fn containers_outlive_the_runtime() {
     let status = node.exited(&quick).await;
     assert_eq!(status.exit_code, 42);
     assert_eq!(read_log(&status.log_path).last().unwrap().1, "done");
-    assert_eq!(node.status(&long).await.state, v1::ContainerState::ContainerRunning as i32);
-    assert_eq!(node.status(&failed).await.state, v1::ContainerState::ContainerCreated as i32);
+    assert_eq!(
+        node.status(&long).await.state,
+        v1::ContainerState::ContainerRunning as i32
+    );
+    assert_eq!(
+        node.status(&failed).await.state,
+        v1::ContainerState::ContainerCreated as i32
+    );
     // The sandbox goes on as before.
-    node.cri.start_container(v1::StartContainerRequest { container_id: failed.clone() }).await.unwrap();
+    node.cri
+        .start_container(v1::StartContainerRequest {
+            container_id: failed.clone(),
+        })
+        .await
+        .unwrap();
     assert_eq!(node.exited(&failed).await.reason, "Completed");
     assert_eq!(node.exec(&long, "echo still here").await.1, "still here\n");
     let mut node = node.restart().await;
     assert_eq!(node.status(&quick).await.exit_code, 42);
-    node.cri.stop_container(v1::StopContainerRequest { container_id: long.clone(), timeout: 0 }).await.unwrap();
+    node.cri
+        .stop_container(v1::StopContainerRequest {
+            container_id: long.clone(),
+            timeout: 0,
+        })
+        .await
+        .unwrap();
     assert_eq!(node.status(&long).await.exit_code, 137);
     node.finish().await;
 }
 
 /// Process id of a sandbox's shim.
 async fn shim_pid(node: &mut Node, sandbox: &str) -> i32 {
-    let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.to_owned(), verbose: true };
-    let info = node.cri.pod_sandbox_status(request).await.unwrap().into_inner().info;
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: sandbox.to_owned(),
+        verbose: true,
+    };
+    let info = node
+        .cri
+        .pod_sandbox_status(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .info;
     let value: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
     i32::try_from(value["pid"].as_i64().unwrap()).unwrap()
 }
@@ -74,10 +108,24 @@ async fn a_killed_shim_ends_its_containers() {
     kill_shim(&mut node, &sandbox).await;
     let status = node.exited(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
-    let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
-    let state = node.cri.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap().state;
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: sandbox.clone(),
+        verbose: false,
+    };
+    let state = node
+        .cri
+        .pod_sandbox_status(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .status
+        .unwrap()
+        .state;
     assert_eq!(state, v1::PodSandboxState::SandboxNotready as i32);
-    assert_eq!(node.status(&other).await.state, v1::ContainerState::ContainerRunning as i32);
+    assert_eq!(
+        node.status(&other).await.state,
+        v1::ContainerState::ContainerRunning as i32
+    );
     // Also when nobody watched.
     let pid = shim_pid(&mut node, &other_sandbox).await;
     let dir = node.dir.clone();

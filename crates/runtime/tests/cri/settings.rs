@@ -27,23 +27,42 @@ fn security(config: &mut v1::ContainerConfig) -> &mut v1::LinuxContainerSecurity
 async fn process_settings() {
     let mut node = Node::start().await;
     let n = &mut node;
-    check(n, "env", "echo $FROM_IMAGE $A $HOSTNAME $HOME; pwd", &["no 1 env /root", "/data"], |c| {
-        c.working_dir = "/data".to_owned();
-        let pair = |key: &str, value: &str| v1::KeyValue { key: key.to_owned(), value: value.to_owned() };
-        c.envs = vec![pair("FROM_IMAGE", "no"), pair("A", "1")];
-    })
+    check(
+        n,
+        "env",
+        "echo $FROM_IMAGE $A $HOSTNAME $HOME; pwd",
+        &["no 1 env /root", "/data"],
+        |c| {
+            c.working_dir = "/data".to_owned();
+            let pair = |key: &str, value: &str| v1::KeyValue {
+                key: key.to_owned(),
+                value: value.to_owned(),
+            };
+            c.envs = vec![pair("FROM_IMAGE", "no"), pair("A", "1")];
+        },
+    )
     .await;
-    check(n, "user", "id -u; id -g; id -G; echo x > /dev/stdout", &["33", "34", "34 7 50", "x"], |c| {
-        security(c).run_as_username = "web".to_owned();
-        security(c).supplemental_groups = vec![7];
-    })
+    check(
+        n,
+        "user",
+        "id -u; id -g; id -G; echo x > /dev/stdout",
+        &["33", "34", "34 7 50", "x"],
+        |c| {
+            security(c).run_as_username = "web".to_owned();
+            security(c).supplemental_groups = vec![7];
+        },
+    )
     .await;
     let caps = "grep -E 'Cap(Eff|Bnd)|NoNewPrivs' /proc/self/status";
     check(
         n,
         "caps",
         caps,
-        &["CapEff:\t0000000000000400", "CapBnd:\t0000000000000400", "NoNewPrivs:\t1"],
+        &[
+            "CapEff:\t0000000000000400",
+            "CapBnd:\t0000000000000400",
+            "NoNewPrivs:\t1",
+        ],
         |c| {
             let s = security(c);
             s.no_new_privs = true;
@@ -55,14 +74,26 @@ async fn process_settings() {
         },
     )
     .await;
-    check(n, "readonly", "touch /x 2>/dev/null || echo no; touch /dev/shm/x && echo yes", &["no", "yes"], |c| {
-        security(c).readonly_rootfs = true;
-    })
+    check(
+        n,
+        "readonly",
+        "touch /x 2>/dev/null || echo no; touch /dev/shm/x && echo yes",
+        &["no", "yes"],
+        |c| {
+            security(c).readonly_rootfs = true;
+        },
+    )
     .await;
-    check(n, "masked", "cat /proc/uptime; touch /proc/sys/kernel/hostname 2>&1 | grep -c Read-only", &["1"], |c| {
-        security(c).masked_paths = vec!["/proc/uptime".to_owned()];
-        security(c).readonly_paths = vec!["/proc/sys".to_owned()];
-    })
+    check(
+        n,
+        "masked",
+        "cat /proc/uptime; touch /proc/sys/kernel/hostname 2>&1 | grep -c Read-only",
+        &["1"],
+        |c| {
+            security(c).masked_paths = vec!["/proc/uptime".to_owned()];
+            security(c).readonly_paths = vec!["/proc/sys".to_owned()];
+        },
+    )
     .await;
     node.finish().await;
 }
@@ -83,7 +114,9 @@ async fn pod_settings() {
     let script = "hostname; cat /etc/resolv.conf /etc/hostname /proc/sys/net/ipv4/ip_unprivileged_port_start; \
                   ifconfig lo | grep -c UP; echo shared > /dev/shm/x; sleep 1000";
     let first = node.start_container(&sandbox, &pod, shell("first", script)).await;
-    let second = node.start_container(&sandbox, &pod, shell("second", "sleep 1000")).await;
+    let second = node
+        .start_container(&sandbox, &pod, shell("second", "sleep 1000"))
+        .await;
     let expected = "my-host search svc.cluster.local nameserver 10.96.0.10 options ndots:5 my-host 77 1";
     let path = node.status(&first).await.log_path;
     loop {
@@ -97,7 +130,10 @@ async fn pod_settings() {
     }
     while node.exec(&second, "cat /dev/shm/x").await.1 != "shared\n" {}
     let namespaces = "for n in net ipc uts; do readlink /proc/self/ns/$n; done";
-    assert_eq!(node.exec(&first, namespaces).await.1, node.exec(&second, namespaces).await.1);
+    assert_eq!(
+        node.exec(&first, namespaces).await.1,
+        node.exec(&second, namespaces).await.1
+    );
     let mut host = node.pod("host");
     let options = v1::NamespaceOption {
         network: v1::NamespaceMode::Node as i32,
@@ -105,13 +141,26 @@ async fn pod_settings() {
         pid: v1::NamespaceMode::Node as i32,
         ..Default::default()
     };
-    host.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options = Some(options.clone());
+    host.linux
+        .as_mut()
+        .unwrap()
+        .security_context
+        .as_mut()
+        .unwrap()
+        .namespace_options = Some(options.clone());
     let sandbox = node.run_pod(&host).await;
-    let config = secure(shell("main", "sleep 1000"), |security| security.namespace_options = Some(options));
+    let config = secure(shell("main", "sleep 1000"), |security| {
+        security.namespace_options = Some(options)
+    });
     let container = node.start_container(&sandbox, &host, config).await;
     let all = "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done";
-    let own = ["net", "ipc", "uts", "pid"]
-        .map(|name| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string() + "\n");
+    let own = ["net", "ipc", "uts", "pid"].map(|name| {
+        std::fs::read_link(format!("/proc/self/ns/{name}"))
+            .unwrap()
+            .display()
+            .to_string()
+            + "\n"
+    });
     assert_eq!(node.exec(&container, all).await.1, own.concat());
     node.finish().await;
 }
@@ -136,9 +185,18 @@ async fn mounts() {
     })
     .await;
     assert!(host.join("sub/x").exists());
-    check(n, "recursive", "touch /mnt/sub/y 2>/dev/null || echo ro", &["ro"], |c| {
-        c.mounts = vec![v1::Mount { recursive_read_only: true, ..at("sub", true) }];
-    })
+    check(
+        n,
+        "recursive",
+        "touch /mnt/sub/y 2>/dev/null || echo ro",
+        &["ro"],
+        |c| {
+            c.mounts = vec![v1::Mount {
+                recursive_read_only: true,
+                ..at("sub", true)
+            }];
+        },
+    )
     .await;
 
     // A mount made on the host later appears only where that is asked for.
@@ -156,10 +214,15 @@ async fn mounts() {
         ("both", v1::MountPropagation::PropagationBidirectional),
     ] {
         let mut config = shell(name, "sleep 1000");
-        config.mounts = vec![v1::Mount { propagation: propagation as i32, ..at("shared", false) }];
+        config.mounts = vec![v1::Mount {
+            propagation: propagation as i32,
+            ..at("shared", false)
+        }];
         if name == "both" {
-            security(&mut config).capabilities =
-                Some(v1::Capability { add_capabilities: vec!["SYS_ADMIN".to_owned()], ..Default::default() });
+            security(&mut config).capabilities = Some(v1::Capability {
+                add_capabilities: vec!["SYS_ADMIN".to_owned()],
+                ..Default::default()
+            });
         }
         ids.push(n.start_container(&sandbox, &pod, config).await);
     }
@@ -170,7 +233,12 @@ async fn mounts() {
     for id in &ids {
         seen.push(n.exec(id, "test -e /mnt/shared/later/marker").await.0);
     }
-    let (code, _, err) = n.exec(&ids[2], "mkdir /mnt/shared/in && mount -t tmpfs in /mnt/shared/in").await;
+    let (code, _, err) = n
+        .exec(
+            &ids[2],
+            "mkdir /mnt/shared/in && mount -t tmpfs in /mnt/shared/in",
+        )
+        .await;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let visible = mounts.contains(shared.join("in").to_str().unwrap());
     for path in [shared.join("in"), later, shared] {
@@ -194,10 +262,22 @@ async fn what_is_not_supported_is_refused() {
         })
     };
     let refused = [
-        ("apparmor", secure(shell("a", ""), |s| s.apparmor = localhost("profile"))),
-        ("seccomp profile", secure(shell("b", ""), |s| s.seccomp = localhost("none.json"))),
-        ("no privileged container allowed in sandbox", secure(shell("c", ""), |s| s.privileged = true)),
-        ("unable to find user nobody", secure(shell("d", ""), |s| s.run_as_username = "nobody".to_owned())),
+        (
+            "apparmor",
+            secure(shell("a", ""), |s| s.apparmor = localhost("profile")),
+        ),
+        (
+            "seccomp profile",
+            secure(shell("b", ""), |s| s.seccomp = localhost("none.json")),
+        ),
+        (
+            "no privileged container allowed in sandbox",
+            secure(shell("c", ""), |s| s.privileged = true),
+        ),
+        (
+            "unable to find user nobody",
+            secure(shell("d", ""), |s| s.run_as_username = "nobody".to_owned()),
+        ),
     ];
     for (expected, config) in refused {
         let error = node.create(&sandbox, &pod, config).await.unwrap_err();
@@ -205,10 +285,18 @@ async fn what_is_not_supported_is_refused() {
     }
     let mut userns = node.pod("userns");
     let options = userns.linux.as_mut().unwrap().security_context.as_mut().unwrap();
-    options.namespace_options.as_mut().unwrap().userns_options =
-        Some(v1::UserNamespace { mode: v1::NamespaceMode::Pod as i32, ..Default::default() });
-    let request = v1::RunPodSandboxRequest { config: Some(userns), ..Default::default() };
-    assert_eq!(node.cri.run_pod_sandbox(request).await.unwrap_err().code(), tonic::Code::Unimplemented);
+    options.namespace_options.as_mut().unwrap().userns_options = Some(v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod as i32,
+        ..Default::default()
+    });
+    let request = v1::RunPodSandboxRequest {
+        config: Some(userns),
+        ..Default::default()
+    };
+    assert_eq!(
+        node.cri.run_pod_sandbox(request).await.unwrap_err().code(),
+        tonic::Code::Unimplemented
+    );
     node.finish().await;
 }
 
@@ -216,7 +304,13 @@ async fn what_is_not_supported_is_refused() {
 async fn privileged_containers() {
     let mut node = Node::start().await;
     let mut pod = node.pod("pod");
-    pod.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+    pod.linux
+        .as_mut()
+        .unwrap()
+        .security_context
+        .as_mut()
+        .unwrap()
+        .privileged = true;
     let sandbox = node.run_pod(&pod).await;
     let script = "mount -t tmpfs t /data && echo mounted; test -w /sys/kernel && echo writable; ls /dev | grep -c loop0";
     let config = secure(shell("main", script), |security| security.privileged = true);

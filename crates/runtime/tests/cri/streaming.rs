@@ -20,7 +20,9 @@ async fn dial(url: &str) -> TcpStream {
 
 async fn websocket(url: &str, protocol: &str) -> Result<WebSocketStream<TcpStream>, String> {
     let mut request = url.replace("http://", "ws://").into_client_request().unwrap();
-    request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", protocol.parse().unwrap());
     tokio_tungstenite::client_async(request, dial(url).await)
         .await
         .map(|(socket, _)| socket)
@@ -66,7 +68,11 @@ async fn exec_over_websocket() {
     // A token is good once.
     assert!(websocket(&url, "v5.channel.k8s.io").await.is_err());
 
-    let request = v1::ExecRequest { tty: true, stderr: false, ..exec(&id, "stty size; tty; read x; stty size; echo $x") };
+    let request = v1::ExecRequest {
+        tty: true,
+        stderr: false,
+        ..exec(&id, "stty size; tty; read x; stty size; echo $x")
+    };
     let url = node.cri.exec(request).await.unwrap().into_inner().url;
     let mut socket = websocket(&url, "v4.channel.k8s.io").await.unwrap();
     let mut seen = String::new();
@@ -75,12 +81,18 @@ async fn exec_over_websocket() {
         seen.push_str(std::str::from_utf8(&message.into_data()[1..]).unwrap());
     }
     assert!(seen.contains("24 80"), "{seen}");
-    socket.send(Message::binary(b"\x04{\"Width\":100,\"Height\":30}".to_vec())).await.unwrap();
+    socket
+        .send(Message::binary(b"\x04{\"Width\":100,\"Height\":30}".to_vec()))
+        .await
+        .unwrap();
     socket.send(Message::binary(b"\0typed\n".to_vec())).await.unwrap();
     let [_, out, _, status] = collect(socket).await;
     assert!(out.contains("30 100") && out.contains("typed"), "{out}");
     assert!(status.contains("Success"), "{status}");
-    let request = v1::ExecRequest { cmd: vec!["none".to_owned()], ..exec(&id, "") };
+    let request = v1::ExecRequest {
+        cmd: vec!["none".to_owned()],
+        ..exec(&id, "")
+    };
     let url = node.cri.exec(request).await.unwrap().into_inner().url;
     let [_, _, _, status] = collect(websocket(&url, "v5.channel.k8s.io").await.unwrap()).await;
     assert!(status.contains("executable file not found in $PATH"), "{status}");
@@ -95,7 +107,12 @@ async fn attach_over_websocket() {
     for tty in [false, true] {
         let name = format!("tty-{tty}");
         let script = "while read line; do echo got $line; done; echo ended";
-        let config = v1::ContainerConfig { stdin: true, stdin_once: true, tty, ..shell(&name, script) };
+        let config = v1::ContainerConfig {
+            stdin: true,
+            stdin_once: true,
+            tty,
+            ..shell(&name, script)
+        };
         let id = node.start_container(&sandbox, &pod, config).await;
         let request = v1::AttachRequest {
             container_id: id.clone(),
@@ -120,7 +137,10 @@ async fn attach_over_websocket() {
         }
         let status = node.exited(&id).await;
         assert_eq!(status.exit_code, 0);
-        let log: Vec<String> = read_log(&status.log_path).into_iter().map(|(_, line)| line).collect();
+        let log: Vec<String> = read_log(&status.log_path)
+            .into_iter()
+            .map(|(_, line)| line)
+            .collect();
         assert!(log.iter().any(|line| line.starts_with("got one")), "{log:?}");
         assert!(log.iter().any(|line| line.starts_with("ended")), "{log:?}");
     }
@@ -147,8 +167,14 @@ impl Spdy {
             head.push(socket.read_u8().await?);
         }
         let head = String::from_utf8(head).unwrap().to_lowercase();
-        assert!(head.starts_with("http/1.1 101") && head.contains(version), "{head}");
-        Ok(Self { socket, compress: Compress::new(Compression::default(), true) })
+        assert!(
+            head.starts_with("http/1.1 101") && head.contains(version),
+            "{head}"
+        );
+        Ok(Self {
+            socket,
+            compress: Compress::new(Compression::default(), true),
+        })
     }
 
     async fn open(&mut self, id: u32, headers: &[(&str, &str)]) {
@@ -158,7 +184,9 @@ impl Spdy {
             plain.extend_from_slice(text.as_bytes());
         }
         let mut block = Vec::with_capacity(1024);
-        self.compress.compress_vec(&plain, &mut block, FlushCompress::Sync).unwrap();
+        self.compress
+            .compress_vec(&plain, &mut block, FlushCompress::Sync)
+            .unwrap();
         let mut frame = vec![0x80, 3, 0, 1];
         frame.extend_from_slice(&u32::try_from(block.len() + 10).unwrap().to_be_bytes());
         frame.extend_from_slice(&id.to_be_bytes());
@@ -180,7 +208,10 @@ impl Spdy {
         let mut data = vec![Vec::new(); ids.len()];
         let mut open = ids.to_vec();
         while !open.is_empty() {
-            let (id, length) = (self.socket.read_u32().await.unwrap(), self.socket.read_u32().await.unwrap());
+            let (id, length) = (
+                self.socket.read_u32().await.unwrap(),
+                self.socket.read_u32().await.unwrap(),
+            );
             let mut body = vec![0; usize::try_from(length & 0xff_ffff).unwrap()];
             self.socket.read_exact(&mut body).await.unwrap();
             if let Some(at) = ids.iter().position(|known| *known == id) {
@@ -190,7 +221,9 @@ impl Spdy {
                 }
             }
         }
-        data.into_iter().map(|bytes| String::from_utf8(bytes).unwrap()).collect()
+        data.into_iter()
+            .map(|bytes| String::from_utf8(bytes).unwrap())
+            .collect()
     }
 }
 
@@ -198,10 +231,17 @@ impl Spdy {
 async fn exec_over_spdy() {
     let mut node = Node::start().await;
     let (_, _, id) = node.run("pod", "sleep 1000").await;
-    let url = node.cri.exec(exec(&id, "cat; echo err >&2; exit 6")).await.unwrap().into_inner().url;
+    let url = node
+        .cri
+        .exec(exec(&id, "cat; echo err >&2; exit 6"))
+        .await
+        .unwrap()
+        .into_inner()
+        .url;
     let mut spdy = Spdy::connect(&url, "v4.channel.k8s.io").await.unwrap();
     for (number, kind) in ["error", "stdin", "stdout", "stderr"].into_iter().enumerate() {
-        spdy.open(u32::try_from(number).unwrap() * 2 + 1, &[("streamtype", kind)]).await;
+        spdy.open(u32::try_from(number).unwrap() * 2 + 1, &[("streamtype", kind)])
+            .await;
     }
     spdy.send(3, b"hello", true).await;
     let data = spdy.collect(&[1, 5, 7]).await;
@@ -215,22 +255,38 @@ async fn exec_over_spdy() {
 async fn port_forward_over_spdy() {
     let mut node = Node::start().await;
     let (_, sandbox, id) = node.run("pod", "echo from the pod | nc -l -p 7777").await;
-    let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![7777] };
+    let request = v1::PortForwardRequest {
+        pod_sandbox_id: sandbox.clone(),
+        port: vec![7777],
+    };
     let url = node.cri.port_forward(request).await.unwrap().into_inner().url;
     let mut spdy = Spdy::connect(&url, "portforward.k8s.io").await.unwrap();
-    spdy.open(1, &[("streamtype", "error"), ("port", "9"), ("requestid", "0")]).await;
-    spdy.open(3, &[("streamtype", "data"), ("port", "9"), ("requestid", "0")]).await;
+    spdy.open(1, &[("streamtype", "error"), ("port", "9"), ("requestid", "0")])
+        .await;
+    spdy.open(3, &[("streamtype", "data"), ("port", "9"), ("requestid", "0")])
+        .await;
     let refused = spdy.collect(&[1]).await.remove(0);
-    assert!(refused.contains("failed to connect to localhost:9") && refused.contains("refused"), "{refused}");
+    assert!(
+        refused.contains("failed to connect to localhost:9") && refused.contains("refused"),
+        "{refused}"
+    );
     // The listener may not be there yet.
     let listening = "while ! grep -q :1E61 /proc/net/tcp /proc/net/tcp6; do sleep 0.02; done";
     assert_eq!(node.exec(&id, listening).await.0, 0);
-    spdy.open(5, &[("streamtype", "error"), ("port", "7777"), ("requestid", "1")]).await;
-    spdy.open(7, &[("streamtype", "data"), ("port", "7777"), ("requestid", "1")]).await;
+    spdy.open(
+        5,
+        &[("streamtype", "error"), ("port", "7777"), ("requestid", "1")],
+    )
+    .await;
+    spdy.open(7, &[("streamtype", "data"), ("port", "7777"), ("requestid", "1")])
+        .await;
     spdy.send(7, b"to the pod\n", true).await;
     let data = spdy.collect(&[5, 7]).await;
     assert_eq!((data[0].as_str(), data[1].as_str()), ("", "from the pod\n"));
     let status = node.exited(&id).await;
-    assert_eq!(read_log(&status.log_path), [("stdout".to_owned(), "to the pod".to_owned())]);
+    assert_eq!(
+        read_log(&status.log_path),
+        [("stdout".to_owned(), "to the pod".to_owned())]
+    );
     node.finish().await;
 }

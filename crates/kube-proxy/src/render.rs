@@ -380,19 +380,22 @@ impl Renderer<'_> {
         let name = chain_name("external", &self.port.id);
         let mut rules = Vec::new();
         let mark = rule::jump(MARK_CHAIN);
+        if let Some(cluster) = cluster {
+            // Pods are inside: no traffic policy is about them, and their replies find back without masquerade.
+            for range in self
+                .config
+                .cluster_cidrs
+                .iter()
+                .filter(|r| r.addr().is_ipv6() == self.v6)
+            {
+                let mut pods = rule::source_in(range.network(), range.prefix_len(), CmpOp::Eq);
+                pods.push(rule::goto(cluster));
+                rules.push(pods);
+            }
+        }
         if self.port.external_local {
             if let Some(cluster) = cluster {
-                // Pods and the node itself are inside: the policy is not about them.
-                for range in self
-                    .config
-                    .cluster_cidrs
-                    .iter()
-                    .filter(|r| r.addr().is_ipv6() == self.v6)
-                {
-                    let mut pods = rule::source_in(range.network(), range.prefix_len(), CmpOp::Eq);
-                    pods.push(rule::goto(cluster));
-                    rules.push(pods);
-                }
+                // The node itself is inside, too.
                 let mut own = rule::address_is_local(true, CmpOp::Eq);
                 own.push(mark);
                 rules.push(own);

@@ -17,7 +17,7 @@ use crate::underlay;
 /// An agent that ends sooner than this after its start is started again only after this time.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// How long the agent may take to stop.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Entry point of `keelson internal node-init DIR`; must run as PID 1 before any thread is started.
 ///

@@ -11,6 +11,8 @@ use crate::{root, run};
 const PACKAGES: &[&str] = &[
     // To build: a fast linker, and libseccomp for the container runtime.
     "clang",
+    "gcc",
+    "libc6-dev",
     "mold",
     "pkg-config",
     "libseccomp-dev",
@@ -26,7 +28,7 @@ const PACKAGES: &[&str] = &[
     "nginx-light",
     "procps",
     "python3",
-    "python3-venv",
+    "python3-pip",
     "redis-server",
     "skopeo",
     "unzip",
@@ -53,9 +55,15 @@ pub(crate) fn ensure() -> Result<()> {
         .collect();
     if !missing.is_empty() {
         run("apt-get", &["update", "-qq"])?;
-        let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
-        arguments.extend(&missing);
-        run("apt-get", &arguments)?;
+        let install = [
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+        ];
+        run("env", &[&install[..], &missing[..]].concat())?;
     }
     if !Command::new("cargo")
         .args(["nextest", "--version"])

@@ -2,6 +2,7 @@
 //! start time too.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,10 +36,14 @@ impl ProcessRecord {
         Self::of(pid).ok_or_else(|| io::Error::other("/proc is not mounted"))
     }
 
+    /// Reads a record; `None` when there is no readable one.
+    pub fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
     /// Reads a record; `None` when the file is absent or its process is gone.
     pub fn read_running(path: &Path) -> Option<Self> {
-        let record: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-        record.is_running().then_some(record)
+        Self::read(path).filter(Self::is_running)
     }
 
     /// Writes the record.
@@ -53,26 +58,38 @@ impl ProcessRecord {
 
     /// Sends `signal` and waits up to `patience` for the end. Whether it ended.
     pub fn signal_and_wait(&self, signal: Signal, patience: Duration) -> io::Result<bool> {
-        let Some(pid) = Pid::from_raw(self.pid) else {
+        let Some(pidfd) = self.open()? else {
             return Ok(true);
+        };
+        match pidfd_send_signal(&pidfd, signal) {
+            Ok(()) => wait_readable(&pidfd, patience),
+            Err(rustix::io::Errno::SRCH) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits up to `patience` for the end of the process: of its last thread, when its files and sockets are free too,
+    /// which is later than [`Self::is_running`] turns false. Whether it ended. Blocks.
+    pub fn wait(&self, patience: Duration) -> io::Result<bool> {
+        let Some(pidfd) = self.open()? else {
+            return Ok(true);
+        };
+        wait_readable(&pidfd, patience)
+    }
+
+    /// A descriptor of this very process; `None` when it is gone.
+    fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return Ok(None);
         };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
-            Err(rustix::io::Errno::SRCH) => return Ok(true),
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // The descriptor holds the process: if it is the right one now, the signal reaches the right one.
-        if !self.is_running() {
-            return Ok(true);
-        }
-        match pidfd_send_signal(&pidfd, signal) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::SRCH) => return Ok(true),
-            Err(error) => return Err(error.into()),
-        }
-        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
-        let mut descriptors = [PollFd::new(&pidfd, PollFlags::IN)];
-        Ok(poll(&mut descriptors, Some(&timeout))? > 0)
+        // The descriptor holds the process: if it is the right one now, what is done with it reaches the right one.
+        let right = stat(self.pid).is_some_and(|(_, start_time)| start_time == self.start_time);
+        Ok(right.then_some(pidfd))
     }
 
     /// Asks the process to end, and ends it by force when it has not done so in time.
@@ -84,17 +101,26 @@ impl ProcessRecord {
     }
 }
 
+fn wait_readable(pidfd: &OwnedFd, patience: Duration) -> io::Result<bool> {
+    let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+    let mut descriptors = [PollFd::new(pidfd, PollFlags::IN)];
+    Ok(poll(&mut descriptors, Some(&timeout))? > 0)
+}
+
 /// `None` when the process does not exist or is a zombie.
 fn start_time(pid: i32) -> Option<u64> {
+    let (state, start_time) = stat(pid)?;
+    (state != 'Z' && state != 'X').then_some(start_time)
+}
+
+/// State and start time of a process; `None` when it does not exist.
+fn stat(pid: i32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command name may contain anything, also `)`.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +20,9 @@ use crate::progress::{Progress, Step};
 use crate::sandbox::{self, NodeSpec};
 use crate::settings::{self, ClusterSettings, sandboxed_nodes};
 use crate::{join, kubeconfig, token};
+
+/// How long a server that does not answer may take to end before it counts as one that is starting.
+const DYING: Duration = Duration::from_secs(3);
 
 /// The cluster did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +145,7 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
         let (what, seconds) = (what.to_owned(), options.timeout.as_secs());
         move |_| Error::TimedOut { what, seconds }
     };
-    if ProcessRecord::read_running(&options.paths.server_record()).is_some() {
+    if server_runs(&options.paths, settings.api_port).await? {
         progress.done("server process already running");
     } else {
         preflight::require_ports(settings.api_port)?;
@@ -178,6 +181,23 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
         merged_into: options.merge_into.clone(),
         nodes: names.into_iter().collect(),
     })
+}
+
+/// Whether the server process is there to stay: one that does not answer may just be dying, which is waited for.
+async fn server_runs(paths: &Paths, api_port: u16) -> Result<bool, Error> {
+    let Some(server) = ProcessRecord::read(&paths.server_record()) else {
+        return Ok(false);
+    };
+    if server.is_running()
+        && tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, api_port))
+            .await
+            .is_ok()
+    {
+        return Ok(true);
+    }
+    let ended = tokio::task::spawn_blocking(move || server.wait(DYING)).await;
+    let ended = ended.map_err(io::Error::other).and_then(|result| result);
+    Ok(!ended.map_err(Error::Spawn)?)
 }
 
 /// Starts the server process and returns when it says that its API server and node are up.

@@ -380,22 +380,21 @@ impl Renderer<'_> {
         let name = chain_name("external", &self.port.id);
         let mut rules = Vec::new();
         let mark = rule::jump(MARK_CHAIN);
-        if let Some(cluster) = cluster {
-            // Pods are inside: no traffic policy is about them, and their replies find back without masquerade.
-            for range in self
-                .config
-                .cluster_cidrs
-                .iter()
-                .filter(|r| r.addr().is_ipv6() == self.v6)
-            {
-                let mut pods = rule::source_in(range.network(), range.prefix_len(), CmpOp::Eq);
-                pods.push(rule::goto(cluster));
-                rules.push(pods);
-            }
-        }
         if self.port.external_local {
             if let Some(cluster) = cluster {
-                // The node itself is inside, too.
+                // Pods of this node are inside: as if they had gone out to a load balancer and come back, no policy is
+                // about them, and their replies find back without masquerade.
+                for range in self
+                    .config
+                    .cluster_cidrs
+                    .iter()
+                    .filter(|r| r.addr().is_ipv6() == self.v6)
+                {
+                    let mut pods = rule::source_in(range.network(), range.prefix_len(), CmpOp::Eq);
+                    pods.push(rule::goto(cluster));
+                    rules.push(pods);
+                }
+                // The node itself is inside, too; the address it asks may be its own and so the packet's source.
                 let mut own = rule::address_is_local(true, CmpOp::Eq);
                 own.push(mark);
                 rules.push(own);
@@ -405,6 +404,7 @@ impl Renderer<'_> {
             }
             rules.extend(local.map(|local| vec![rule::goto(local)]));
         } else {
+            // The endpoint may be on another node, which would answer the client directly.
             rules.push(vec![mark]);
             rules.extend(cluster.map(|cluster| vec![rule::goto(cluster)]));
         }

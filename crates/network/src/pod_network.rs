@@ -178,6 +178,14 @@ impl PodNetwork {
                 mtu,
             };
             let device = inner.rtnl.add_vxlan(&vxlan.name, &spec)?;
+            // What is masqueraded towards other nodes' pods gets this device's address, which must lead back here. Without
+            // one the kernel takes any: the cluster DNS address, say, which every node has.
+            let sources: Vec<IpNet> = info
+                .pod_cidrs
+                .iter()
+                .map(|cidr| gateway(*cidr).addr().into())
+                .collect();
+            keep_addresses(&mut inner.rtnl, device.index, &sources)?;
             inner.rtnl.set_up(device.index)?;
             let mut overlay = Overlay::new(device.index, *ip, &info.pod_cidrs);
             for (name, peer) in &inner.peers {
@@ -217,15 +225,7 @@ impl PodNetwork {
         let gateways: Vec<IpNet> = info.pod_cidrs.iter().map(|c| gateway(*c)).collect();
         let mac = derived_mac(MAC_POD, gateways[0].addr());
         let bridge = rtnl.add_bridge(&self.config.bridge, mac, mtu)?;
-        for (index, net) in rtnl.addresses()? {
-            let link_local = matches!(net.addr(), IpAddr::V6(a) if a.is_unicast_link_local());
-            if index == bridge.index && !gateways.contains(&net) && !link_local {
-                rtnl.delete_address(index, net)?;
-            }
-        }
-        for net in &gateways {
-            rtnl.add_address(bridge.index, *net)?;
-        }
+        keep_addresses(rtnl, bridge.index, &gateways)?;
         rtnl.set_up(bridge.index)?;
         // A redirect would teach a pod to look for Service addresses on its own segment.
         let of_bridge = |name: &str, value| (format!("net/ipv4/conf/{}/{name}", self.config.bridge), value);
@@ -478,6 +478,20 @@ impl PodNetwork {
         }
         Ok(())
     }
+}
+
+/// Gives a link exactly these addresses, besides those that the kernel gives itself.
+fn keep_addresses(rtnl: &mut Rtnl, link: u32, wanted: &[IpNet]) -> Result<(), rtnl::Error> {
+    for (index, net) in rtnl.addresses()? {
+        let link_local = matches!(net.addr(), IpAddr::V6(a) if a.is_unicast_link_local());
+        if index == link && !wanted.contains(&net) && !link_local {
+            rtnl.delete_address(index, net)?;
+        }
+    }
+    for net in wanted {
+        rtnl.add_address(link, *net)?;
+    }
+    Ok(())
 }
 
 /// The node's end of a sandbox's interface pair.

@@ -56,6 +56,9 @@ fn every_kind_of_address_from_every_place() {
     assert_eq!(fetch(lab.pod(2), "10.96.0.50:8080").unwrap(), "2 10.244.1.1");
     assert_eq!(fetch(lab.pod(2), "172.30.0.1:30080").unwrap(), "2 10.244.1.1");
     assert_eq!(fetch(lab.pod(4), "10.96.0.50:8080").unwrap(), "2 10.244.1.4");
+    for external in ["172.30.0.1:30080", "10.112.0.1:8080", "172.30.0.77:8080"] {
+        assert_eq!(fetch(lab.pod(4), external).unwrap(), "2 10.244.1.1", "{external}");
+    }
     assert_eq!(fetch(&lab.outside, "172.30.0.1:30080").unwrap(), "2 10.244.1.1");
     assert_eq!(fetch(&lab.outside, "10.96.0.50:8080").unwrap(), "2 10.244.1.1");
     // Loopback is no node address; wrong ports of a cluster address are refused, unknown addresses are dropped.
@@ -165,6 +168,10 @@ fn local_policies_and_their_fallbacks() {
         }
         let seen: BTreeSet<u8> = (0..24).map(|_| who(lab.pod(4), address).unwrap()).collect();
         assert_eq!(seen, BTreeSet::from([2, 3]), "pods are inside");
+        assert!(
+            fetch(lab.pod(4), address).unwrap().ends_with(" 10.244.1.4"),
+            "and keep their address"
+        );
         let seen: BTreeSet<u8> = (0..24).map(|_| who(&lab.node, address).unwrap()).collect();
         assert_eq!(seen, BTreeSet::from([2, 3]), "the node is inside");
     }

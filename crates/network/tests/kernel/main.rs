@@ -54,6 +54,54 @@ fn pods_reach_each_other_on_a_node_and_across_nodes() {
 }
 
 #[test]
+fn masquerade_towards_pods_of_other_nodes_takes_an_address_that_finds_back() {
+    let lab = Lab::new();
+    let (n1, n2) = (lab.node(1), lab.node(2));
+    join(&[&n1, &n2]);
+    // Every node has the cluster DNS address: as a source it leads back to nobody.
+    for node in [&n1, &n2] {
+        node.network
+            .add_local_address("10.96.0.10".parse().unwrap())
+            .unwrap();
+    }
+    let (a, b, c) = (
+        lab.pod(&n1, "a", vec![]),
+        lab.pod(&n1, "b", vec![]),
+        lab.pod(&n2, "c", vec![]),
+    );
+    serve(&b.ns, "b", 80);
+    serve(&c.ns, "c", 80);
+    // What the service proxy does for load balancer addresses and node ports.
+    sh(
+        &n1.ns,
+        &format!(
+            "nft 'table ip proxy {{
+               chain in {{
+                 type nat hook prerouting priority -100;
+                 ip daddr 10.112.0.1 tcp dport 80 dnat to {}:80
+                 ip daddr 10.112.0.2 tcp dport 80 dnat to {}:80
+                 ip daddr 172.30.0.1 tcp dport 30080 dnat to {}:80
+               }}
+               chain out {{
+                 type nat hook postrouting priority 100;
+                 ct status dnat masquerade
+               }}
+             }}'",
+            b.ip, c.ip, c.ip
+        ),
+    );
+    for (from, to, expected) in [
+        (&a.ns, "10.112.0.1:80", "b 10.244.1.1 1"),
+        (&a.ns, "10.112.0.2:80", "c 10.244.1.1 1"),
+        (&a.ns, "172.30.0.1:30080", "c 10.244.1.1 1"),
+        (&lab.outside, "172.30.0.1:30080", "c 10.244.1.1 1"),
+    ] {
+        let got = fetch(from, to).unwrap_or_else(|e| panic!("{to}: {e}"));
+        assert_eq!(got, expected, "{to}");
+    }
+}
+
+#[test]
 fn nothing_for_the_clusters_ranges_leaves_by_the_default_route() {
     let lab = Lab::new();
     let n1 = lab.node(1);

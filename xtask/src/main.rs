@@ -1,6 +1,8 @@
 //! Developer tasks: `cargo xtask help` lists them.
 
 mod demo;
+mod dependencies;
+mod launch;
 mod setup;
 mod test;
 mod tidy;
@@ -23,6 +25,8 @@ struct Cli {
 enum Task {
     /// Check what the compiler does not: file sizes, crate arrows, names of hosts and machine paths
     Tidy,
+    /// Check licences and sources of all dependencies against deny.toml
+    Dependencies,
     /// Install what the tests need: Debian packages, kubectl and helm
     Setup,
     /// Build, start a cluster on this machine and put the sample application on it
@@ -33,13 +37,22 @@ enum Task {
         #[arg(long)]
         fast: bool,
     },
+    /// Build for release and print the table of figures; `cargo xtask bench --list` says what there is
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Options of the program `bench`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Tidy => tidy::run(),
+        Task::Dependencies => dependencies::run(),
         Task::Demo => demo::run_demo(),
         Task::Setup => setup::ensure(),
+        Task::Bench { arguments } => launch::bench(&arguments),
         Task::Test { fast } => test::run_all(fast),
     };
     match result {

@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 
-use crate::{run, setup, tidy};
+use crate::{dependencies, run, setup, tidy};
 
 /// Sets up, then checks and tests.
 pub(crate) fn run_all(fast: bool) -> Result<()> {
     setup::ensure()?;
     tidy::run()?;
+    dependencies::run()?;
     run("cargo", &["fmt", "--all", "--check"])?;
     run(
         "cargo",
@@ -15,6 +16,7 @@ pub(crate) fn run_all(fast: bool) -> Result<()> {
             "clippy",
             "--workspace",
             "--all-targets",
+            "--features=xtask/bench",
             "--",
             "--deny",
             "warnings",

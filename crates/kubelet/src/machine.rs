@@ -75,6 +75,32 @@ pub(crate) fn meminfo(text: &str, key: &str) -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
+/// Unit of CPU times in /proc; the kernel's `USER_HZ`, which is the same on all architectures that have Kubernetes.
+pub(crate) const TICKS_PER_SECOND: u64 = 100;
+
+/// When the machine was started, in seconds since the epoch.
+pub(crate) fn boot_time() -> Option<i64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let line = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    line.trim().parse().ok()
+}
+
+/// When this process was started, in seconds since the epoch.
+pub(crate) fn process_start_time() -> Option<i64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The 20th field after the name, in ticks since the boot.
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    Some(boot_time()? + i64::try_from(ticks / TICKS_PER_SECOND).ok()?)
+}
+
+/// How many processes and threads the machine can have, and has.
+pub(crate) fn process_limits() -> Option<(u64, u64)> {
+    let most = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?;
+    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let (_, now) = load.split_whitespace().nth(3)?.split_once('/')?;
+    Some((most.trim().parse().ok()?, now.parse().ok()?))
+}
+
 /// Size, free bytes, inodes and free inodes of the file system at `path`.
 pub(crate) fn file_system(path: &Path) -> std::io::Result<FileSystem> {
     let stat = rustix::fs::statvfs(path)?;

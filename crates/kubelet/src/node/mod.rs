@@ -7,3 +7,4 @@ mod run;
 mod status;
 
 pub(crate) use run::{RuntimeState, run};
+pub(crate) use status::VERSION as KUBELET_VERSION;

@@ -1,8 +1,9 @@
 //! Which probes run: those of running containers, from the moment the container starts (liveness and readiness from the
 //! moment it has started up) until it ends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -15,6 +16,7 @@ use crate::pod::actions::{ProbeResults, Verdict};
 use crate::pod::handle::PodHandle;
 use crate::pod::runtime_status::{ContainerRecord, PodRuntimeStatus, State};
 use crate::pod::spec;
+use crate::stats::{Exposition, Histogram};
 
 /// What a probe decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,12 +55,34 @@ pub(crate) enum Outcome {
     Error(String),
 }
 
+impl Outcome {
+    /// As metrics name it.
+    fn result(&self) -> &'static str {
+        match self {
+            Self::Success => "successful",
+            Self::Failure(_) => "failed",
+            Self::Error(_) => "unknown",
+        }
+    }
+}
+
 type Key = (String, Kind);
+
+/// What the probes of one kind of one container came to so far.
+#[derive(Default)]
+struct Record {
+    results: BTreeMap<&'static str, u64>,
+    durations: Histogram,
+}
+
+/// Namespace, pod, pod UID, container and kind.
+type RecordKey = (String, String, String, String, &'static str);
 
 /// The probes of all pods, by pod UID, then container ID and kind.
 #[derive(Default)]
 pub(crate) struct ProbeManager {
     workers: Mutex<HashMap<String, HashMap<Key, CancellationToken>>>,
+    records: Mutex<BTreeMap<RecordKey, Record>>,
 }
 
 impl ProbeManager {
@@ -137,8 +161,65 @@ impl ProbeManager {
         }
     }
 
+    /// Counts one execution for the metrics.
+    pub(super) fn record(&self, pod: &Pod, container: &str, kind: Kind, outcome: &Outcome, took: Duration) {
+        let key = (
+            spec::namespace(pod).to_owned(),
+            spec::name(pod).to_owned(),
+            spec::uid(pod).to_owned(),
+            container.to_owned(),
+            kind.as_str(),
+        );
+        let mut records = self.records.lock();
+        let record = records.entry(key).or_default();
+        *record.results.entry(outcome.result()).or_default() += 1;
+        record.durations.observe(took);
+    }
+
+    /// The answer of `/metrics/probes`.
+    pub(crate) fn metrics(&self) -> String {
+        let records = self.records.lock();
+        let mut out = Exposition::default();
+        let name = "prober_probe_total";
+        out.family(
+            name,
+            "counter",
+            "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
+        );
+        for ((namespace, pod, uid, container, kind), record) in records.iter() {
+            for (result, count) in &record.results {
+                let labels = [
+                    ("container", container.as_str()),
+                    ("namespace", namespace),
+                    ("pod", pod),
+                    ("pod_uid", uid),
+                    ("probe_type", kind),
+                    ("result", result),
+                ];
+                out.sample(name, &labels, count);
+            }
+        }
+        let name = "prober_probe_duration_seconds";
+        out.family(
+            name,
+            "histogram",
+            "[ALPHA] Duration in seconds for a probe response.",
+        );
+        for ((namespace, pod, _, container, kind), record) in records.iter() {
+            let labels = [
+                ("container", container.as_str()),
+                ("namespace", namespace),
+                ("pod", pod),
+                ("probe_type", kind),
+            ];
+            record.durations.write(&mut out, name, &labels);
+        }
+        out.finish()
+    }
+
     /// Stops all probes of the pod.
     pub(crate) fn remove_pod(&self, uid: &str) {
+        self.records.lock().retain(|(_, _, other, ..), _| other != uid);
         if let Some(running) = self.workers.lock().remove(uid) {
             running.values().for_each(CancellationToken::cancel);
         }

@@ -75,11 +75,16 @@ impl Worker {
                 () = self.stop.cancelled() => return,
                 () = sleep_until(next) => {}
             }
-            next = Instant::now() + period;
+            let began = Instant::now();
+            next = began + period;
             let outcome = tokio::select! {
                 () = self.stop.cancelled() => return,
                 outcome = self.probe_with_retries() => outcome,
             };
+            let pod = self.handle.pod();
+            self.kubelet
+                .probes
+                .record(&pod, &self.container.name, self.kind, &outcome, began.elapsed());
             self.report(&outcome);
             let Some(verdict) = counter.count(outcome == Outcome::Success, &self.probe) else {
                 continue;

@@ -73,6 +73,7 @@ pub(super) fn subresources(path: &str) -> &'static [&'static str] {
         "metrics" => &["metrics"],
         "logs" => &["log"],
         "checkpoint" => &["checkpoint"],
+        "statusz" => &["statusz"],
         "pods" | "runningpods" => &["pods", "proxy"],
         "healthz" => &["healthz", "proxy"],
         "configz" => &["configz", "proxy"],

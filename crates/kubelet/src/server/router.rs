@@ -14,7 +14,8 @@ use super::auth::{Authenticator, Refusal, User};
 use super::{logs, streaming};
 use crate::kubelet::Kubelet;
 use crate::pod::handle::PodHandle;
-use crate::{container, stats};
+use crate::stats::{self, Detail};
+use crate::container;
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -170,11 +171,18 @@ pub(super) async fn handle(
             Ok(body) => metrics(body),
             Err(status) => text(StatusCode::INTERNAL_SERVER_ERROR, container::rpc_error(&status)),
         },
-        ["metrics", "probes"] if get => metrics(String::new()),
-        ["stats", "summary"] if get => match stats::summary(kubelet).await {
-            Ok(value) => json(&value),
-            Err(status) => text(StatusCode::INTERNAL_SERVER_ERROR, container::rpc_error(&status)),
-        },
+        ["metrics", "probes"] if get => metrics(kubelet.probes.metrics()),
+        ["stats", "summary"] if get || request.method() == Method::POST => {
+            let detail = if query.is_true(&["only_cpu_and_memory"]) {
+                Detail::CpuAndMemory
+            } else {
+                Detail::Full
+            };
+            match stats::summary(kubelet, detail).await {
+                Ok(value) => json(&value),
+                Err(status) => text(StatusCode::INTERNAL_SERVER_ERROR, container::rpc_error(&status)),
+            }
+        }
         ["containerLogs", namespace, pod, container] if get => {
             logs::container_logs(kubelet, namespace, pod, container, &query).await
         }

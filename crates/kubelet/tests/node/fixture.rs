@@ -430,7 +430,7 @@ fn build_busybox(dir: &Path) -> PathBuf {
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
     for name in [
         "sh", "cat", "echo", "sleep", "id", "ls", "touch", "grep", "hostname", "env", "kill", "stat", "test",
-        "rm", "mkdir", "true", "false", "nc", "date", "seq", "tr",
+        "rm", "mkdir", "true", "false", "nc", "date", "seq", "tr", "head",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }

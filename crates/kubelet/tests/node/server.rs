@@ -52,11 +52,16 @@ async fn get(cluster: &Cluster, identity: Option<Identity>, path: &str) -> (Stat
 
 fn server() {
     on_cluster(async |cluster| {
+        let mut main = shell(
+            "main",
+            &format!("echo hello; head -c 1048576 /dev/zero > /scratch/f; {IDLE}"),
+        );
+        main["readinessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
+        main["resources"] = json!({"limits": {"memory": "64Mi"}});
+        main["volumeMounts"] = json!([{"name": "scratch", "mountPath": "/scratch"}]);
+        let volumes = json!([{"name": "scratch", "emptyDir": {}}]);
         cluster
-            .pod(
-                "web",
-                json!({"containers": [shell("main", &format!("echo hello; {IDLE}"))]}),
-            )
+            .pod("web", json!({"containers": [main], "volumes": volumes}))
             .await;
         cluster.until_ready("web").await;
         let api = Some(Identity::ApiserverKubeletClient);
@@ -102,6 +107,7 @@ fn server() {
             "{summary:#}"
         );
         assert!(summary["node"]["memory"]["workingSetBytes"].as_u64().unwrap() > 0);
+        usage(cluster, &summary).await;
         let (_, config) = get(cluster, api, "/configz").await;
         assert!(config.contains("\"maxPods\":110"), "{config}");
         assert_eq!(get(cluster, api, "/nothing").await.0, StatusCode::NOT_FOUND);
@@ -119,6 +125,60 @@ fn server() {
         assert_eq!(String::from_utf8(output).unwrap(), "out\ntyped\n");
         session.abort();
     });
+}
+
+/// The rest of what the metrics endpoints tell about the pod `web`.
+async fn usage(cluster: &Cluster, summary: &Value) {
+    let api = Some(Identity::ApiserverKubeletClient);
+    let pod = &summary["pods"][0];
+    assert!(pod["process_stats"]["process_count"].as_u64().unwrap() > 0, "{pod:#}");
+    assert!(pod["ephemeral-storage"]["capacityBytes"].as_u64().unwrap() > 0, "{pod:#}");
+    let scratch = pod["volume"].as_array().unwrap();
+    let scratch = scratch.iter().find(|v| v["name"] == "scratch").unwrap();
+    assert!(scratch["usedBytes"].as_u64().unwrap() >= 1 << 20, "{scratch:#}");
+    let available = &pod["containers"][0]["memory"]["availableBytes"];
+    assert!(available.as_u64().is_some_and(|bytes| bytes < 64 << 20), "{available}");
+    let names: Vec<&Value> = summary["node"]["systemContainers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|container| &container["name"])
+        .collect();
+    assert_eq!(names, ["kubelet", "pods"]);
+    assert!(summary["node"]["rlimit"]["maxpid"].as_u64().unwrap() > 0);
+    let (_, brief) = get(cluster, api, "/stats/summary?only_cpu_and_memory=true").await;
+    let brief: Value = serde_json::from_str(&brief).unwrap();
+    assert_eq!(brief["pods"][0]["volume"], Value::Null);
+    assert!(brief["pods"][0]["cpu"]["usageCoreNanoSeconds"].as_u64().unwrap() > 0);
+
+    let (_, cadvisor) = get(cluster, api, "/metrics/cadvisor").await;
+    for line in [
+        "container_cpu_usage_seconds_total{container=\"main\",id=\"/keelson-kubelet-test-",
+        "container_memory_failures_total{container=\"main\"",
+        "machine_cpu_cores{boot_id=",
+        "container_scrape_error 0",
+    ] {
+        assert!(cadvisor.contains(line), "{line} is not in\n{cadvisor}");
+    }
+    let (_, own) = get(cluster, api, "/metrics").await;
+    for line in ["kubelet_running_pods 1", "process_resident_memory_bytes ", "kubernetes_build_info{"] {
+        assert!(own.contains(line), "{line} is not in\n{own}");
+    }
+    let (_, probes) = get(cluster, api, "/metrics/probes").await;
+    let uid = cluster.pods().get("web").await.unwrap().metadata.uid.unwrap();
+    let line = format!(
+        "prober_probe_total{{container=\"main\",namespace=\"default\",pod=\"web\",pod_uid=\"{uid}\",probe_type=\"Readiness\",result=\"successful\"}} "
+    );
+    assert!(probes.contains(&line), "{line} is not in\n{probes}");
+    assert!(probes.contains("prober_probe_duration_seconds_count{"), "{probes}");
+    for path in ["/metrics", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes", "/stats/summary"] {
+        assert_eq!(get(cluster, None, path).await.0, StatusCode::UNAUTHORIZED, "{path}");
+        let proxy = Some(Identity::KubeProxy);
+        let (status, body) = get(cluster, proxy, path).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
+        let wanted = if path.starts_with("/stats") { "[stats]" } else { "[metrics]" };
+        assert!(body.contains(wanted), "{path}: {body}");
+    }
 }
 
 fn node() {

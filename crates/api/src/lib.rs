@@ -16,6 +16,7 @@ pub mod openapi;
 pub mod patch;
 pub mod printers;
 pub mod quantity;
+pub mod quota;
 pub mod resources;
 pub mod schema;
 pub mod selector;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, KeyPair, RsaKeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -157,6 +159,15 @@ impl PrivateKey {
             Kind::P256 { tokens, .. } | Kind::P384 { tokens, .. } => ecdsa(tokens, message),
             Kind::Rsa(rsa) => rsa_sign(rsa, message),
         }
+    }
+
+    /// The claims as a JSON web token in compact form, signed by this key, whose id its header names.
+    pub fn sign_jwt(&self, claims: &serde_json::Value) -> Result<String, Error> {
+        let header = serde_json::json!({"alg": self.jws_algorithm().name(), "kid": self.public().key_id()});
+        let encode = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", encode(&header), encode(claims));
+        let signature = self.sign_jws(signed.as_bytes())?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
     /// Signature as certificates carry it, with its AlgorithmIdentifier in DER.
@@ -341,6 +352,5 @@ impl PublicKey {
 }
 
 fn base64url(bytes: &[u8]) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+    URL_SAFE_NO_PAD.encode(bytes)
 }

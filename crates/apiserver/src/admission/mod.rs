@@ -15,7 +15,6 @@ mod pod_security;
 mod pod_security_checks;
 mod priority;
 mod resource_quota;
-mod resource_usage;
 mod runtime_class;
 mod service_account;
 mod storage;

@@ -5,18 +5,17 @@
 //! with any number of servers. What is freed, or charged for a create that failed later, is given back by the quota
 //! controller's recalculation.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use keelson_api::gvk::GroupResource;
 use keelson_api::quantity::Quantity;
+use keelson_api::quota::{Amounts, amounts, matches_scopes, usage};
 use keelson_api::status::Status;
 use keelson_store::{Precondition, Store, WriteOutcome};
 use serde_json::Value;
 
 use super::object::{forbidden, list, map, present, text};
-use super::resource_usage::{matches_scopes, usage};
 use super::{Attributes, Operation, ValidatingPlugin};
 use crate::registry::{status_of, store_status};
 use crate::resources::{Reader, Resources};
@@ -24,8 +23,6 @@ use crate::watch_cache::{CacheSet, CachedObject, StoredForm};
 
 /// How often a charge is tried against concurrent ones.
 const ATTEMPTS: usize = 64;
-
-type Amounts = BTreeMap<String, Quantity>;
 
 /// See the module.
 pub(super) struct ResourceQuota {
@@ -45,21 +42,11 @@ impl ResourceQuota {
     }
 }
 
-fn amounts(value: Option<&serde_json::Map<String, Value>>) -> Amounts {
-    value
-        .into_iter()
-        .flatten()
-        .filter_map(|(k, v)| Some((k.clone(), Quantity::parse(v.as_str()?).ok()?)))
-        .collect()
-}
-
 /// What a quota says to an additional use: what to write as `status.used`, or why not. `None`: nothing of it is limited.
 fn charge(quota: &Value, delta: &Amounts) -> Result<Option<Value>, String> {
-    let hard_map = map(quota, "/status/hard")
-        .filter(|m| !m.is_empty())
-        .or_else(|| map(quota, "/spec/hard"));
-    let hard = amounts(hard_map);
-    let used = amounts(map(quota, "/status/used"));
+    let observed = map(quota, "/status/hard").is_some_and(|hard| !hard.is_empty());
+    let hard = amounts(&quota[if observed { "status" } else { "spec" }]["hard"]);
+    let used = amounts(&quota["status"]["used"]);
     let zero = Quantity::default();
     let limited: Vec<&String> = delta.keys().filter(|name| hard.contains_key(*name)).collect();
     if limited.is_empty() {
@@ -238,17 +225,17 @@ impl ValidatingPlugin for ResourceQuota {
 
 #[cfg(test)]
 mod tests {
-    use super::super::resource_usage::amount;
     use super::*;
+    use keelson_api::quota::count;
     use serde_json::json;
 
     #[test]
     fn charges() {
         let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "2", "requests.cpu": "1"}},
             "status": {"hard": {"pods": "2", "requests.cpu": "1"}, "used": {"pods": "1", "requests.cpu": "800m"}}});
-        let delta = |pods: i64, cpu: &str| {
+        let delta = |pods: usize, cpu: &str| {
             Amounts::from([
-                ("pods".to_owned(), amount(pods)),
+                ("pods".to_owned(), count(pods)),
                 ("requests.cpu".to_owned(), Quantity::parse(cpu).unwrap()),
             ])
         };
@@ -258,7 +245,7 @@ mod tests {
             charge(&quota, &delta(1, "300m")).unwrap_err(),
             "exceeded quota: q, requested: requests.cpu=300m, used: requests.cpu=800m, limited: requests.cpu=1"
         );
-        let other = Amounts::from([("services".to_owned(), amount(1))]);
+        let other = Amounts::from([("services".to_owned(), count(1))]);
         assert_eq!(charge(&quota, &other), Ok(None));
         let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "resources": {"requests": {"cpu": "1"}}}]}});
         assert_eq!(

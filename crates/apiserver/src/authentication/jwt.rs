@@ -3,8 +3,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keelson_pki::{PrivateKey, PublicKey};
-use serde_json::{Value, json};
+use keelson_pki::PublicKey;
+use serde_json::Value;
 
 /// A token cannot be read or its signature is by none of the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,23 +61,16 @@ pub(super) fn verify(token: &str, keys: &[PublicKey]) -> Result<Value, JwtError>
     }
 }
 
-/// Signs claims.
-pub(super) fn sign(claims: &Value, key: &PrivateKey) -> Result<String, keelson_pki::Error> {
-    let header = json!({"alg": key.jws_algorithm().name(), "kid": key.public().key_id()});
-    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let signed = format!("{}.{}", encode(&header), encode(claims));
-    let signature = key.sign_jws(signed.as_bytes())?;
-    Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelson_pki::PrivateKey;
+    use serde_json::json;
 
     #[test]
     fn signed_and_verified() {
         let (key, other) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
-        let token = sign(&json!({"iss": "me"}), &key).unwrap();
+        let token = key.sign_jwt(&json!({"iss": "me"})).unwrap();
         assert_eq!(
             verify(&token, &[other.public(), key.public()]).unwrap()["iss"],
             "me"

@@ -11,7 +11,6 @@ use keelson_pki::PrivateKey;
 use serde_json::{Value, json};
 
 use super::issuer::api_audiences;
-use super::jwt;
 use crate::config::ApiServerConfig;
 use crate::endpoints::reviews::ReviewHandler;
 use crate::request_info::RequestInfo;
@@ -225,7 +224,7 @@ impl ReviewHandler for TokenRequestHandler {
             "nbf": now.as_second(),
             "sub": format!("system:serviceaccount:{namespace}:{name}"),
         });
-        let token = jwt::sign(&claims, &self.key).map_err(Status::internal)?;
+        let token = self.key.sign_jwt(&claims).map_err(Status::internal)?;
         // Told is the time after which it should be renewed, as upstream tells it.
         let told = now + SignedDuration::from_secs(warn_after.unwrap_or(lifetime));
         let told = Timestamp::from_second(told.as_second()).unwrap_or(told);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::runtime::watcher;
+use futures::stream::BoxStream;
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Resource};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
@@ -40,12 +41,22 @@ impl<K> Change<K> {
 }
 
 /// Which objects an informer holds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct InformerOptions {
     /// Label selector, in the API's string form.
     pub labels: Option<String>,
     /// Field selector, in the API's string form, e.g. `spec.nodeName=n1`.
     pub fields: Option<String>,
+}
+
+impl InformerOptions {
+    fn config(&self) -> watcher::Config {
+        watcher::Config {
+            label_selector: self.labels.clone(),
+            field_selector: self.fields.clone(),
+            ..watcher::Config::default()
+        }
+    }
 }
 
 type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
@@ -79,15 +90,16 @@ impl<K> Clone for Informer<K> {
 /// The list-and-watch of an informer; must be run for the cache to fill.
 pub struct InformerTask<K> {
     shared: Arc<Shared<K>>,
-    api: Api<K>,
-    options: InformerOptions,
+    stream: BoxStream<'static, Result<watcher::Event<K>, watcher::Error>>,
+    trim: fn(&mut K),
 }
 
 impl<K> Informer<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// An empty cache and the task that fills it. Register handlers and indexes, then spawn [`InformerTask::run`].
+    /// An empty cache and the task that fills it. Of a `PartialObjectMeta` kind the server sends metadata alone.
+    /// Register handlers and indexes, then spawn [`InformerTask::run`].
     pub fn new(api: Api<K>, options: InformerOptions) -> (Self, InformerTask<K>) {
         let shared = Arc::new(Shared {
             objects: RwLock::new(HashMap::new()),
@@ -97,12 +109,12 @@ where
             }),
             synced: watch::Sender::new(false),
         });
-        (
-            Self {
-                shared: shared.clone(),
-            },
-            InformerTask { shared, api, options },
-        )
+        let task = InformerTask {
+            shared: shared.clone(),
+            stream: watcher(api, options.config()).boxed(),
+            trim: |_| {},
+        };
+        (Self { shared }, task)
     }
 
     /// Creates an informer and spawns its task on `tracker`; it ends when `shutdown` is cancelled.
@@ -285,25 +297,24 @@ impl<K: Resource> Shared<K> {
     }
 }
 
-impl<K> InformerTask<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
+impl<K: Resource + Send + Sync + 'static> InformerTask<K> {
+    /// Lets `trim` take out of each object what no user of the cache reads. An object that a user writes back as a whole
+    /// must keep everything.
+    #[must_use]
+    pub fn trimmed(mut self, trim: fn(&mut K)) -> Self {
+        self.trim = trim;
+        self
+    }
+
     /// Lists and watches until `shutdown`; failures are retried with backoff and never lose a change.
-    pub async fn run(self, shutdown: CancellationToken) {
-        let config = watcher::Config {
-            label_selector: self.options.labels.clone(),
-            field_selector: self.options.fields.clone(),
-            ..watcher::Config::default()
-        };
+    pub async fn run(mut self, shutdown: CancellationToken) {
         let kind = std::any::type_name::<K>().rsplit("::").next().unwrap_or_default();
-        let mut stream = Box::pin(watcher(self.api.clone(), config));
         let mut listed: HashSet<NamespacedName> = HashSet::new();
         let mut wait = BACKOFF.0;
         loop {
             let event = tokio::select! {
                 () = shutdown.cancelled() => return,
-                event = stream.next() => event,
+                event = self.stream.next() => event,
             };
             match event {
                 Some(Ok(event)) => {
@@ -328,7 +339,12 @@ where
 
     fn handle(&self, event: watcher::Event<K>, listed: &mut HashSet<NamespacedName>) {
         // Field ownership is the server's business; it is a good part of an object's size.
-        match event.modify(|object| object.meta_mut().managed_fields = None) {
+        let trim = self.trim;
+        let lean = |object: &mut K| {
+            object.meta_mut().managed_fields = None;
+            trim(object);
+        };
+        match event.modify(lean) {
             watcher::Event::Init => listed.clear(),
             watcher::Event::InitApply(object) => {
                 listed.insert(NamespacedName::of(&object));

@@ -1,12 +1,16 @@
 //! Leader election by Lease, with client-go's rules: a holder renews within the deadline or stops leading; others take
-//! over when they have seen no change for a whole lease duration on their own clock.
+//! over when they have seen no change for a whole lease duration on their own clock. A candidate that waits also watches the
+//! lease, and tries at once when it is released or deleted.
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -65,16 +69,8 @@ pub async fn run_as_leader<F, Fut>(
         config,
         observed: None,
     };
-    loop {
-        match candidate.acquire_or_renew().await {
-            Ok(true) => break,
-            Ok(false) => {}
-            Err(error) => tracing::debug!(lease = candidate.config.name, %error, "lease not acquired"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(candidate.config.retry_period) => {}
-        }
+    if !candidate.acquire(&shutdown).await {
+        return;
     }
     tracing::info!(
         lease = candidate.config.name,
@@ -93,6 +89,41 @@ pub async fn run_as_leader<F, Fut>(
     candidate.release().await;
 }
 
+/// First wait after an attempt that the server did not answer, or refused: it may just be starting.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// Upstream's: a wait is up to so much longer than the period.
+const JITTER: f64 = 1.2;
+
+fn jittered(period: Duration) -> Duration {
+    period.mul_f64(rand::random::<f64>().mul_add(JITTER, 1.0))
+}
+
+fn is_free(lease: &Lease) -> bool {
+    let holder = lease
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.holder_identity.as_deref());
+    holder.is_none_or(str::is_empty)
+}
+
+type LeaseEvents = BoxStream<'static, Result<watcher::Event<Lease>, watcher::Error>>;
+
+/// Returns when `events` show that nobody holds the lease; never, when it cannot be watched.
+async fn freed(events: &mut Option<LeaseEvents>) {
+    while let Some(stream) = events {
+        match stream.next().await {
+            Some(Ok(watcher::Event::Apply(lease) | watcher::Event::InitApply(lease))) if is_free(&lease) => {
+                return;
+            }
+            Some(Ok(watcher::Event::Delete(_))) => return,
+            Some(Ok(_)) => {}
+            // Not everybody who may hold the lease may watch it; then time alone tells.
+            Some(Err(_)) | None => *events = None,
+        }
+    }
+    std::future::pending().await
+}
+
 struct Candidate {
     api: Api<Lease>,
     config: LeaderElectionConfig,
@@ -100,6 +131,35 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// Tries until the lease is held; `false` when `shutdown` comes first.
+    async fn acquire(&mut self, shutdown: &CancellationToken) -> bool {
+        let mut backoff = FIRST_BACKOFF;
+        let mut events = None;
+        loop {
+            let wait = match self.acquire_or_renew().await {
+                Ok(true) => return true,
+                Ok(false) => {
+                    backoff = FIRST_BACKOFF;
+                    let only =
+                        watcher::Config::default().fields(&format!("metadata.name={}", self.config.name));
+                    events.get_or_insert_with(|| watcher(self.api.clone(), only).boxed());
+                    jittered(self.config.retry_period)
+                }
+                Err(error) => {
+                    tracing::debug!(lease = self.config.name, %error, "lease not acquired");
+                    let wait = backoff;
+                    backoff = (backoff * 2).min(self.config.retry_period);
+                    wait
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                () = tokio::time::sleep(wait) => {}
+                () = freed(&mut events) => {}
+            }
+        }
+    }
+
     /// Renews until `leading` is cancelled, or cancels it when the deadline passes.
     async fn keep(&mut self, leading: &CancellationToken) {
         let mut renewed = Instant::now();
@@ -151,7 +211,7 @@ impl Candidate {
             changed,
         });
         let ours = spec.holder_identity.as_deref() == Some(&self.config.identity);
-        let free = spec.holder_identity.as_deref().is_none_or(str::is_empty);
+        let free = is_free(&lease);
         let duration = spec
             .lease_duration_seconds
             .and_then(|s| u64::try_from(s).ok())

@@ -47,15 +47,15 @@ impl Binding {
         );
         let reference = object_reference(&*pod.pod);
         shared
-            .handle
-            .recorder
+            .recorder(pod)
             .event(&reference, EventType::Normal, "Scheduled", message);
-        shared.framework.run_post_bind(&self.state, pod, node);
+        shared.profiles.of(pod).run_post_bind(&self.state, pod, node);
         tracing::debug!(pod = %pod.key, %node, attempts = self.queued.attempts, "bound");
     }
 
     async fn try_bind(&self, shared: &Arc<Shared>) -> Outcome {
-        let (framework, pod, node) = (&shared.framework, &self.assumed, &self.assumed.node_name);
+        let (pod, node) = (&self.assumed, &self.assumed.node_name);
+        let framework = shared.profiles.of(pod);
         framework.run_permit(&self.state, pod, node).await?;
         // From here on the pod is not unschedulable: a failure is tried again with backoff, whatever happens meanwhile.
         shared.queue.done(&pod.uid);
@@ -66,7 +66,10 @@ impl Binding {
     /// Takes back what the pod has got so far, and queues it again.
     pub(crate) async fn undo(self, shared: &Arc<Shared>, status: Status) {
         let pod = &self.assumed;
-        shared.framework.run_unreserve(&self.state, pod, &pod.node_name);
+        shared
+            .profiles
+            .of(pod)
+            .run_unreserve(&self.state, pod, &pod.node_name);
         if shared.cache.lock().forget(&pod.uid) {
             // What the pod had taken is free for others.
             shared

@@ -1,12 +1,92 @@
 //! What the scheduler can be told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Configuration of one scheduler.
-#[derive(Clone, Debug)]
-pub struct Config {
+/// Where plugins take part, as `KubeSchedulerConfiguration` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExtensionPoint {
+    /// All points of a plugin at once.
+    MultiPoint,
+    /// Order of the queue.
+    QueueSort,
+    /// Before a pod enters the queue.
+    PreEnqueue,
+    /// Once per pod before filtering.
+    PreFilter,
+    /// Whether a node will do.
+    Filter,
+    /// When no node will do.
+    PostFilter,
+    /// Once per pod before scoring.
+    PreScore,
+    /// How good a node is.
+    Score,
+    /// Takes and gives back what a pod needs.
+    Reserve,
+    /// Before binding, may wait.
+    Permit,
+    /// Prepares the binding.
+    PreBind,
+    /// Binds.
+    Bind,
+    /// After the binding.
+    PostBind,
+}
+
+/// What a profile changes of the default plugins at one extension point.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PluginSet {
+    /// Plugins with their weights (0: the default), before all others, also where `disabled` names them.
+    pub enabled: Vec<(String, i64)>,
+    /// Default plugins that do not take part; `*` is all of them.
+    pub disabled: Vec<String>,
+}
+
+impl PluginSet {
+    /// Whether the set takes the plugin out.
+    pub(crate) fn disables(&self, name: &str) -> bool {
+        self.disabled
+            .iter()
+            .any(|disabled| disabled == "*" || disabled == name)
+    }
+
+    /// The weight of a plugin that the set enables.
+    pub(crate) fn weight(&self, name: &str) -> Option<i64> {
+        let mut enabled = self.enabled.iter();
+        enabled
+            .find(|(enabled, _)| enabled == name)
+            .map(|(_, weight)| *weight)
+    }
+}
+
+/// How pods of one `spec.schedulerName` are scheduled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
     /// Pods with this `spec.schedulerName` are ours.
     pub scheduler_name: String,
+    /// In place of [`Config::percentage_of_nodes_to_score`].
+    pub percentage_of_nodes_to_score: Option<u32>,
+    /// Changes of the default plugins.
+    pub plugins: BTreeMap<ExtensionPoint, PluginSet>,
+}
+
+impl Profile {
+    /// The default plugins for pods of this scheduler name.
+    pub fn named(scheduler_name: impl Into<String>) -> Self {
+        Self {
+            scheduler_name: scheduler_name.into(),
+            percentage_of_nodes_to_score: None,
+            plugins: BTreeMap::new(),
+        }
+    }
+}
+
+/// Configuration of one scheduler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// At least one; all share the queue and the view of the cluster.
+    pub profiles: Vec<Profile>,
     /// Identity of this candidate when several schedulers share a cluster; none: no leader election.
     pub leader_election_identity: Option<String>,
     /// How many percent of the nodes must be found feasible before the search ends; 0: adaptive, as upstream.
@@ -27,7 +107,7 @@ impl Default for Config {
     /// Upstream's defaults, without leader election.
     fn default() -> Self {
         Self {
-            scheduler_name: "default-scheduler".to_owned(),
+            profiles: vec![Profile::named("default-scheduler")],
             leader_election_identity: None,
             percentage_of_nodes_to_score: 0,
             pod_initial_backoff: Duration::from_secs(1),
@@ -45,4 +125,12 @@ pub enum Error {
     /// Another candidate holds the lease now.
     #[error("leader election lost")]
     LeaderElectionLost,
+    /// A profile cannot work.
+    #[error("profile {profile:?}: {problem}")]
+    Profile {
+        /// Its scheduler name.
+        profile: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }

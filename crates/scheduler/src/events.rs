@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::cache::{Cache, PodInfo};
-use crate::framework::{ClusterEvent, NodeChange, Nominator};
+use crate::framework::{ClusterEvent, NodeChange, Nominator, Profiles};
 use crate::queue::SchedulingQueue;
 
 /// What the handlers update.
@@ -19,7 +19,7 @@ pub(crate) struct EventHandlers {
     pub(crate) cache: Arc<Mutex<Cache>>,
     pub(crate) queue: Arc<SchedulingQueue>,
     pub(crate) nominator: Arc<Nominator>,
-    pub(crate) scheduler_name: Arc<str>,
+    pub(crate) profiles: Arc<Profiles>,
     /// Told whenever a claim changes.
     pub(crate) claim_changes: watch::Sender<()>,
 }
@@ -71,7 +71,9 @@ impl EventHandlers {
     }
 
     fn is_ours(&self, pod: &Pod) -> bool {
-        pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()) == Some(&*self.scheduler_name)
+        let spec = pod.spec.as_ref();
+        spec.and_then(|spec| spec.scheduler_name.as_deref())
+            .is_some_and(|name| self.profiles.has(name))
     }
 
     fn on_pod(&self, change: &Change<Pod>) {

@@ -117,8 +117,7 @@ impl Shared {
         self.queue.requeue(queued, failure.plugins.clone());
         let reference = object_reference(&*attempted.pod);
         let message = truncated(&failure.message);
-        self.handle
-            .recorder
+        self.recorder(&attempted)
             .event(&reference, EventType::Warning, "FailedScheduling", message);
         let patch = status_patch(&info.pod, &failure, nominated.as_ref())?;
         Some(StatusPatch { pod: info, patch })

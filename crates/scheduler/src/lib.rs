@@ -10,6 +10,7 @@
 mod binding;
 mod cache;
 mod config;
+mod configuration;
 mod events;
 mod failure;
 mod framework;
@@ -20,5 +21,6 @@ mod scheduler;
 #[cfg(test)]
 mod testing;
 
-pub use config::{Config, Error};
+pub use config::{Config, Error, ExtensionPoint, PluginSet, Profile};
+pub use configuration::{Configuration, ConfigurationError};
 pub use scheduler::run;

@@ -101,7 +101,7 @@ impl Algorithm {
                 found
             }
             None => {
-                let wanted = self.feasible_to_find(snapshot.len());
+                let wanted = self.feasible_to_find(snapshot.len(), framework.percentage);
                 let start = self.next_start % snapshot.len();
                 let nodes = snapshot.nodes[start..].iter().chain(&snapshot.nodes[..start]);
                 let (found, asked) = filter(framework, state, pod, nodes, wanted, &mut diagnosis)?;
@@ -116,11 +116,13 @@ impl Algorithm {
         }
     }
 
-    fn feasible_to_find(&self, nodes: usize) -> usize {
-        if nodes < MIN_FEASIBLE_NODES || self.percentage >= 100 {
+    /// `own`: the percentage of the pod's profile.
+    fn feasible_to_find(&self, nodes: usize, own: Option<u32>) -> usize {
+        let percentage = own.unwrap_or(self.percentage);
+        if nodes < MIN_FEASIBLE_NODES || percentage >= 100 {
             return nodes;
         }
-        let percentage = match self.percentage as usize {
+        let percentage = match percentage as usize {
             0 => 50usize.saturating_sub(nodes / 125).max(MIN_FEASIBLE_PERCENTAGE),
             given => given,
         };
@@ -199,7 +201,7 @@ mod tests {
             (1000, 100, 1000),
         ] {
             assert_eq!(
-                Algorithm::new(percentage).feasible_to_find(nodes),
+                Algorithm::new(percentage).feasible_to_find(nodes, None),
                 expected,
                 "{nodes} at {percentage} %"
             );

@@ -14,38 +14,55 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::binding::Binding;
-use crate::cache::{Cache, Snapshot};
-use crate::config::{Config, Error};
+use crate::cache::{Cache, PodInfo, Snapshot};
+use crate::config::{Config, Error, Profile};
 use crate::events::EventHandlers;
 use crate::failure::{Failure, StatusPatch};
-use crate::framework::{ByNamespace, Framework, Handle, Listers, Nominator, PostFilterResult, Status};
+use crate::framework::{
+    ByNamespace, Framework, Handle, Listers, Nominator, PostFilterResult, Profiles, Status,
+};
 use crate::plugins;
 use crate::queue::{QueuedPod, SchedulingQueue};
 use crate::schedule_one::{Algorithm, ScheduleError};
 
 /// What the loop and the binding cycles share.
 pub(crate) struct Shared {
-    pub(crate) framework: Arc<Framework>,
+    pub(crate) profiles: Arc<Profiles>,
+    /// Events are from the scheduler of the pod's profile; each with its name.
+    recorders: Vec<(Arc<str>, EventRecorder)>,
     pub(crate) cache: Arc<Mutex<Cache>>,
     pub(crate) queue: Arc<SchedulingQueue>,
     pub(crate) handle: Handle,
+}
+
+impl Shared {
+    /// Records events about a pod.
+    pub(crate) fn recorder(&self, pod: &PodInfo) -> &EventRecorder {
+        let spec = pod.pod.spec.as_ref();
+        let name = spec.and_then(|spec| spec.scheduler_name.as_deref());
+        let own = self.recorders.iter().find(|(own, _)| Some(&**own) == name);
+        own.map_or(&self.handle.recorder, |(_, recorder)| recorder)
+    }
 }
 
 /// Schedules pods until `shutdown`; returns when all tasks have ended.
 ///
 /// # Errors
 /// [`Error::LeaderElectionLost`] when another candidate took over: the caller decides whether to try again.
+/// [`Error::Profile`] when a profile cannot work.
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let Some(identity) = config.leader_election_identity.clone() else {
-        lead(config, client, shutdown).await;
-        return Ok(());
+        return lead(config, client, shutdown).await;
     };
     let election = LeaderElectionConfig::new("kube-scheduler", identity);
     let work = client.clone();
-    run_as_leader(client, election, shutdown.clone(), |leading| {
-        lead(config, work, leading)
+    let mut outcome = Ok(());
+    let ended = &mut outcome;
+    run_as_leader(client, election, shutdown.clone(), |leading| async move {
+        *ended = lead(config, work, leading).await;
     })
     .await;
+    outcome?;
     if shutdown.is_cancelled() {
         Ok(())
     } else {
@@ -53,13 +70,56 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     }
 }
 
-async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
-    let tasks = TaskTracker::new();
-    let source = EventSource {
-        component: config.scheduler_name.clone(),
-        host: None,
+/// A recorder for each profile, by its name; and the first of them.
+fn recorders(
+    config: &Config,
+    client: &Client,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<(EventRecorder, Vec<(Arc<str>, EventRecorder)>), Error> {
+    let recorder = |profile: &Profile| {
+        let source = EventSource {
+            component: profile.scheduler_name.clone(),
+            host: None,
+        };
+        let recorder = EventRecorder::start(client.clone(), source, tasks, shutdown.clone());
+        (Arc::from(profile.scheduler_name.as_str()), recorder)
     };
-    let recorder = EventRecorder::start(client.clone(), source, &tasks, shutdown.clone());
+    let all: Vec<_> = config.profiles.iter().map(recorder).collect();
+    let first = all.first().map(|(_, first)| first.clone());
+    let first = first.ok_or_else(|| Error::Profile {
+        profile: String::new(),
+        problem: "there is no profile".into(),
+    })?;
+    Ok((first, all))
+}
+
+/// The frameworks of all profiles.
+fn profiles(handle: &Handle, recorders: &[(Arc<str>, EventRecorder)]) -> Result<Option<Profiles>, Error> {
+    let mut profiles: Option<Profiles> = None;
+    for (profile, (name, recorder)) in handle.config.profiles.iter().zip(recorders) {
+        let handle = Handle {
+            scheduler_name: name.clone(),
+            recorder: recorder.clone(),
+            ..handle.clone()
+        };
+        let mut framework = Framework::new(handle.nominator.clone());
+        plugins::register_all(&mut framework, &handle);
+        framework.configure(profile).map_err(|problem| Error::Profile {
+            profile: name.to_string(),
+            problem,
+        })?;
+        match &mut profiles {
+            None => profiles = Some(Profiles::new(name, framework)),
+            Some(profiles) => profiles.add(name, framework),
+        }
+    }
+    Ok(profiles)
+}
+
+async fn lead(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+    let tasks = TaskTracker::new();
+    let (recorder, recorders) = recorders(&config, &client, &tasks, &shutdown)?;
     // Everything is started at once: the first lists go in parallel.
     macro_rules! informer {
         () => {
@@ -101,6 +161,7 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
     let handle = Handle {
         client,
         config: config.clone(),
+        scheduler_name: recorders[0].0.clone(),
         listers,
         recorder,
         nominator: nominator.clone(),
@@ -108,10 +169,11 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
         claim_changes: watch::Sender::new(()),
         queue: Arc::default(),
     };
-    let mut framework = Framework::new(nominator.clone());
-    plugins::register_all(&mut framework, &handle);
-    let framework = Arc::new(framework);
-    let queue = Arc::new(SchedulingQueue::new(framework.clone(), config.clone()));
+    let Some(profiles) = profiles(&handle, &recorders)? else {
+        return Ok(());
+    };
+    let profiles = Arc::new(profiles);
+    let queue = Arc::new(SchedulingQueue::new(profiles.clone(), config.clone()));
     let weak = Arc::downgrade(&queue);
     handle.queue.get_or_init(|| weak);
     let cache = Arc::new(Mutex::new(Cache::default()));
@@ -119,7 +181,7 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
         cache: cache.clone(),
         queue: queue.clone(),
         nominator,
-        scheduler_name: config.scheduler_name.as_str().into(),
+        profiles: profiles.clone(),
         claim_changes: handle.claim_changes.clone(),
     };
     handlers.register(&pods, &nodes, &namespaces, &claims, &volumes, &classes);
@@ -158,7 +220,8 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
         () = shutdown.cancelled() => {}
     }
     let shared = Arc::new(Shared {
-        framework,
+        profiles,
+        recorders,
         cache,
         queue,
         handle,
@@ -166,6 +229,7 @@ async fn lead(config: Config, client: Client, shutdown: CancellationToken) {
     Loop::new(shared, &config, shutdown).run().await;
     tasks.close();
     tasks.wait().await;
+    Ok(())
 }
 
 /// The scheduling loop: one pod after the other.
@@ -224,17 +288,20 @@ impl Loop {
             );
             let reference = object_reference(&*pod.pod);
             shared
-                .handle
-                .recorder
+                .recorder(&pod)
                 .event(&reference, EventType::Warning, "FailedScheduling", message);
             shared.queue.done(&pod.uid);
             return None;
         }
         shared.cache.lock().update(&mut self.snapshot);
-        let (chosen, mut state) = match self.algorithm.schedule(&shared.framework, &self.snapshot, &pod) {
-            Ok(found) => found,
-            Err(error) => return self.failed(queued, error).map(Work::Tell),
-        };
+        let (chosen, mut state) =
+            match self
+                .algorithm
+                .schedule(shared.profiles.of(&pod), &self.snapshot, &pod)
+            {
+                Ok(found) => found,
+                Err(error) => return self.failed(queued, error).map(Work::Tell),
+            };
         let assumed = Arc::new(pod.on_node(chosen.shared_name()));
         if !shared.cache.lock().assume(assumed.clone()) {
             // The informer was faster: the pod has a node.
@@ -242,7 +309,11 @@ impl Loop {
             return None;
         }
         shared.handle.nominator.remove(&pod.uid);
-        if let Err(status) = shared.framework.run_reserve(&mut state, &assumed, &chosen) {
+        if let Err(status) = shared
+            .profiles
+            .of(&pod)
+            .run_reserve(&mut state, &assumed, &chosen)
+        {
             return Some(Work::Undo(
                 Box::new(Binding {
                     queued,
@@ -269,7 +340,7 @@ impl Loop {
                 self.shared.fail(queued, Failure::error(status.message()), clear)
             }
             ScheduleError::Fit(mut error, state) => {
-                let framework = &self.shared.framework;
+                let framework = self.shared.profiles.of(&queued.info);
                 let (result, outcome) =
                     framework.run_post_filter(&state, &queued.info, &self.snapshot, &error.diagnosis);
                 if let Err(status) = outcome {

@@ -120,6 +120,7 @@ pub(crate) fn handle(objects: &[Value], config: Config) -> Handle {
     Handle {
         client,
         config: Arc::new(config),
+        scheduler_name: "default-scheduler".into(),
         listers,
         recorder,
         nominator: Arc::new(Nominator::default()),

@@ -7,7 +7,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use keelson_scheduler::Config;
+use k8s_openapi::api::core::v1::Pod;
+use keelson_scheduler::{Config, Configuration};
 use serde_json::json;
 use support::Cluster;
 
@@ -320,5 +321,75 @@ async fn a_failed_binding_is_tried_again() {
     cluster
         .event_starting("p-0", "running Bind plugin \"DefaultBinder\": ")
         .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_profile_schedules_its_own_pods_in_its_own_way() {
+    let text = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nprofiles:\n\
+        - schedulerName: default-scheduler\n- schedulerName: careless\n  plugins:\n    filter:\n\
+        \x20     disabled: [{name: TaintToleration}]\n";
+    let config = Configuration::parse(text).unwrap().config;
+    let cluster = Cluster::start(config).await;
+    cluster
+        .node("n", json!({"cpu": "4", "memory": "8Gi", "pods": "110"}))
+        .await;
+    cluster.taint("n", "dedicated", "others").await;
+    let pod = |name: &str, scheduler: &str| json!({"metadata": {"name": name}, "spec": {"schedulerName": scheduler}});
+    cluster.pod(pod("nobodys", "unknown")).await;
+    cluster.pod(pod("strict", "default-scheduler")).await;
+    cluster.pod(pod("careless", "careless")).await;
+    cluster.scheduled("careless").await;
+    let event = cluster.event("careless", "Scheduled").await;
+    assert_eq!(event.source.unwrap().component.unwrap(), "careless");
+    let message = cluster.unschedulable("strict").await;
+    assert!(message.contains("untolerated taint"), "{message}");
+    let event = cluster.event("strict", "FailedScheduling").await;
+    assert_eq!(event.source.unwrap().component.unwrap(), "default-scheduler");
+    assert_eq!(cluster.node_of("nobodys").await, "");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preempted_pod_says_so_in_a_condition() {
+    let cluster = Cluster::start(Config::default()).await;
+    cluster.priority_class("high", 1000).await;
+    cluster
+        .node(
+            "n",
+            json!({"cpu": "1", "memory": "8Gi", "pods": "110", "example.com/fakecpu": "5"}),
+        )
+        .await;
+    let pod = |name: &str, class: &str, amount: &str| {
+        let amounts = json!({"example.com/fakecpu": amount});
+        let resources = json!({"requests": amounts, "limits": amounts});
+        // Its finalizer keeps it there to be looked at.
+        json!({"metadata": {"name": name, "finalizers": ["example.com/look"]}, "spec": {
+            "priorityClassName": class, "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": "i", "resources": resources}]}})
+    };
+    cluster.pod(pod("victim", "", "4")).await;
+    cluster.scheduled("victim").await;
+    cluster.pod(pod("preemptor", "high", "3")).await;
+    cluster.event("victim", "Preempted").await;
+    let victim = cluster.api::<Pod>().get("victim").await.unwrap();
+    assert!(victim.metadata.deletion_timestamp.is_some());
+    let conditions = victim.status.unwrap().conditions.unwrap();
+    let target = conditions
+        .iter()
+        .find(|condition| condition.type_ == "DisruptionTarget")
+        .unwrap();
+    assert_eq!(target.status, "True");
+    assert_eq!(target.reason.as_deref(), Some("PreemptionByScheduler"));
+    assert_eq!(
+        target.message.as_deref(),
+        Some("default-scheduler: preempting to accommodate a higher priority pod")
+    );
+    for name in ["victim", "preemptor"] {
+        cluster
+            .patch_pod(name, json!({"metadata": {"finalizers": null}}))
+            .await;
+    }
+    cluster.scheduled_while_deleting("preemptor").await;
     cluster.stop().await;
 }

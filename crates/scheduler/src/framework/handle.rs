@@ -15,11 +15,13 @@ use crate::cache::PodInfo;
 use crate::config::Config;
 use crate::queue::SchedulingQueue;
 
-/// Shared by all plugins of one scheduler.
+/// Shared by all plugins of one profile.
 #[derive(Clone)]
 pub(crate) struct Handle {
     pub(crate) client: Client,
     pub(crate) config: Arc<Config>,
+    /// Of the plugins' profile.
+    pub(crate) scheduler_name: Arc<str>,
     pub(crate) listers: Listers,
     pub(crate) recorder: EventRecorder,
     pub(crate) nominator: Arc<Nominator>,

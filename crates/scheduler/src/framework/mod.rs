@@ -5,6 +5,7 @@ mod cycle_state;
 mod fit_error;
 mod handle;
 mod lister;
+mod profiles;
 mod runtime;
 mod status;
 mod traits;
@@ -14,6 +15,7 @@ pub(crate) use cycle_state::CycleState;
 pub(crate) use fit_error::{Diagnosis, FitError};
 pub(crate) use handle::{Handle, Nominator};
 pub(crate) use lister::{ByNamespace, Lister, Listers};
+pub(crate) use profiles::Profiles;
 pub(crate) use runtime::{Framework, NO_NODES};
 pub(crate) use status::{Code, Outcome, Status};
 pub(crate) use traits::{

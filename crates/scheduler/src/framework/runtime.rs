@@ -35,19 +35,21 @@ impl Restriction {
 /// The plugins of a profile by extension point, each list in the order of registration.
 #[derive(Default)]
 pub(crate) struct Framework {
-    plugins: Vec<Arc<dyn Plugin>>,
-    queue_sort: Option<Arc<dyn QueueSortPlugin>>,
-    pre_enqueue: Vec<Arc<dyn PreEnqueuePlugin>>,
-    pre_filter: Vec<Arc<dyn PreFilterPlugin>>,
-    filter: Vec<Arc<dyn FilterPlugin>>,
-    post_filter: Vec<Arc<dyn PostFilterPlugin>>,
-    pre_score: Vec<Arc<dyn PreScorePlugin>>,
-    score: Vec<(Arc<dyn ScorePlugin>, i64)>,
-    reserve: Vec<Arc<dyn ReservePlugin>>,
-    permit: Vec<Arc<dyn PermitPlugin>>,
-    pre_bind: Vec<Arc<dyn PreBindPlugin>>,
-    bind: Vec<Arc<dyn BindPlugin>>,
-    post_bind: Vec<Arc<dyn PostBindPlugin>>,
+    pub(super) plugins: Vec<Arc<dyn Plugin>>,
+    pub(super) queue_sort: Option<Arc<dyn QueueSortPlugin>>,
+    pub(super) pre_enqueue: Vec<Arc<dyn PreEnqueuePlugin>>,
+    pub(super) pre_filter: Vec<Arc<dyn PreFilterPlugin>>,
+    pub(super) filter: Vec<Arc<dyn FilterPlugin>>,
+    pub(super) post_filter: Vec<Arc<dyn PostFilterPlugin>>,
+    pub(super) pre_score: Vec<Arc<dyn PreScorePlugin>>,
+    pub(super) score: Vec<(Arc<dyn ScorePlugin>, i64)>,
+    pub(super) reserve: Vec<Arc<dyn ReservePlugin>>,
+    pub(super) permit: Vec<Arc<dyn PermitPlugin>>,
+    pub(super) pre_bind: Vec<Arc<dyn PreBindPlugin>>,
+    pub(super) bind: Vec<Arc<dyn BindPlugin>>,
+    pub(super) post_bind: Vec<Arc<dyn PostBindPlugin>>,
+    /// Part of the nodes to search, where the profile has a number of its own.
+    pub(crate) percentage: Option<u32>,
     pub(crate) nominator: Arc<Nominator>,
 }
 

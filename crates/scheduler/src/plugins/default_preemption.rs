@@ -238,7 +238,7 @@ async fn preempt(
             "type": "DisruptionTarget",
             "status": "True",
             "reason": "PreemptionByScheduler",
-            "message": format!("{}: preempting to accommodate a higher priority pod", handle.config.scheduler_name),
+            "message": format!("{}: preempting to accommodate a higher priority pod", handle.scheduler_name),
             "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()),
             "observedGeneration": victim.pod.metadata.generation,
         }]},

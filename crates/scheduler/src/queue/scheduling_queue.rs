@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::cache::PodInfo;
 use crate::config::Config;
-use crate::framework::{ClusterEvent, Framework, QueueingHint, SortKey};
+use crate::framework::{ClusterEvent, Profiles, QueueingHint, SortKey};
 
 type Uid = Arc<str>;
 
@@ -73,16 +73,16 @@ struct State {
 pub(crate) struct SchedulingQueue {
     state: Mutex<State>,
     changed: Notify,
-    framework: Arc<Framework>,
+    profiles: Arc<Profiles>,
     config: Arc<Config>,
 }
 
 impl SchedulingQueue {
-    pub(crate) fn new(framework: Arc<Framework>, config: Arc<Config>) -> Self {
+    pub(crate) fn new(profiles: Arc<Profiles>, config: Arc<Config>) -> Self {
         Self {
             state: Mutex::default(),
             changed: Notify::new(),
-            framework,
+            profiles,
             config,
         }
     }
@@ -269,7 +269,8 @@ impl SchedulingQueue {
             ClusterEvent::PodUpdated { new, .. } => new.uid == pod.info.uid,
             _ => true,
         };
-        let hint = |plugin: &&'static str| self.framework.queueing_hint(plugin, &pod.info, event);
+        let framework = self.profiles.of(&pod.info);
+        let hint = |plugin: &&'static str| framework.queueing_hint(plugin, &pod.info, event);
         concerns
             && pod
                 .plugins
@@ -289,7 +290,7 @@ impl SchedulingQueue {
 
     /// Into the active queue, if the PreEnqueue plugins let it.
     fn activate(&self, state: &mut State, mut pod: QueuedPod) {
-        if let Err(status) = self.framework.run_pre_enqueue(&pod.info) {
+        if let Err(status) = self.profiles.of(&pod.info).run_pre_enqueue(&pod.info) {
             pod.gated = true;
             pod.plugins.insert(status.plugin);
             return self.shelve(state, pod);
@@ -299,7 +300,7 @@ impl SchedulingQueue {
             pod.timestamp = Instant::now();
         }
         let sequence = state.next();
-        let key = self.framework.sort_key(&pod);
+        let key = self.profiles.first().sort_key(&pod);
         state.active.insert((key, sequence), pod.info.uid.clone());
         state
             .pods

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{QueuedPod, SchedulingQueue};
 use crate::cache::PodInfo;
 use crate::config::Config;
-use crate::framework::{ClusterEvent, Framework};
+use crate::framework::{ClusterEvent, Framework, Profiles};
 use crate::plugins;
 use crate::testing::{handle, pod, requesting};
 
@@ -18,7 +18,8 @@ fn queue() -> SchedulingQueue {
     let handle = handle(&[], Config::default());
     let mut framework = Framework::new(handle.nominator.clone());
     plugins::register_all(&mut framework, &handle);
-    SchedulingQueue::new(Arc::new(framework), handle.config)
+    let profiles = Profiles::new("default-scheduler", framework);
+    SchedulingQueue::new(Arc::new(profiles), handle.config)
 }
 
 fn named(name: &str, priority: i32) -> Arc<PodInfo> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use keelson_client::{Informer, NamespacedName, Reconciled, WorkQueue, run_workers};
+use keelson_client::{Informer, NamespacedName, Reconciled, WorkQueue};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
@@ -57,17 +57,11 @@ pub(crate) async fn start(context: Context) {
         return;
     }
     let state = Arc::new((context.client(), roles));
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let state = state.clone();
-            async move { reconcile(&state.0, &state.1, &key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, WORKERS, state, |state, key| async move {
+            reconcile(&state.0, &state.1, &key).await
+        })
+        .await;
 }
 
 async fn reconcile(

@@ -2,10 +2,13 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
+use std::hash::Hash;
 use std::sync::Arc;
 
-use keelson_client::{EventRecorder, EventSource, Index, Informer, InformerOptions};
+use keelson_client::{
+    EventRecorder, EventSource, Index, Informer, InformerOptions, Reconciled, WorkQueue, run_workers,
+};
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -13,13 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::shared::owner::{OwnerKey, owner_key};
+use crate::shared::trim::trim;
 use crate::{Config, Controller};
 
 struct Shared {
     config: Config,
     tracker: TaskTracker,
     shutdown: CancellationToken,
-    informers: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
+    informers: Mutex<HashMap<(TypeId, InformerOptions), Box<dyn Any + Send + Sync>>>,
     owner_indexes: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
 }
 
@@ -69,8 +73,11 @@ impl Context {
         &self.shared.config
     }
 
-    /// A client with the controller's identity.
+    /// A client with the controller's identity; one without an account acts as the manager itself.
     pub fn client(&self) -> Client {
+        if self.controller.account.is_empty() {
+            return self.shared.config.informer_client.clone();
+        }
         (self.shared.config.client)(self.controller.account)
     }
 
@@ -92,21 +99,41 @@ impl Context {
         self.shared.tracker.spawn(task);
     }
 
-    /// The shared cache of all objects of kind `K`; its list and watch start with the first call. Handlers and indexes
+    /// The shared cache of all objects of kind `K`, without what [`trim`] takes out; its list and watch start with the first call. Handlers and indexes
     /// can be added at any time; await [`Informer::synced`] before the first reconciliation.
     pub fn informer<K>(&self) -> Informer<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
+        self.informer_where(InformerOptions::default())
+    }
+
+    /// The shared cache of the objects of kind `K` that a field selector chooses: a controller that needs few of a kind
+    /// that is large or many should not hold them all.
+    pub fn informer_of<K>(&self, fields: impl Into<String>) -> Informer<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        self.informer_where(InformerOptions {
+            fields: Some(fields.into()),
+            labels: None,
+        })
+    }
+
+    fn informer_where<K>(&self, options: InformerOptions) -> Informer<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
         let mut informers = self.shared.informers.lock();
-        let any = informers.entry(TypeId::of::<K>()).or_insert_with(|| {
+        let key = (TypeId::of::<K>(), options.clone());
+        let any = informers.entry(key).or_insert_with(|| {
             let api = Api::<K>::all(self.shared.config.informer_client.clone());
-            let shared = &self.shared;
-            let options = InformerOptions::default();
-            Box::new(Informer::spawn(api, options, &shared.tracker, &shared.shutdown))
+            let (informer, task) = Informer::new(api, options);
+            self.spawn(task.trimmed(trim).run(self.shutdown()));
+            Box::new(informer)
         });
         any.downcast_ref::<Informer<K>>()
-            .expect("invariant: the map's key is the type of its value")
+            .expect("invariant: the map's key has the type of its value")
             .clone()
     }
 
@@ -123,6 +150,24 @@ impl Context {
         any.downcast_ref::<Index<OwnerKey, K>>()
             .expect("invariant: the map's key is the type of its value")
             .clone()
+    }
+
+    /// Works off `queue` until the controller must end: `reconcile` gets `state` and a key. See [`run_workers`].
+    pub async fn work<T, S, F, Fut, E>(
+        &self,
+        queue: WorkQueue<T>,
+        workers: usize,
+        state: Arc<S>,
+        reconcile: F,
+    ) where
+        T: Eq + Hash + Clone + Display + Send + Sync + 'static,
+        S: Send + Sync + 'static,
+        F: Fn(Arc<S>, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Reconciled, E>> + Send,
+        E: std::error::Error + 'static,
+    {
+        let reconcile = move |key| reconcile(state.clone(), key);
+        run_workers(self.name(), queue, workers, self.shutdown(), reconcile).await;
     }
 
     /// Records events as `component`, which is the controller's name for most, `node-controller` for some.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
-use keelson_client::{Index, Informer, NamespacedName, Reconciled, WorkQueue, run_workers};
+use keelson_client::{Index, Informer, NamespacedName, Reconciled, WorkQueue};
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 
@@ -59,17 +59,11 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let syncer = syncer.clone();
-            async move { syncer.sync(&key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }
 
 /// The subsets of a service, in an order that depends on nothing but them; and whether some were left out.

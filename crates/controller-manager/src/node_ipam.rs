@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1::Node;
 use keelson_client::{
-    EventRecorder, EventType, Informer, NamespacedName, Reconciled, WorkQueue, object_reference, run_workers,
+    EventRecorder, EventType, Informer, NamespacedName, Reconciled, WorkQueue, object_reference,
 };
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -114,17 +114,11 @@ pub(crate) async fn start(context: Context) {
         recorder,
         parts,
     });
-    run_workers(
-        context.name(),
-        queue,
-        1,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let state = state.clone();
-            async move { reconcile(&state, &key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, 1, state, |state, key| async move {
+            reconcile(&state, &key).await
+        })
+        .await;
 }
 
 fn part_of(node: &Node) -> Option<Ipv4Net> {

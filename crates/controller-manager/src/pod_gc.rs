@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use keelson_client::{Change, Index, Informer, NamespacedName, Reconciled, WorkQueue, run_workers};
+use keelson_client::{Change, Index, Informer, NamespacedName, Reconciled, WorkQueue};
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
 
@@ -86,17 +86,11 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(pods.synced()).await {
         return;
     }
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |task: Task| {
-            let collector = collector.clone();
-            async move { collector.carry_out(task).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, WORKERS, collector, |collector, task| async move {
+            collector.carry_out(task).await
+        })
+        .await;
 }
 
 impl Collector {

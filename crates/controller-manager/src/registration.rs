@@ -8,7 +8,8 @@ use crate::Context;
 pub struct Controller {
     /// Upstream's name, as in `--controllers` and in leader migration.
     pub name: &'static str,
-    /// The service account in `kube-system` that it acts as.
+    /// The service account in `kube-system` that it acts as; empty: the manager's own identity, as upstream's token
+    /// controller, which no account's token can serve.
     pub account: &'static str,
     /// Starts it. The future registers handlers before it first waits, and ends when the context's token is
     /// cancelled and all work is done.
@@ -146,6 +147,42 @@ pub const CONTROLLERS: &[Controller] = &[
         "root-ca-certificate-publisher-controller",
         "root-ca-cert-publisher",
         crate::root_ca::start
+    ),
+    controller!(
+        "serviceaccount-token-controller",
+        "",
+        crate::service_account_token::start
+    ),
+    controller!(
+        "endpointslice-mirroring-controller",
+        "endpointslicemirroring-controller",
+        crate::endpointslice_mirroring::start
+    ),
+    controller!(
+        "resourcequota-controller",
+        "resourcequota-controller",
+        crate::resource_quota::start
+    ),
+    controller!(
+        "ephemeral-volume-controller",
+        "ephemeral-volume-controller",
+        crate::ephemeral_volume::start
+    ),
+    controller!("ttl-controller", "ttl-controller", crate::ttl::start),
+    controller!(
+        "bootstrap-signer-controller",
+        "bootstrap-signer",
+        crate::bootstrap_signer::start
+    ),
+    controller!(
+        "volumeattributesclass-protection-controller",
+        "volumeattributesclass-protection-controller",
+        crate::storage_protection::start_attributes_classes
+    ),
+    controller!(
+        "service-cidr-controller",
+        "service-cidrs-controller",
+        crate::service_cidrs::start
     ),
     controller!("node-ipam-controller", "node-controller", crate::node_ipam::start),
     controller!(

@@ -1,22 +1,20 @@
 //! token-cleaner-controller: deletes bootstrap tokens when they expire.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use keelson_client::{Informer, NamespacedName, Reconciled, WorkQueue, run_workers};
-use kube::api::{DeleteParams, Preconditions};
-use kube::{Api, Client};
+use kube::Api;
+use kube::api::DeleteParams;
 
 use crate::Context;
-use crate::shared::{ReconcileError, api_error};
+use crate::shared::expiry::{Expiry, delete_expired};
 
 const NAMESPACE: &str = "kube-system";
 const TYPE: &str = "bootstrap.kubernetes.io/token";
+/// What of all secrets these controllers read.
+pub(crate) const SELECTOR: &str = "metadata.namespace=kube-system,type=bootstrap.kubernetes.io/token";
 
 /// When the token expires; `None`: never, or it is no token. What cannot be read counts as expired, as upstream has it.
-fn expiry(secret: &Secret) -> Option<Timestamp> {
+pub(crate) fn expiry(secret: &Secret) -> Option<Timestamp> {
     let is_token =
         secret.metadata.namespace.as_deref() == Some(NAMESPACE) && secret.type_.as_deref() == Some(TYPE);
     let text = secret.data.as_ref().filter(|_| is_token)?.get("expiration")?;
@@ -28,51 +26,43 @@ fn expiry(secret: &Secret) -> Option<Timestamp> {
 
 /// Runs the controller.
 pub(crate) async fn start(context: Context) {
-    let secrets = context.informer::<Secret>();
-    let queue: WorkQueue<NamespacedName> = WorkQueue::default();
-    let sink = queue.clone();
-    secrets.on_change(move |change| {
-        if expiry(change.object()).is_some() {
-            sink.add(NamespacedName::of(change.object().as_ref()));
-        }
-    });
-    let state = Arc::new((context.client(), secrets));
-    run_workers(
-        context.name(),
-        queue,
-        1,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let state = state.clone();
-            async move { reconcile(&state.0, &state.1, &key).await }
-        },
-    )
-    .await;
+    let rules = Expiry {
+        objects: context.informer_of::<Secret>(SELECTOR),
+        api: Api::namespaced,
+        expires: expiry,
+        deletion: DeleteParams::default(),
+    };
+    delete_expired(context, 1, rules).await;
 }
 
-async fn reconcile(
-    client: &Client,
-    secrets: &Informer<Secret>,
-    key: &NamespacedName,
-) -> Result<Reconciled, ReconcileError> {
-    let Some(secret) = secrets.get(key) else {
-        return Ok(Reconciled::Done);
-    };
-    let Some(expiry) = expiry(&secret) else {
-        return Ok(Reconciled::Done);
-    };
-    let left = Duration::try_from(expiry.duration_since(Timestamp::now())).unwrap_or_default();
-    if !left.is_zero() {
-        return Ok(Reconciled::After(left));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn expiries() {
+        let check = |kind: &str, namespace: &str, data: Value, expected: Option<&str>| {
+            let secret =
+                json!({"metadata": {"name": "s", "namespace": namespace}, "type": kind, "data": data});
+            let secret: Secret = serde_json::from_value(secret).unwrap();
+            assert_eq!(
+                expiry(&secret),
+                expected.map(|text| text.parse().unwrap()),
+                "{kind} {namespace} {data}"
+            );
+        };
+        // 2026-01-01T00:00:00Z, and what is no time.
+        let end = json!({"expiration": "MjAyNi0wMS0wMVQwMDowMDowMFo="});
+        check(TYPE, NAMESPACE, end.clone(), Some("2026-01-01T00:00:00Z"));
+        check(
+            TYPE,
+            NAMESPACE,
+            json!({"expiration": "c29vbg=="}),
+            Some("1970-01-01T00:00:00Z"),
+        );
+        check(TYPE, NAMESPACE, json!({}), None);
+        check("Opaque", NAMESPACE, end.clone(), None);
+        check(TYPE, "default", end, None);
     }
-    let params = DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: secret.metadata.uid.clone(),
-            resource_version: secret.metadata.resource_version.clone(),
-        }),
-        ..DeleteParams::default()
-    };
-    let api: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
-    api_error::ignore_not_found(api.delete(&key.name, &params).await)?;
-    Ok(Reconciled::Done)
 }

@@ -10,7 +10,7 @@ mod sync;
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use keelson_client::{WorkQueue, run_workers};
+use keelson_client::WorkQueue;
 
 use crate::Context;
 use crate::shared::watch_owned::{watch_owned, watch_self};
@@ -39,9 +39,9 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(synced).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

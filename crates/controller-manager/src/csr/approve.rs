@@ -8,7 +8,7 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use keelson_client::{Informer, NamespacedName, Reconciled, WorkQueue, run_workers};
+use keelson_client::{Informer, NamespacedName, Reconciled, WorkQueue};
 use keelson_pki::CertificateRequest;
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -42,17 +42,11 @@ pub(crate) async fn start(context: Context) {
         requests,
         nodes,
     });
-    run_workers(
-        context.name(),
-        queue,
-        1,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let state = state.clone();
-            async move { reconcile(&state, &key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, 1, state, |state, key| async move {
+            reconcile(&state, &key).await
+        })
+        .await;
 }
 
 async fn reconcile(state: &State, key: &NamespacedName) -> Result<Reconciled, kube::Error> {

@@ -1,16 +1,12 @@
 //! certificatesigningrequest-cleaner-controller: requests that are settled or forgotten do not stay.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use keelson_client::{Informer, NamespacedName, Reconciled, WorkQueue, run_workers};
-use kube::api::{DeleteParams, Preconditions};
-use kube::{Api, Client};
+use kube::Api;
+use kube::api::DeleteParams;
 
 use crate::Context;
-use crate::shared::{ReconcileError, api_error};
+use crate::shared::expiry::{Expiry, delete_expired};
 
 /// How long a request stays after it was approved, denied or failed, as upstream has it.
 const SETTLED: SignedDuration = SignedDuration::from_hours(1);
@@ -43,49 +39,13 @@ fn expiry(request: &CertificateSigningRequest) -> Option<Timestamp> {
 
 /// Starts the controller.
 pub(crate) async fn start(context: Context) {
-    let requests = context.informer::<CertificateSigningRequest>();
-    let queue: WorkQueue<NamespacedName> = WorkQueue::default();
-    let sink = queue.clone();
-    requests.on_change(move |change| sink.add(NamespacedName::of(change.object().as_ref())));
-    let state = Arc::new((context.client(), requests));
-    run_workers(
-        context.name(),
-        queue,
-        1,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let state = state.clone();
-            async move { reconcile(&state.0, &state.1, &key).await }
-        },
-    )
-    .await;
-}
-
-async fn reconcile(
-    client: &Client,
-    requests: &Informer<CertificateSigningRequest>,
-    key: &NamespacedName,
-) -> Result<Reconciled, ReconcileError> {
-    let Some(request) = requests.get(key) else {
-        return Ok(Reconciled::Done);
+    let rules = Expiry {
+        objects: context.informer::<CertificateSigningRequest>(),
+        api: |client, _| Api::all(client),
+        expires: expiry,
+        deletion: DeleteParams::default(),
     };
-    let Some(expiry) = expiry(&request) else {
-        return Ok(Reconciled::Done);
-    };
-    let left = Duration::try_from(expiry.duration_since(Timestamp::now())).unwrap_or_default();
-    if !left.is_zero() {
-        return Ok(Reconciled::After(left));
-    }
-    let params = DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: request.metadata.uid.clone(),
-            resource_version: None,
-        }),
-        ..DeleteParams::default()
-    };
-    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    api_error::ignore_not_found(api.delete(&key.name, &params).await)?;
-    Ok(Reconciled::Done)
+    delete_expired(context, 1, rules).await;
 }
 
 #[cfg(test)]

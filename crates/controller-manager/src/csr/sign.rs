@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use keelson_client::{Informer, NamespacedName, Reconciled, WorkQueue, run_workers};
+use keelson_client::{Informer, NamespacedName, Reconciled, WorkQueue};
 use keelson_pki::{CertificateAuthority, Profile};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -54,17 +54,11 @@ pub(crate) async fn start(context: Context) {
         authority,
         longest,
     });
-    run_workers(
-        context.name(),
-        queue,
-        1,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let state = state.clone();
-            async move { reconcile(&state, &key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, 1, state, |state, key| async move {
+            reconcile(&state, &key).await
+        })
+        .await;
 }
 
 async fn reconcile(state: &State, key: &NamespacedName) -> Result<Reconciled, Error> {

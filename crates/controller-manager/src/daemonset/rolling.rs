@@ -66,7 +66,7 @@ fn pair(pods: &[Arc<Pod>], hash: &str) -> Option<Pair> {
     Some((new, old))
 }
 
-/// Decides the next step.
+/// Decides the next step. `nodes` has every node that should run a pod, also one without any.
 pub(super) fn step(nodes: &PodsByNode, limits: Limits, rules: &Rules<'_>) -> Step {
     if limits.surge == 0 {
         replace(nodes, limits.unavailable, rules)
@@ -147,9 +147,11 @@ mod tests {
         check(0, 1, &[&["a:old:r"], &["b:old:r"]], &["a"], &[]);
         check(0, 1, &[&["a:old:r"], &["b:old:u"]], &["b"], &[]);
         check(0, 1, &[&["a:old:r"], &["b:new:u"]], &[], &[]);
+        check(0, 1, &[&["a:old:r"], &[]], &[], &[]);
         check(0, 1, &[&["a:old:r"], &["b:new:r"]], &["a"], &[]);
         check(0, 2, &[&["a:old:r"], &["b:old:t"], &["c:old:r"]], &["a"], &[]);
         check(1, 0, &[&["a:old:r"], &["b:old:r"]], &[], &["n0"]);
+        check(1, 0, &[&["a:old:r"], &[]], &[], &["n0"]);
         check(1, 0, &[&["a:old:r", "x:new:u"], &["b:old:r"]], &[], &[]);
         check(1, 0, &[&["a:old:r", "x:new:r"], &["b:old:r"]], &["a"], &["n1"]);
         check(1, 0, &[&["a:old:u"], &["b:old:r"]], &[], &["n0", "n1"]);

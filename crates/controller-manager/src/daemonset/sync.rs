@@ -90,7 +90,11 @@ impl Syncer {
             now: Timestamp::now(),
         };
         let pods = claim_owned(client, set, &selector, &self.pods_by_owner, None).await?;
-        let by_node = manage::by_node(&pods);
+        let mut by_node = manage::by_node(&pods);
+        // A node that lacks its pod counts as one without service when others are to be updated.
+        for (node, _) in fits.iter().filter(|(_, fit)| fit.should_run) {
+            by_node.entry(node.clone()).or_default();
+        }
         let mut wait = next_availability(pods.iter().map(Arc::as_ref), rules.min_ready_seconds, rules.now);
         let quiet = self.expectations.satisfied(uid(set));
         let mut outcome = Ok(());

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use keelson_client::{Change, NamespacedName, WorkQueue, run_workers};
+use keelson_client::{Change, NamespacedName, WorkQueue};
 
 use crate::Context;
 use crate::shared::owner::{controller_of, namespace, uid};
@@ -77,9 +77,9 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(synced).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use keelson_client::{Change, NamespacedName, WorkQueue, run_workers};
+use keelson_client::{Change, NamespacedName, WorkQueue};
 
 use crate::Context;
 use crate::shared::owner::{is_deleting, namespace};
@@ -65,15 +65,9 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let syncer = syncer.clone();
-            async move { syncer.sync(&key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use keelson_client::{Change, NamespacedName, WorkQueue, run_workers};
+use keelson_client::{Change, NamespacedName, WorkQueue};
 
 use crate::Context;
 use crate::shared::pod::label;
@@ -80,15 +80,9 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let syncer = syncer.clone();
-            async move { syncer.sync(&key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

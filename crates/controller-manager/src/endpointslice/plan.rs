@@ -16,13 +16,15 @@ pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigg
 const PREFIX: usize = 57;
 
 /// What all slices of a service have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Common {
     pub(crate) namespace: String,
     /// The slices' names begin with it.
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) annotations: BTreeMap<String, String>,
+    /// Whether slices must have these annotations and no others; else they are added when a slice is written anyway.
+    pub(crate) only_these_annotations: bool,
     pub(crate) owner: OwnerReference,
     /// Most endpoints of a slice.
     pub(crate) max: usize,
@@ -158,7 +160,9 @@ fn keep_wanted(slice: &EndpointSlice, wanted: &mut HashMap<Identity, Endpoint>, 
 }
 
 fn has_common(meta: &ObjectMeta, common: &Common) -> bool {
+    let annotations = meta.annotations.clone().unwrap_or_default();
     meta.labels.as_ref() == Some(&common.labels)
+        && (!common.only_these_annotations || annotations == common.annotations)
         && meta
             .owner_references
             .iter()
@@ -185,7 +189,7 @@ fn with(mut slice: EndpointSlice, endpoints: Vec<Endpoint>, common: &Common) -> 
     slice.metadata.labels = Some(common.labels.clone());
     slice.metadata.owner_references = Some(vec![common.owner.clone()]);
     let annotations = slice.metadata.annotations.get_or_insert_default();
-    annotations.remove(TRIGGER_TIME);
+    annotations.retain(|key, _| !common.only_these_annotations && key != TRIGGER_TIME);
     annotations.extend(common.annotations.clone());
     slice
 }
@@ -237,6 +241,7 @@ mod tests {
             name: "svc".into(),
             labels: BTreeMap::from([("a".into(), "b".into())]),
             annotations: BTreeMap::new(),
+            only_these_annotations: false,
             owner: OwnerReference::default(),
             max: 3,
         }

@@ -131,6 +131,7 @@ fn common(service: &Service, since: Option<Timestamp>, controller: &str) -> Comm
         name: name(service).to_owned(),
         labels,
         annotations: time.into_iter().collect::<BTreeMap<_, _>>(),
+        only_these_annotations: false,
         owner: controller_reference(service),
         max: MAX,
     }

@@ -13,8 +13,6 @@ mod tests;
 
 use std::sync::Arc;
 
-use keelson_client::run_workers;
-
 use crate::Context;
 
 /// `--concurrent-gc-syncs`.
@@ -31,15 +29,12 @@ pub(crate) async fn start(context: Context) {
         monitors.clone(),
         context.recorder("garbage-collector-controller"),
     ));
-    run_workers(
-        context.name(),
-        monitors.queue.clone(),
-        WORKERS,
-        context.shutdown(),
-        move |task: graph::Task| {
-            let collector = collector.clone();
-            async move { collector.carry_out(task).await }
-        },
-    )
-    .await;
+    context
+        .work(
+            monitors.queue.clone(),
+            WORKERS,
+            collector,
+            |collector, task| async move { collector.carry_out(task).await },
+        )
+        .await;
 }

@@ -109,9 +109,8 @@ pub(crate) async fn start(context: Context) {
             async move { orphans.release(&key).await }
         },
     );
-    let work = run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
+    let work = context.work(queue, WORKERS, syncer, |syncer, key| async move {
+        syncer.sync(&key).await
     });
     tokio::join!(work, clean_up);
 }

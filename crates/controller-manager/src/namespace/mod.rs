@@ -10,7 +10,7 @@ mod sync;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
-use keelson_client::{NamespacedName, WorkQueue, run_workers};
+use keelson_client::{NamespacedName, WorkQueue};
 
 use crate::Context;
 
@@ -29,15 +29,9 @@ pub(crate) async fn start(context: Context) {
         }
     });
     let syncer = Arc::new(sync::Syncer::new(context.clone(), queue.clone()));
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let syncer = syncer.clone();
-            async move { syncer.sync(&key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

@@ -8,7 +8,6 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use keelson_client::{
     Change, EventRecorder, EventType, Informer, NamespacedName, Reconciled, WorkQueue, object_reference,
-    run_workers,
 };
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
@@ -141,17 +140,11 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let evictor = evictor.clone();
-            async move { evictor.sync(&key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, WORKERS, evictor, |evictor, key| async move {
+            evictor.sync(&key).await
+        })
+        .await;
 }
 
 impl Evictor {

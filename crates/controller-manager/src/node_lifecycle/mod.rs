@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use keelson_client::{Change, NamespacedName, WorkQueue, run_workers};
+use keelson_client::{Change, NamespacedName, WorkQueue};
 
 use crate::Context;
 use crate::shared::pod::node_name;
@@ -63,15 +63,9 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(ready).await {
         return;
     }
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |key: NamespacedName| {
-            let syncer = syncer.clone();
-            async move { syncer.sync(&key).await }
-        },
-    )
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

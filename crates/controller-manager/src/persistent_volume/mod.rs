@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use keelson_client::{NamespacedName, WorkQueue, run_workers};
+use keelson_client::{NamespacedName, WorkQueue};
 
 use crate::Context;
 
@@ -91,20 +91,12 @@ pub(crate) async fn start(context: Context) {
         volumes,
         classes,
     });
-    run_workers(
-        context.name(),
-        queue,
-        WORKERS,
-        context.shutdown(),
-        move |task: Task| {
-            let syncer = syncer.clone();
-            async move {
-                match task {
-                    Task::Claim(key) => syncer.claim(&key).await,
-                    Task::Volume(key) => syncer.volume(&key).await,
-                }
+    context
+        .work(queue, WORKERS, syncer, |syncer, task| async move {
+            match task {
+                Task::Claim(key) => syncer.claim(&key).await,
+                Task::Volume(key) => syncer.volume(&key).await,
             }
-        },
-    )
-    .await;
+        })
+        .await;
 }

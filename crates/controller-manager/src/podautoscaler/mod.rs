@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
-use keelson_client::{Change, NamespacedName, WorkQueue, run_workers};
+use keelson_client::{Change, NamespacedName, WorkQueue};
 
 use crate::Context;
 use sync::Syncer;
@@ -54,9 +54,9 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(synced).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

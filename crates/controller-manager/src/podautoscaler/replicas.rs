@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_api::quantity::Quantity;
 
@@ -24,6 +25,31 @@ pub(super) enum Target {
     Average(i64),
 }
 
+/// How far from the target usage may be before anything happens, as parts of it: 0.1 is ten percent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Tolerance {
+    pub(super) down: f64,
+    pub(super) up: f64,
+}
+
+impl Tolerance {
+    /// What the autoscaler's behavior says for each direction, else `default`.
+    pub(super) fn of(behavior: Option<&HorizontalPodAutoscalerBehavior>, default: f64) -> Self {
+        let own = |rules: Option<&HPAScalingRules>| {
+            let text = &rules?.tolerance.as_ref()?.0;
+            Some(Quantity::parse(text).ok()?.as_f64())
+        };
+        Self {
+            down: own(behavior.and_then(|behavior| behavior.scale_down.as_ref())).unwrap_or(default),
+            up: own(behavior.and_then(|behavior| behavior.scale_up.as_ref())).unwrap_or(default),
+        }
+    }
+
+    fn covers(self, ratio: f64) -> bool {
+        (1.0 - self.down..=1.0 + self.up).contains(&ratio)
+    }
+}
+
 /// What the calculation starts from.
 pub(super) struct Input<'a> {
     pub(super) current: i32,
@@ -34,7 +60,7 @@ pub(super) struct Input<'a> {
     pub(super) pods: &'a [Arc<Pod>],
     /// Usage by pod name, in thousandths.
     pub(super) usage: HashMap<String, i64>,
-    pub(super) tolerance: f64,
+    pub(super) tolerance: Tolerance,
     pub(super) now: Timestamp,
 }
 
@@ -149,7 +175,7 @@ pub(super) fn compute(input: Input<'_>) -> Result<Proposal, String> {
     let first = ratio(&usage)?;
     let measured = measured(&usage, &requests, input.target);
     let propose = |replicas: i32| Proposal { replicas, ..measured };
-    let within = |ratio: f64| (ratio - 1.0).abs() <= input.tolerance;
+    let within = |ratio: f64| input.tolerance.covers(ratio);
     let growing_with_unready = !unready.is_empty() && first > 1.0;
     if !growing_with_unready && missing.is_empty() {
         return Ok(propose(if within(first) {
@@ -244,7 +270,7 @@ mod tests {
             container: None,
             pods: &all,
             usage,
-            tolerance: 0.1,
+            tolerance: Tolerance { down: 0.1, up: 0.1 },
             now,
         };
         let found = compute(input).map(|proposal| proposal.replicas);
@@ -270,5 +296,27 @@ mod tests {
         );
         check(Target::Average(200), 2, "400 400", Ok(4));
         check(Target::Average(200), 4, "100 100 100 100", Ok(2));
+    }
+
+    #[test]
+    fn tolerances() {
+        let check = |behavior: serde_json::Value, ratio: f64, covered: bool| {
+            let behavior: Option<HorizontalPodAutoscalerBehavior> = serde_json::from_value(behavior).unwrap();
+            let tolerance = Tolerance::of(behavior.as_ref(), 0.1);
+            assert_eq!(tolerance.covers(ratio), covered, "{behavior:?} {ratio}");
+        };
+        let both = json!({"scaleUp": {"tolerance": "50m"}, "scaleDown": {"tolerance": "0.3"}});
+        for (ratio, default, own) in [
+            (1.1, true, false),
+            (1.04, true, true),
+            (0.9, true, true),
+            (0.75, false, true),
+            (0.6, false, false),
+        ] {
+            check(json!(null), ratio, default);
+            check(json!({"scaleUp": {}}), ratio, default);
+            check(both.clone(), ratio, own);
+        }
+        check(json!({"scaleUp": {"tolerance": "0"}}), 1.01, false);
     }
 }

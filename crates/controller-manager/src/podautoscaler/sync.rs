@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::limits::{Decision, History, Limits, decide};
 use super::metrics;
-use super::replicas::{Input, Proposal, Target, compute};
+use super::replicas::{Input, Proposal, Target, Tolerance, compute};
 use crate::shared::owner::{name, namespace};
 use crate::shared::selector::matches;
 use crate::shared::{ReconcileError, api_error};
@@ -179,9 +179,13 @@ impl Syncer {
             .pods
             .list_where(|pod| namespace(pod) == own && matches(&selector, pod.metadata.labels.as_ref()));
         let specs = hpa.spec.metrics.clone().unwrap_or_default();
+        let tolerance = Tolerance::of(hpa.spec.behavior.as_ref(), self.tolerance);
         let (mut best, mut statuses, mut failure) = (None::<Measured>, Vec::new(), None);
         for spec in &specs {
-            match self.measure_one(&own, spec, &text, &pods, current).await {
+            match self
+                .measure_one(&own, spec, &text, &pods, (current, tolerance))
+                .await
+            {
                 Ok(measured) => {
                     statuses.push(measured.status.clone());
                     if best
@@ -220,7 +224,7 @@ impl Syncer {
         spec: &MetricSpec,
         selector: &str,
         pods: &[Arc<Pod>],
-        current: i32,
+        (current, tolerance): (i32, Tolerance),
     ) -> Result<Measured, Failure> {
         let (resource, container, target, reason) = match (&spec.resource, &spec.container_resource) {
             (Some(source), _) => (&source.name, None, &source.target, "FailedGetResourceMetric"),
@@ -262,7 +266,7 @@ impl Syncer {
             );
             return Err(fail(message));
         }
-        let (tolerance, now) = (self.tolerance, Timestamp::now());
+        let now = Timestamp::now();
         let input = Input {
             current,
             target: wanted,

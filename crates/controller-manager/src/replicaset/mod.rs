@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use keelson_client::{WorkQueue, run_workers};
+use keelson_client::WorkQueue;
 
 use crate::Context;
 use crate::shared::expectations::Expectations;
@@ -55,9 +55,9 @@ async fn start_kind<O: Replicated>(context: Context, component: &str) {
     if !context.before_shutdown(synced).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

@@ -7,6 +7,7 @@ use super::claims::claim_name;
 use crate::shared::history::REVISION_HASH;
 use crate::shared::owner::name;
 use crate::shared::pod::{from_template, label};
+use crate::shared::selector::Labels;
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
@@ -62,9 +63,16 @@ pub(super) fn pod_of(set: &StatefulSet, template: &PodTemplateSpec, revision: &s
 
 /// Gives the pod the labels of its identity.
 pub(super) fn identify(pod: &mut Pod, pod_name: &str, ordinal: i32) {
-    let labels = pod.metadata.labels.get_or_insert_default();
-    labels.insert(POD_NAME.into(), pod_name.to_owned());
-    labels.insert(POD_INDEX.into(), ordinal.to_string());
+    let own = pod.metadata.labels.get_or_insert_default();
+    own.extend(labels(pod_name, ordinal));
+}
+
+/// The labels of the identity of the pod with this ordinal.
+pub(super) fn labels(pod_name: &str, ordinal: i32) -> Labels {
+    Labels::from([
+        (POD_NAME.to_owned(), pod_name.to_owned()),
+        (POD_INDEX.to_owned(), ordinal.to_string()),
+    ])
 }
 
 /// Whether the labels of the pod's identity are right.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use keelson_client::{WorkQueue, run_workers};
+use keelson_client::WorkQueue;
 
 use crate::Context;
 use crate::shared::selector;
@@ -53,9 +53,9 @@ pub(crate) async fn start(context: Context) {
     if !context.before_shutdown(synced).await {
         return;
     }
-    run_workers(context.name(), queue, WORKERS, context.shutdown(), move |key| {
-        let syncer = syncer.clone();
-        async move { syncer.sync(&key).await }
-    })
-    .await;
+    context
+        .work(queue, WORKERS, syncer, |syncer, key| async move {
+            syncer.sync(&key).await
+        })
+        .await;
 }

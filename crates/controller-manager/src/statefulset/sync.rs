@@ -9,8 +9,9 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 use keelson_client::{
     EventRecorder, EventType, Index, Informer, NamespacedName, Reconciled, object_reference,
 };
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
+use serde_json::json;
 
 use super::plan::{Action, View, plan};
 use super::spec::Wanted;
@@ -129,11 +130,11 @@ impl Syncer {
                 Action::EnsureClaims(ordinal) => self.ensure_claims(set, wanted, ordinal).await?,
                 Action::Identify(ordinal) => {
                     let Some(pod) = pods.get(&ordinal) else { continue };
-                    let mut pod = Pod::clone(pod);
-                    let pod_name = name(&pod).to_owned();
-                    identity::identify(&mut pod, &pod_name, ordinal);
+                    let labels = identity::labels(name(pod.as_ref()), ordinal);
+                    let patch =
+                        Patch::Strategic(json!({"metadata": {"uid": pod.metadata.uid, "labels": labels}}));
                     self.pods(set)
-                        .replace(&pod_name, &PostParams::default(), &pod)
+                        .patch(name(pod.as_ref()), &PatchParams::default(), &patch)
                         .await?;
                 }
                 Action::FixClaims(ordinal) => {

@@ -1,7 +1,4 @@
 //! Nodes that fall silent, and what becomes of pods, against a real API server.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::time::Duration;
 
@@ -12,7 +9,8 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
-use support::{Cluster, job_template};
+
+use crate::support::{Cluster, job_template};
 
 fn quick(config: &mut keelson_controller_manager::Config) {
     config.node_monitor_grace_period = Duration::from_secs(2);
@@ -244,5 +242,21 @@ async fn cluster_roles_are_aggregated() {
     until(1).await;
     roles.delete("part", &DeleteParams::default()).await.unwrap();
     until(0).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_told_how_long_to_cache() {
+    let cluster = Cluster::start().await;
+    let api = node(&cluster, "n1").await;
+    let told = |node: Option<&Node>| {
+        let annotations = node.and_then(|node| node.metadata.annotations.as_ref());
+        annotations
+            .is_some_and(|all| all.get("node.alpha.kubernetes.io/ttl").map(String::as_str) == Some("0"))
+    };
+    tokio::time::timeout(Duration::from_secs(20), await_condition(api, "n1", told))
+        .await
+        .unwrap()
+        .unwrap();
     cluster.stop().await;
 }

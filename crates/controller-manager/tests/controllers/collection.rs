@@ -1,7 +1,4 @@
 //! The garbage collector and the namespace controller against a real API server.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod};
@@ -10,7 +7,8 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, PropagationPo
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
-use support::{Cluster, template};
+
+use crate::support::{Cluster, template};
 
 fn owner(kind: &str, name: &str, uid: &str, blocking: bool) -> Value {
     json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "blockOwnerDeletion": blocking}])

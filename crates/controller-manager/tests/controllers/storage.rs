@@ -1,17 +1,16 @@
 //! Budgets, claims and volumes against a real API server.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
-use support::{Cluster, template};
+
+use crate::support::{Cluster, template};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn budgets_say_how_many_may_go() {
@@ -220,5 +219,101 @@ async fn claims_are_bound_to_the_smallest_volume_that_fits() {
         .await
         .unwrap();
     until_volume(&volume, "Released").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ephemeral_volumes_get_their_claims() {
+    let cluster = Cluster::start().await;
+    let claims = cluster.api::<PersistentVolumeClaim>();
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "none",
+                      "resources": {"requests": {"storage": "1Gi"}}});
+    let foreign = json!({"metadata": {"name": "p-taken"}, "spec": spec});
+    cluster.create::<PersistentVolumeClaim>(foreign).await;
+    let volume = |name: &str| {
+        let template = json!({"metadata": {"labels": {"of": name}}, "spec": spec});
+        json!({"name": name, "ephemeral": {"volumeClaimTemplate": template}})
+    };
+    let pod = |name: &str, volume: Value| {
+        json!({"metadata": {"name": name, "labels": {"hollow": "stuck"}},
+               "spec": {"containers": [{"name": "c", "image": "i"}], "volumes": [volume]}})
+    };
+    let owner = cluster.create::<Pod>(pod("p", volume("scratch"))).await;
+    let uid = owner.metadata.uid.unwrap();
+    let first = cluster
+        .until::<PersistentVolumeClaim>("p-scratch", "made", |_| true)
+        .await;
+    assert_eq!(first.metadata.labels.unwrap()["of"], "scratch");
+    let reference = first.metadata.owner_references.unwrap().remove(0);
+    assert_eq!((reference.uid, reference.controller), (uid, Some(true)));
+    // A pod that is not bound to a node does not hold it, and needs another.
+    claims
+        .delete("p-scratch", &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster
+        .until::<PersistentVolumeClaim>("p-scratch", "made again", |claim| {
+            claim.metadata.uid != first.metadata.uid
+        })
+        .await;
+    // Somebody else's claim of that name is left alone.
+    let now = DeleteParams::default().grace_period(0);
+    cluster.api::<Pod>().delete("p", &now).await.unwrap();
+    await_condition(cluster.api::<Pod>(), "p", |pod: Option<&Pod>| pod.is_none())
+        .await
+        .unwrap();
+    cluster.create::<Pod>(pod("p", volume("taken"))).await;
+    let refused = |events: &[Event]| {
+        events.iter().any(|event| {
+            let message = event.message.as_deref().unwrap_or_default();
+            event.reason.as_deref() == Some("FailedBinding")
+                && message.starts_with(
+                    "ephemeral volume taken: PVC default/p-taken was not created for pod default/p",
+                )
+        })
+    };
+    cluster.until_all::<Event>("a complaint", refused).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn classes_of_volume_attributes_outlive_their_use() {
+    let cluster = Cluster::start().await;
+    let api: Api<VolumeAttributesClass> = Api::all(cluster.client.clone());
+    let class =
+        json!({"metadata": {"name": "fast"}, "driverName": "d.example.com", "parameters": {"iops": "1"}});
+    let class = serde_json::from_value(class).unwrap();
+    api.create(&PostParams::default(), &class).await.unwrap();
+    let until = async |holds: fn(Option<&VolumeAttributesClass>) -> bool| {
+        let wait = await_condition(api.clone(), "fast", holds);
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .expect("in time")
+            .unwrap();
+    };
+    until(|class| {
+        class.is_some_and(|class| {
+            class.metadata.finalizers.as_deref() == Some(&["kubernetes.io/vac-protection".to_owned()])
+        })
+    })
+    .await;
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "volumeAttributesClassName": "fast",
+                      "resources": {"requests": {"storage": "1Gi"}}});
+    cluster
+        .create::<PersistentVolumeClaim>(json!({"metadata": {"name": "c"}, "spec": spec}))
+        .await;
+    cluster
+        .until::<PersistentVolumeClaim>("c", "seen by the controllers", |claim| {
+            claim.metadata.finalizers.is_some()
+        })
+        .await;
+    api.delete("fast", &DeleteParams::default()).await.unwrap();
+    until(|class| class.is_some_and(|class| class.metadata.deletion_timestamp.is_some())).await;
+    cluster
+        .api::<PersistentVolumeClaim>()
+        .delete("c", &DeleteParams::default())
+        .await
+        .unwrap();
+    until(|class| class.is_none()).await;
     cluster.stop().await;
 }

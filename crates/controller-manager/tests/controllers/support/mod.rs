@@ -1,10 +1,5 @@
 //! A real API server in this process, the controller manager with its real identities, and a hollow kubelet that says
 //! of pods what their label `hollow` asks for: `run` (the default), `succeed`, `fail` or `stuck`.
-#![allow(
-    clippy::unwrap_used,
-    dead_code,
-    reason = "a test fails by panicking, and no test uses everything"
-)]
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -12,16 +7,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Pod, ServiceAccount};
 use keelson_apiserver::user::UserInfo;
 use keelson_apiserver::{ApiServer, ApiServerConfig, CertificateAndKey, ServiceAccountConfig};
 use keelson_client::{Change, Informer, InformerOptions, client_from_service};
 use keelson_controller_manager::{CONTROLLERS, Config, LeaderElection, run};
 use keelson_pki::{ClusterNames, Identity, Pki};
 use keelson_store::embedded::{EmbeddedStore, Options};
-use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::runtime::wait::{Condition, await_condition};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::wait::{Condition as Awaited, await_condition};
 use kube::{Client, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -41,6 +37,8 @@ pub(crate) struct Cluster {
     manager: CancellationToken,
     pub(crate) client: Client,
     tune: fn(&mut Config),
+    /// Signs tokens: the API server's key, and so the controllers'.
+    account_key_pem: String,
     _directory: TempDir,
 }
 
@@ -80,6 +78,7 @@ impl Cluster {
             shutdown,
             manager: CancellationToken::new(),
             tune,
+            account_key_pem: pki.service_account_key.to_pem().to_string(),
             client,
             _directory: directory,
         };
@@ -110,6 +109,7 @@ impl Cluster {
         let clients: HashMap<String, Client> = CONTROLLERS
             .iter()
             .map(|controller| controller.account)
+            .filter(|account| !account.is_empty())
             .map(|account| (account.to_owned(), client(account)))
             .collect();
         let fallback = self.client.clone();
@@ -119,6 +119,7 @@ impl Cluster {
         config.leader_election = Some(LeaderElection {
             identity: identity.into(),
         });
+        config.service_account_key_pem = Some(self.account_key_pem.clone());
         (self.tune)(&mut config);
         self.manager = self.shutdown.child_token();
         let token = self.manager.clone();
@@ -165,6 +166,78 @@ impl Cluster {
             .unwrap()
     }
 
+    /// All objects of a kind in namespace `default`.
+    pub(crate) async fn list<K>(&self) -> Vec<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        self.api::<K>().list(&ListParams::default()).await.unwrap().items
+    }
+
+    /// Changes an object in namespace `default` by a merge patch.
+    pub(crate) async fn patch<K>(&self, name: &str, patch: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let patch = Patch::Merge(patch);
+        self.api::<K>()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap()
+    }
+
+    /// Changes the status of an object in namespace `default` by a merge patch, as its kubelet or controller would.
+    pub(crate) async fn patch_status<K>(&self, name: &str, status: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.api::<K>()
+            .patch_status(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until the controller has seen the newest spec and the status has these fields; null means absent.
+    pub(crate) async fn until_status<K>(&self, name: &str, fields: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + DeserializeOwned
+            + Serialize
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let holds = |object: &K| {
+            let object = serde_json::to_value(object).unwrap();
+            let (status, seen) = (&object["status"], &object["status"]["observedGeneration"]);
+            let mut wanted = fields.as_object().unwrap().iter();
+            (seen.is_null() || *seen == object["metadata"]["generation"])
+                && wanted.all(|(field, value)| status[field] == *value)
+        };
+        self.until::<K>(name, &fields.to_string(), holds).await
+    }
+
+    /// The messages of the events of that reason, when there are at least `count`.
+    pub(crate) async fn messages(&self, reason: &str, count: usize) -> Vec<String> {
+        let is = |event: &&Event| event.reason.as_deref() == Some(reason);
+        let holds = |events: &[Event]| events.iter().filter(is).count() >= count;
+        let events = self.until_all::<Event>(reason, holds).await;
+        let messages = events.iter().filter(is).filter_map(|event| event.message.clone());
+        messages.collect()
+    }
+
     /// Waits until the object satisfies `holds`.
     pub(crate) async fn until<K>(&self, name: &str, what: &str, holds: impl Fn(&K) -> bool + Send) -> K
     where
@@ -177,7 +250,7 @@ impl Cluster {
             + 'static,
     {
         struct Holds<F>(F);
-        impl<K, F: Fn(&K) -> bool> Condition<K> for Holds<F> {
+        impl<K, F: Fn(&K) -> bool> Awaited<K> for Holds<F> {
             fn matches_object(&self, object: Option<&K>) -> bool {
                 object.is_some_and(&self.0)
             }
@@ -277,6 +350,34 @@ fn hollow_status(pod: &Pod) -> Option<Value> {
         "fail" => Some(json!({"phase": "Failed", "containerStatuses": ended(1)})),
         _ => None,
     }
+}
+
+/// What all conditions have, whatever their kind.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub(crate) struct Condition {
+    #[serde(rename = "type")]
+    type_: String,
+    pub(crate) status: String,
+    #[serde(default)]
+    pub(crate) reason: String,
+}
+
+/// The condition of that type.
+pub(crate) fn condition<K: Serialize>(object: &K, type_: &str) -> Option<Condition> {
+    let object = serde_json::to_value(object).unwrap();
+    let conditions = object.pointer("/status/conditions")?.clone();
+    let conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap();
+    conditions.into_iter().find(|found| found.type_ == type_)
+}
+
+/// The names of objects, sorted.
+pub(crate) fn names<K: Resource>(objects: &[K]) -> Vec<String> {
+    let mut names: Vec<_> = objects
+        .iter()
+        .filter_map(|object| object.meta().name.clone())
+        .collect();
+    names.sort();
+    names
 }
 
 /// A pod template with labels.

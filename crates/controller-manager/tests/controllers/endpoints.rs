@@ -1,13 +1,15 @@
 //! Endpoint slices against a real API server.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::wait::{await_condition, conditions};
 use serde_json::{Value, json};
-use support::Cluster;
+
+use crate::support::Cluster;
 
 async fn pod(cluster: &Cluster, name: &str, address: &str, ready: bool) {
     cluster
@@ -214,5 +216,128 @@ async fn one_pod_that_changes_is_one_slice_written() {
         .filter(|(new, old)| new != old)
         .count();
     assert_eq!(changed, 1);
+    cluster.stop().await;
+}
+
+/// The slices of service `db`; the API server has some of its own.
+fn mirrored(slices: &[EndpointSlice]) -> Vec<&EndpointSlice> {
+    let of = |slice: &&EndpointSlice| {
+        let labels = slice.metadata.labels.as_ref();
+        labels
+            .is_some_and(|labels| labels.get("kubernetes.io/service-name").map(String::as_str) == Some("db"))
+    };
+    slices.iter().filter(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_kept_by_hand_are_mirrored() {
+    let cluster = Cluster::start().await;
+    let ports = json!([{"name": "http", "port": 80}]);
+    cluster
+        .create::<Service>(json!({"metadata": {"name": "db"}, "spec": {"ports": ports}}))
+        .await;
+    let subsets = |ready: Value, not_ready: Value| json!([{"addresses": ready, "notReadyAddresses": not_ready, "ports": ports}]);
+    cluster
+        .create::<Endpoints>(json!({
+            "metadata": {"name": "db", "labels": {"tier": "data"}, "annotations": {"owner": "me"}},
+            "subsets": subsets(json!([{"ip": "192.0.2.1"}, {"ip": "2001:db8::1", "hostname": "six"}]), json!([{"ip": "192.0.2.2"}]))
+        }))
+        .await;
+    let slices = cluster
+        .until_all::<EndpointSlice>("mirrored", |slices| {
+            endpoints(slices, "db") == ["192.0.2.1r", "192.0.2.2", "2001:db8::1r"]
+        })
+        .await;
+    let slices = mirrored(&slices);
+    assert_eq!(slices.len(), 2, "one per family");
+    for slice in slices {
+        let labels = slice.metadata.labels.as_ref().unwrap();
+        let managed = &labels["endpointslice.kubernetes.io/managed-by"];
+        assert_eq!(managed, "endpointslicemirroring-controller.k8s.io");
+        assert_eq!(labels["tier"], "data");
+        assert_eq!(slice.metadata.annotations.as_ref().unwrap()["owner"], "me");
+        let owner = &slice.metadata.owner_references.as_ref().unwrap()[0];
+        assert_eq!((owner.kind.as_str(), owner.name.as_str()), ("Endpoints", "db"));
+        assert_eq!(slice.ports.as_ref().unwrap()[0].port, Some(80));
+    }
+    let api = cluster.api::<Endpoints>();
+    let params = PatchParams::default();
+    let patch = json!({"metadata": {"annotations": {"owner": null, "team": "us"}},
+                       "subsets": subsets(json!([{"ip": "192.0.2.3"}]), json!([]))});
+    api.patch("db", &params, &Patch::Merge(patch)).await.unwrap();
+    let changed = |slices: &[EndpointSlice]| {
+        let annotations = mirrored(slices)
+            .into_iter()
+            .filter_map(|slice| slice.metadata.annotations.clone());
+        let annotations: Vec<_> = annotations
+            .flat_map(|annotations| annotations.into_keys())
+            .collect();
+        endpoints(slices, "db") == ["192.0.2.3r"] && annotations == ["team"]
+    };
+    cluster.until_all::<EndpointSlice>("changed", changed).await;
+    let patch = json!({"metadata": {"labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}});
+    api.patch("db", &params, &Patch::Merge(patch)).await.unwrap();
+    cluster
+        .until_all::<EndpointSlice>("not mirrored", |slices| mirrored(slices).is_empty())
+        .await;
+    let patch = json!({"metadata": {"labels": {"endpointslice.kubernetes.io/skip-mirror": null}}});
+    api.patch("db", &params, &Patch::Merge(patch)).await.unwrap();
+    cluster
+        .until_all::<EndpointSlice>("mirrored again", changed)
+        .await;
+    // With the service the mirror goes, whoever keeps the Endpoints.
+    cluster
+        .api::<Service>()
+        .delete("db", &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster
+        .until_all::<EndpointSlice>("gone", |slices| mirrored(slices).is_empty())
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn service_cidrs_are_ready_and_stay_while_they_are_used() {
+    let cluster = Cluster::start().await;
+    let api: Api<ServiceCIDR> = Api::all(cluster.client.clone());
+    let until = async |name: &str, status: &str, reason: &str| {
+        let (status, reason) = (status.to_owned(), reason.to_owned());
+        let holds = move |cidr: Option<&ServiceCIDR>| {
+            let status_of = cidr.and_then(|cidr| cidr.status.as_ref());
+            let mut conditions = status_of
+                .iter()
+                .flat_map(|status| status.conditions.iter().flatten());
+            conditions.any(|found| found.type_ == "Ready" && found.status == status && found.reason == reason)
+        };
+        let wait = await_condition(api.clone(), name, holds);
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .expect("in time")
+            .unwrap();
+    };
+    until("kubernetes", "True", "").await;
+    let cidr = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.250.0.0/24"]}});
+    let cidr: ServiceCIDR = serde_json::from_value(cidr).unwrap();
+    let made = api.create(&PostParams::default(), &cidr).await.unwrap();
+    until("more", "True", "").await;
+    let labels = json!({"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io", "ipaddress.kubernetes.io/ip-family": "IPv4"});
+    let address = json!({"metadata": {"name": "10.250.0.7", "labels": labels},
+                         "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "s"}}});
+    let addresses: Api<IPAddress> = Api::all(cluster.client.clone());
+    let address = serde_json::from_value(address).unwrap();
+    addresses.create(&PostParams::default(), &address).await.unwrap();
+    api.delete("more", &DeleteParams::default()).await.unwrap();
+    until("more", "False", "Terminating").await;
+    addresses
+        .delete("10.250.0.7", &DeleteParams::default())
+        .await
+        .unwrap();
+    let uid = made.metadata.uid.unwrap();
+    let gone = await_condition(api.clone(), "more", conditions::is_deleted(&uid));
+    tokio::time::timeout(Duration::from_secs(30), gone)
+        .await
+        .expect("in time")
+        .unwrap();
     cluster.stop().await;
 }

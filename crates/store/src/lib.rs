@@ -5,6 +5,7 @@ pub mod contract;
 pub mod embedded;
 mod error;
 pub mod etcd;
+pub mod snapshot;
 mod store;
 
 pub use error::Error;

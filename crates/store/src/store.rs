@@ -250,6 +250,9 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a lease and deletes its keys, one revision for all of them.
     async fn lease_revoke(&self, lease: LeaseId) -> Result<(), Error>;
 
+    /// Every lease with its full time in seconds, in no order.
+    async fn leases(&self) -> Result<Vec<(LeaseId, u64)>, Error>;
+
     /// Bytes on disk.
     async fn size(&self) -> Result<u64, Error>;
 }

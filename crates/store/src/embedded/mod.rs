@@ -27,6 +27,7 @@ mod hub;
 mod index;
 mod journal;
 mod lease;
+mod load;
 mod options;
 mod record;
 mod recovery;
@@ -34,5 +35,6 @@ mod stage;
 mod store;
 mod watch;
 
+pub use load::load;
 pub use options::Options;
 pub use store::EmbeddedStore;

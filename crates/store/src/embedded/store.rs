@@ -278,6 +278,12 @@ impl Store for EmbeddedStore {
             .await
     }
 
+    async fn leases(&self) -> Result<Vec<(LeaseId, u64)>, Error> {
+        self.check_open()?;
+        let leases = self.shared.leases.list();
+        Ok(leases.into_iter().map(|(id, ttl)| (LeaseId(id), ttl)).collect())
+    }
+
     async fn size(&self) -> Result<u64, Error> {
         self.check_open()?;
         directory::size(&self.path).map_err(|e| disk_error("measure data directory", e))

@@ -13,6 +13,7 @@
 //! member from where it was. A write is repeated only when it certainly was not sent.
 
 mod error;
+mod load;
 mod options;
 mod store;
 mod watch;

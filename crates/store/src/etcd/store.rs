@@ -2,13 +2,14 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, Error as EtcdError, GetOptions, GetResponse, KvClient,
-    PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
+    LeaseClient, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -44,6 +45,8 @@ struct Inner {
     timeout: Duration,
     /// The last read of the newest revision and when it was sent: see [`EtcdStore::newest`].
     newest: Mutex<Option<(Instant, u64)>>,
+    /// The newest compaction mark that is known; etcd may be further.
+    compacted: AtomicU64,
     closed: CancellationToken,
     watches: TaskTracker,
 }
@@ -64,6 +67,7 @@ impl EtcdStore {
             kv,
             timeout: options.timeout,
             newest: Mutex::new(None),
+            compacted: AtomicU64::new(0),
             closed: CancellationToken::new(),
             watches: TaskTracker::new(),
         };
@@ -72,6 +76,17 @@ impl EtcdStore {
         };
         store.newest().await?;
         Ok(store)
+    }
+
+    /// As [`Self::connect`], for an etcd that holds a whole store: `Error::Unusable` when a load into it was interrupted.
+    pub async fn open(options: &EtcdOptions) -> Result<Self, Error> {
+        let store = Self::connect(options).await?;
+        store.refuse_partial().await?;
+        Ok(store)
+    }
+
+    pub(super) fn lease_client(&self) -> LeaseClient {
+        self.inner.client.lease_client()
     }
 
     /// Ends all watches and waits for them. Later calls answer `Error::Closed`.
@@ -122,7 +137,7 @@ impl EtcdStore {
     }
 
     /// A transaction, repeated only while it was certainly not sent.
-    async fn write(
+    pub(super) async fn write(
         &self,
         operation: &'static str,
         lease: Option<LeaseId>,
@@ -219,7 +234,7 @@ impl EtcdStore {
             return error;
         };
         match source.downcast_ref::<EtcdError>().map(meaning) {
-            Some(Meaning::Compacted) => match self.compaction_mark().await {
+            Some(Meaning::Compacted) => match self.compaction_mark(requested).await {
                 Ok(compacted) => Error::Compacted { requested, compacted },
                 Err(error) => error,
             },
@@ -234,8 +249,13 @@ impl EtcdStore {
         }
     }
 
-    /// The compaction mark. etcd tells it to a watch that starts before it.
-    async fn compaction_mark(&self) -> Result<Revision, Error> {
+    /// A compaction mark above `requested`, which etcd refused. etcd tells its mark to a watch that starts before it, at its
+    /// next look at such watches, ten times a second.
+    async fn compaction_mark(&self, requested: Revision) -> Result<Revision, Error> {
+        let known = self.inner.compacted.load(Ordering::Relaxed);
+        if known > requested.0 {
+            return Ok(Revision(known));
+        }
         let options = WatchOptions::new().with_start_revision(1);
         let failed = |error| store_error("ask for the compaction mark", None, error);
         let mut watch = self.inner.client.watch_client();
@@ -243,7 +263,9 @@ impl EtcdStore {
         loop {
             match stream.message().await.map_err(failed)? {
                 Some(response) if response.compact_revision() > 0 => {
-                    return Ok(Revision(unsigned(response.compact_revision())));
+                    let mark = unsigned(response.compact_revision());
+                    self.inner.compacted.fetch_max(mark, Ordering::Relaxed);
+                    return Ok(Revision(mark));
                 }
                 Some(response) if response.created() && !response.canceled() => {}
                 _ => return Ok(Revision(0)),
@@ -402,7 +424,10 @@ impl Store for EtcdStore {
             )
             .await?;
         match result {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.inner.compacted.fetch_max(revision.0, Ordering::Relaxed);
+                Ok(())
+            }
             Err(error) if matches!(meaning(&error), Meaning::Compacted) => Ok(()),
             Err(error) => Err(self
                 .refused_revision(revision, store_error("compact", None, error))
@@ -451,6 +476,33 @@ impl Store for EtcdStore {
             )
             .await?;
         revoked.map_err(|error| store_error("revoke a lease", Some(lease), error))
+    }
+
+    async fn leases(&self) -> Result<Vec<(LeaseId, u64)>, Error> {
+        let again = |meaning| matches!(meaning, Meaning::Unavailable | Meaning::NotSent);
+        let listed = self
+            .patiently(again, || {
+                let mut leases = self.inner.client.lease_client();
+                async move { leases.leases().await }
+            })
+            .await?
+            .map_err(|error| store_error("list leases", None, error))?;
+        let mut leases = Vec::with_capacity(listed.leases().len());
+        for lease in listed.leases() {
+            let id = lease.id();
+            let asked = self
+                .patiently(again, || {
+                    let mut leases = self.inner.client.lease_client();
+                    async move { leases.time_to_live(id, None).await }
+                })
+                .await?
+                .map_err(|error| store_error("read a lease", None, error))?;
+            // One that ended since it was listed has no time left.
+            if asked.ttl() >= 0 {
+                leases.push((LeaseId(id), unsigned(asked.granted_ttl())));
+            }
+        }
+        Ok(leases)
     }
 
     async fn size(&self) -> Result<u64, Error> {

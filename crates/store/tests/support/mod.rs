@@ -9,7 +9,7 @@ use keelson_store::etcd::EtcdOptions;
 use tempfile::TempDir;
 
 /// One etcd cluster; ended with its value.
-pub struct Cluster {
+pub(crate) struct Cluster {
     members: Vec<Member>,
 }
 
@@ -26,7 +26,7 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(2379);
 
 impl Cluster {
     /// Starts `count` members on loopback addresses that follow from the process id, which no other test shares.
-    pub fn start(count: usize) -> Self {
+    pub(crate) fn start(count: usize) -> Self {
         let port = NEXT_PORT.fetch_add(2, Ordering::Relaxed);
         let id = std::process::id();
         let byte = |shift: u32| u8::try_from((id >> shift) & 0xff).unwrap();
@@ -51,7 +51,7 @@ impl Cluster {
     }
 
     /// Starts the members that do not run, and returns when their ports are open.
-    pub fn ensure_running(&mut self) {
+    pub(crate) fn ensure_running(&mut self) {
         let initial: Vec<String> = self
             .members
             .iter()
@@ -69,12 +69,12 @@ impl Cluster {
     }
 
     /// How to reach the cluster.
-    pub fn options(&self) -> EtcdOptions {
+    pub(crate) fn options(&self) -> EtcdOptions {
         EtcdOptions::new(self.members.iter().map(Member::client_url))
     }
 
     /// kill -9.
-    pub fn kill(&mut self, index: usize) {
+    pub(crate) fn kill(&mut self, index: usize) {
         if let Some(mut process) = self.members[index].process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
@@ -83,13 +83,13 @@ impl Cluster {
 
     /// kill -9, then a start with the same data.
     #[allow(dead_code, reason = "each test program uses a part of this module")]
-    pub fn kill_and_restart(&mut self, index: usize) {
+    pub(crate) fn kill_and_restart(&mut self, index: usize) {
         self.kill(index);
         self.ensure_running();
     }
 
     /// Ends all members.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         for index in 0..self.members.len() {
             self.kill(index);
         }

@@ -114,9 +114,14 @@ impl Runtime {
             .lock()
             .write(directory)
             .map_err(failed("write the sandbox record"))?;
-        shim_client::start(&self.0.config.shim_command, directory)
-            .await
-            .map_err(failed("start sandbox"))?;
+        shim_client::start(
+            &self.0.config.shim_command,
+            directory,
+            &self.0.tasks,
+            &self.0.closing,
+        )
+        .await
+        .map_err(failed("start sandbox"))?;
         let (client, events) =
             ShimClient::connect(&sandbox.socket_dir, &self.0.tasks).map_err(failed("connect to the shim"))?;
         if shim.shared_pid {

@@ -13,6 +13,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::io::AsyncBufReadExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::protocol::{self, Event, MAX_PACKET, Packet, Reply, Request, RequestPacket, ShimState};
 
@@ -48,11 +50,17 @@ pub(crate) struct ShimClient {
     waiting: Arc<Waiting>,
 }
 
-/// Starts a shim and waits until its sandbox is ready.
+/// Starts a shim and waits until its sandbox is ready. A task of `tasks` reaps it when it ends, if that is before `closing`;
+/// shims outlive this process, and whoever inherits them then reaps them.
 ///
 /// # Errors
 /// The text of what it could not prepare.
-pub(crate) async fn start(command: &[std::ffi::OsString], directory: &Path) -> Result<(), ShimError> {
+pub(crate) async fn start(
+    command: &[std::ffi::OsString],
+    directory: &Path,
+    tasks: &TaskTracker,
+    closing: &CancellationToken,
+) -> Result<(), ShimError> {
     let failed = |what: &str, error: io::Error| ShimError::Start(format!("{what}: {error}"));
     let (program, arguments) = command
         .split_first()
@@ -84,8 +92,18 @@ pub(crate) async fn start(command: &[std::ffi::OsString], directory: &Path) -> R
         .await
         .map_err(|error| failed("read its answer", error))?;
     match line.trim_end() {
-        // tokio reaps the child when it ends; until then it runs by itself.
-        "ok" => Ok(()),
+        "ok" => {
+            let closing = closing.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = closing.cancelled() => {}
+                    ended = child.wait() => if let Err(error) = ended {
+                        tracing::warn!(%error, "cannot reap a shim");
+                    },
+                }
+            });
+            Ok(())
+        }
         "" => {
             let status = child
                 .wait()
@@ -110,7 +128,7 @@ impl ShimClient {
     /// When nobody listens.
     pub(crate) fn connect(
         socket_dir: &Path,
-        tasks: &tokio_util::task::TaskTracker,
+        tasks: &TaskTracker,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Event>), ShimError> {
         let (_directory, address) = protocol::socket_address(socket_dir)?;
         let socket = rustix::net::socket_with(

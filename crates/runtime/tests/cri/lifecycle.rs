@@ -275,3 +275,40 @@ async fn names_are_unique() {
     assert!(node.create(&sandbox, &pod, shell("main", "")).await.is_err());
     node.finish().await;
 }
+
+/// Children of this process that ended and were not waited for.
+fn zombies() -> Vec<String> {
+    let stats = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let stat = std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+        let (name, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        let zombie = fields.next() == Some("Z") && fields.next() == Some(&std::process::id().to_string());
+        zombie.then(|| name.to_owned())
+    });
+    stats.collect()
+}
+
+#[tokio::test]
+async fn shims_leave_no_zombies() {
+    let mut node = Node::start().await;
+    for round in 0..3 {
+        let (_, sandbox, id) = node.run(&format!("pod{round}"), "exit 0").await;
+        node.exited(&id).await;
+        for request in [true, false] {
+            let pod_sandbox_id = sandbox.clone();
+            if request {
+                let stop = v1::StopPodSandboxRequest { pod_sandbox_id };
+                node.cri.stop_pod_sandbox(stop).await.unwrap();
+            } else {
+                let remove = v1::RemovePodSandboxRequest { pod_sandbox_id };
+                node.cri.remove_pod_sandbox(remove).await.unwrap();
+            }
+        }
+    }
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !zombies().is_empty() {
+        assert!(tokio::time::Instant::now() < end, "not reaped: {:?}", zombies());
+        tokio::task::yield_now().await;
+    }
+    node.finish().await;
+}

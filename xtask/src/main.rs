@@ -30,7 +30,7 @@ enum Task {
     /// Install what the tests need: Debian packages, kubectl and helm
     Setup,
     /// Build, start a cluster on this machine and put the sample application on it
-    Demo,
+    Demo(demo::Options),
     /// Set up, then run every check and every test
     Test {
         /// Only the fast ones: no clusters
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Tidy => tidy::run(),
         Task::Dependencies => dependencies::run(),
-        Task::Demo => demo::run_demo(),
+        Task::Demo(options) => demo::run_demo(&options),
         Task::Setup => setup::ensure(),
         Task::Bench { arguments } => launch::bench(&arguments),
         Task::Test { fast } => test::run_all(fast),

@@ -27,7 +27,6 @@ const PACKAGES: &[&str] = &[
     "docker-registry",
     "e2fsprogs",
     "etcd-server",
-    "etcd-server",
     "iproute2",
     "nftables",
     "nginx-light",

@@ -23,5 +23,26 @@ pub(crate) fn run_all(fast: bool) -> Result<()> {
         ],
     )?;
     let profile = if fast { "fast" } else { "ci" };
-    run("cargo", &["nextest", "run", "--workspace", "--profile", profile])
+    let tests = [
+        "nextest",
+        "run",
+        "--workspace",
+        "--features=xtask/bench",
+        "--profile",
+        profile,
+    ];
+    run("cargo", &tests)?;
+    if fast {
+        return Ok(());
+    }
+    // The other promises of the README, kept on the binary that the tests have built: they must not rot.
+    run("cargo", &["build", "--package", "keelson"])?;
+    let keelson = ["--keelson", "target/debug/keelson"];
+    let xtask = ["run", "--quiet", "--package", "xtask"];
+    run(
+        "cargo",
+        &[&xtask[..], &["--", "demo", "--isolated"], &keelson].concat(),
+    )?;
+    let bench = ["--features=bench", "--bin=bench", "--", "--quick"];
+    run("cargo", &[&xtask[..], &bench, &keelson].concat())
 }

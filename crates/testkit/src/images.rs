@@ -44,6 +44,15 @@ const RECIPES: &[Recipe] = &[
         command: &["/bin/sh"],
         texts: &[],
     },
+    // What other runtimes keep a sandbox's namespaces with.
+    Recipe {
+        name: "pause",
+        tag: "1",
+        programs: &[],
+        files: &[],
+        command: &["/bin/sleep", "1000000"],
+        texts: &[],
+    },
     Recipe {
         name: "nginx",
         tag: "1",

@@ -132,6 +132,25 @@ impl Drop for Machine {
 }
 
 impl Machine {
+    /// Makes a file system of the machine's own, of `gigabytes` at most, and returns where it is mounted. What is written to it
+    /// can be told from what the rest of the host writes, and a kubelet on it sees a disk that is not full, whatever the
+    /// host's is. It is there in the machine alone, and ends with it.
+    pub fn mount_disk(&self, gigabytes: u64) -> Result<PathBuf> {
+        let (image, directory) = (self.scratch().join("disk.img"), self.scratch().join("disk"));
+        fs::create_dir_all(&directory)?;
+        fs::File::create(&image)?.set_len(gigabytes << 30)?;
+        // Nothing is left for the kernel to initialise in the background.
+        let now = "lazy_itable_init=0,lazy_journal_init=0";
+        let mut make = self.command("mkfs.ext4");
+        make.args(["-q", "-N", "131072", "-J", "size=32", "-E", now])
+            .arg(&image);
+        self.run(make)?;
+        let mut mount = self.command("mount");
+        mount.args(["-o", "loop"]).arg(&image).arg(&directory);
+        self.run(mount)?;
+        Ok(directory)
+    }
+
     /// The last lines of every log, for the report of a failed test.
     fn show_logs(&self) {
         let mut logs = vec![self.data_dir().join("logs/keelson.log")];

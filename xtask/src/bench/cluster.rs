@@ -28,13 +28,9 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts a new cluster with a data directory below the scratch directory.
     pub(crate) async fn start(context: &Context, nodes: usize) -> Result<Self> {
-        Self::start_in(context, nodes, &context.scratch).await
-    }
-
-    /// Starts a new cluster with a data directory below `parent`.
-    pub(crate) async fn start_in(context: &Context, nodes: usize, parent: &Path) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let data = parent.join(format!("cluster-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let data = context.scratch.join(format!("cluster-{number}"));
         let mut up = command(&context.keelson, &data);
         up.args(["up", "--no-kubeconfig", &format!("--nodes={nodes}")]);
         let steps = tokio::task::spawn_blocking(move || run_up(up)).await??;
@@ -76,11 +72,6 @@ impl Cluster {
         let mut events = std::pin::pin!(watcher(accounts, config).default_backoff().applied_objects());
         events.try_next().await?.context("the watch ended")?;
         Ok(())
-    }
-
-    /// The data directory.
-    pub(crate) fn data(&self) -> &Path {
-        &self.data
     }
 
     /// Takes the cluster down, which is what dropping does, but with an error when it fails.

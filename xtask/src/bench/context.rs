@@ -25,7 +25,7 @@ pub(crate) struct Context {
     pub(crate) keelson: PathBuf,
     /// OCI archives of the testkit's images.
     pub(crate) images: PathBuf,
-    /// A directory on a real file system, removed at the end.
+    /// A directory on a file system that nobody else writes to; it ends with the machine.
     pub(crate) scratch: PathBuf,
     /// Whether to do as little as shows that the measurement works.
     pub(crate) quick: bool,

@@ -6,17 +6,20 @@
 
 mod api;
 mod cluster;
+mod containers;
 mod context;
 mod figure;
 mod idle;
+mod peer;
 mod pods;
 mod processes;
 mod services;
 mod size;
 mod start;
+mod store;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
@@ -32,7 +35,9 @@ const MEASUREMENTS: &[&[Measurement]] = &[
     start::MEASUREMENTS,
     idle::MEASUREMENTS,
     pods::MEASUREMENTS,
+    containers::MEASUREMENTS,
     services::MEASUREMENTS,
+    store::MEASUREMENTS,
     api::MEASUREMENTS,
 ];
 
@@ -55,8 +60,11 @@ struct Cli {
     /// The binary that is measured
     #[arg(long, value_name = "FILE", default_value = "target/release/keelson")]
     keelson: PathBuf,
-    /// Set inside of the machine: a directory on a real file system
-    #[arg(long, hide = true)]
+    /// Set inside of the machine: the directory of the images
+    #[arg(long, hide = true, requires = "inside")]
+    images: Option<PathBuf>,
+    /// Set inside of the machine: a directory on a disk of its own
+    #[arg(long, hide = true, requires = "images")]
     inside: Option<PathBuf>,
 }
 
@@ -72,9 +80,9 @@ fn main() -> ExitCode {
         list();
         Ok(())
     } else {
-        match cli.inside.clone() {
-            None => outside(&cli),
-            Some(scratch) => inside(&cli, scratch),
+        match (&cli.inside, &cli.images) {
+            (Some(scratch), Some(images)) => inside(&cli, scratch, images),
+            _ => outside(&cli),
         }
     };
     match result {
@@ -103,25 +111,30 @@ fn outside(cli: &Cli) -> Result<()> {
         .canonicalize()
         .with_context(|| format!("{} is not there", cli.keelson.display()))?;
     let machine = Machine::start("bench", &keelson)?;
-    images::build_all(&machine.scratch().join("images"))?;
+    let images = machine.scratch().join("images");
+    images::build_all(&images)?;
     let mut again = machine.command(std::env::current_exe()?);
-    again
-        .args(std::env::args_os().skip(1))
-        .arg("--inside")
-        .arg(machine.scratch())
-        .env_remove("KUBECONFIG")
-        .current_dir(std::env::current_dir()?);
+    again.env_remove("KUBECONFIG");
+    again.arg("--keelson").arg(&keelson);
+    again.arg("--images").arg(&images);
+    again.arg("--inside").arg(machine.mount_disk(8)?);
+    again.args(cli.only.iter().flat_map(|name| ["--only", name]));
+    again.args(cli.quick.then_some("--quick"));
+    again.args(match cli.output {
+        Output::Text => ["--output", "text"],
+        Output::Json => ["--output", "json"],
+    });
     let status = again.status().context("cannot run the measurements")?;
     ensure!(status.success(), "the measurements ended with {status}");
     Ok(())
 }
 
-/// Measures; the first error ends the run, after what was measured has been printed.
-fn inside(cli: &Cli, scratch: PathBuf) -> Result<()> {
+/// Measures, prints the table, and fails when something could not be measured.
+fn inside(cli: &Cli, scratch: &Path, images: &Path) -> Result<()> {
     let context = Context {
         keelson: cli.keelson.canonicalize()?,
-        images: scratch.join("images"),
-        scratch,
+        images: images.to_owned(),
+        scratch: scratch.to_owned(),
         quick: cli.quick,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -2,6 +2,7 @@
 
 pub mod addons;
 pub mod agent;
+pub mod backend;
 pub mod control;
 mod control_plane;
 pub mod down;

@@ -256,21 +256,30 @@ fn components_say_what_is_wrong_with_their_flags() {
     let bad = machine.path("bad");
     std::fs::write(&bad, "nothing of use").unwrap();
     let bad = bad.to_str().unwrap();
-    let apiserver = |extra: &str| {
+    let apiserver = |extra: &[&str]| {
         let keys = [
             "--client-ca-file=/nonexistent",
             "--service-account-issuer=i",
             "--service-account-signing-key-file=k",
         ];
-        let mut arguments = vec!["kube-apiserver", "--advertise-address=10.0.0.1", extra];
-        arguments.extend(keys);
+        let mut arguments = vec!["kube-apiserver", "--advertise-address=10.0.0.1"];
+        arguments.extend(extra.iter().chain(&keys));
         machine.run(&arguments)
     };
-    apiserver("--etcd-servers=http://127.0.0.1:2379")
-        .failed(1, &["--etcd-servers: there is no etcd backend yet"]);
+    let arguments = [
+        "--etcd-servers=https://127.0.0.1:2379",
+        "--etcd-cafile=/nonexistent",
+    ];
+    apiserver(&arguments).failed(
+        1,
+        &[
+            "cannot open the store in etcd at https://127.0.0.1:2379",
+            "/nonexistent",
+        ],
+    );
     assert!(!machine.path("data").exists());
     let cert_dir = format!("--cert-dir={}", machine.path("certificates").display());
-    apiserver(&cert_dir).failed(1, &["cannot read --client-ca-file /nonexistent"]);
+    apiserver(&[&cert_dir]).failed(1, &["cannot read --client-ca-file /nonexistent"]);
     for (arguments, text) in [
         (
             vec!["kube-scheduler", "--kubeconfig=/nonexistent"],

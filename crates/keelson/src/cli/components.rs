@@ -23,9 +23,23 @@ pub(crate) struct ApiserverArgs {
     /// Address that members of the cluster reach this server at [default: --bind-address, else the default route's]
     #[arg(long, value_name = "IP")]
     pub(crate) advertise_address: Option<IpAddr>,
-    /// URLs of etcd. There is no etcd backend yet: objects are in --data-dir
+    /// URLs of etcd; without them objects are in the embedded store below --data-dir
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub(crate) etcd_servers: Vec<String>,
+    /// Authority of etcd's certificates, for https URLs
+    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// Certificate that etcd knows this server by
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "etcd_keyfile",
+        requires = "etcd_cafile"
+    )]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    /// Key of --etcd-certfile
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
     /// How requests are authorized
     #[arg(long, default_value = "Node,RBAC", value_parser = ["Node,RBAC"], value_name = "MODES")]
     pub(crate) authorization_mode: String,
@@ -90,9 +104,12 @@ pub(crate) struct ApiserverArgs {
 /// `kube-scheduler`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SchedulerArgs {
-    /// How to reach the API server
+    /// A KubeSchedulerConfiguration; what it says counts more than the flags
     #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: PathBuf,
+    pub(crate) config: Option<PathBuf>,
+    /// How to reach the API server
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// Hold a Lease so that only one of several is active
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_name = "BOOL")]
@@ -134,6 +151,9 @@ pub(crate) struct ControllerManagerArgs {
     /// Published to every namespace as kube-root-ca.crt
     #[arg(long, value_name = "FILE")]
     pub(crate) root_ca_file: Option<PathBuf>,
+    /// Signs the tokens of Secrets for service accounts; without it they stay empty
+    #[arg(long, value_name = "FILE")]
+    pub(crate) service_account_private_key_file: Option<PathBuf>,
     /// Give each node a part of --cluster-cidr
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", requires_if("true", "cluster_cidr"), value_name = "BOOL")]

@@ -1,4 +1,4 @@
-//! `keelson kube-apiserver`: the API server alone, on the embedded store in `--data-dir`.
+//! `keelson kube-apiserver`: the API server alone, on etcd or on the embedded store in `--data-dir`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,37 +7,51 @@ use anyhow::{Context, Result};
 use keelson_apiserver::{
     ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
 };
-use keelson_store::embedded::{EmbeddedStore, Options};
+use keelson_cluster::backend::Backend;
+use keelson_store::Store;
+use keelson_store::etcd::{EtcdOptions, EtcdTls};
 
 use crate::cli::{ApiserverArgs, Global};
 use crate::commands::{standalone, stop_signal};
 
 /// Serves until a signal; running requests are finished and the store is closed then.
 pub(crate) async fn run(global: &Global, args: ApiserverArgs) -> Result<()> {
-    anyhow::ensure!(
-        args.etcd_servers.is_empty(),
-        "--etcd-servers: there is no etcd backend yet; leave the flag out to keep objects in the embedded store below --data-dir"
-    );
     let stop = stop_signal()?;
     let advertise_address = match args.advertise_address {
         Some(address) => address,
         None if !args.bind_address.is_unspecified() => args.bind_address,
         None => standalone::own_address("advertise-address")?,
     };
-    let path = global.paths().store();
-    let shown = path.display().to_string();
-    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(path, Options::default()))
-        .await?
-        .with_context(|| format!("cannot open the store in {shown}"))?;
-    let result = serve(&args, advertise_address, store.clone(), stop).await;
-    store.close().await;
+    let (backend, place) = backend(global, &args);
+    let opened = backend.open().await;
+    let open = opened.with_context(|| format!("cannot open the store in {place}"))?;
+    let result = serve(&args, advertise_address, open.store(), stop).await;
+    open.close().await;
     result
+}
+
+/// Where objects are, and how to name that place.
+fn backend(global: &Global, args: &ApiserverArgs) -> (Backend, String) {
+    if args.etcd_servers.is_empty() {
+        let path = global.paths().store();
+        let shown = path.display().to_string();
+        return (Backend::Embedded(path), shown);
+    }
+    let mut options = EtcdOptions::new(&args.etcd_servers);
+    options.tls = args.etcd_cafile.as_ref().map(|ca_file| EtcdTls {
+        ca_file: ca_file.clone(),
+        identity: args.etcd_certfile.clone().zip(args.etcd_keyfile.clone()),
+    });
+    (
+        Backend::Etcd(options),
+        format!("etcd at {}", args.etcd_servers.join(", ")),
+    )
 }
 
 async fn serve(
     args: &ApiserverArgs,
     advertise_address: IpAddr,
-    store: Arc<EmbeddedStore>,
+    store: Arc<dyn Store>,
     stop: tokio_util::sync::CancellationToken,
 ) -> Result<()> {
     let server = ApiServer::start(config(args, advertise_address, store)?).await?;
@@ -51,11 +65,7 @@ async fn serve(
     Ok(())
 }
 
-fn config(
-    args: &ApiserverArgs,
-    advertise_address: IpAddr,
-    store: Arc<EmbeddedStore>,
-) -> Result<ApiServerConfig> {
+fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<dyn Store>) -> Result<ApiServerConfig> {
     let files = args
         .tls_cert_file
         .as_deref()

@@ -171,26 +171,30 @@ impl Cluster {
     }
 
     pub(crate) fn apiserver(&self) -> Process {
-        let mut server = self.component(
-            "kube-apiserver",
-            &[
-                "--bind-address=127.0.0.1".into(),
-                "--advertise-address=192.0.2.1".into(),
-                "--authorization-mode=Node,RBAC".into(),
-                "--service-cluster-ip-range=10.96.0.0/12".into(),
-                "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
-                self.file("service-account-signing-key-file", "sa.key"),
-                self.file("service-account-key-file", "sa.pub"),
-                self.file("client-ca-file", "ca.crt"),
-                self.file("tls-cert-file", "apiserver.crt"),
-                self.file("tls-private-key-file", "apiserver.key"),
-                self.file("requestheader-client-ca-file", "front-proxy-ca.crt"),
-                "--requestheader-allowed-names=front-proxy-client".into(),
-                self.file("kubelet-client-certificate", "apiserver-kubelet-client.crt"),
-                self.file("kubelet-client-key", "apiserver-kubelet-client.key"),
-            ],
-        );
-        server.wait_for("Serving securely on 127.0.0.1:6443");
+        self.apiserver_with(6443, &[])
+    }
+
+    /// An API server on `port` with further flags.
+    pub(crate) fn apiserver_with(&self, port: u16, flags: &[String]) -> Process {
+        let common = [
+            "--bind-address=127.0.0.1".into(),
+            format!("--secure-port={port}"),
+            "--advertise-address=192.0.2.1".into(),
+            "--authorization-mode=Node,RBAC".into(),
+            "--service-cluster-ip-range=10.96.0.0/12".into(),
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
+            self.file("service-account-signing-key-file", "sa.key"),
+            self.file("service-account-key-file", "sa.pub"),
+            self.file("client-ca-file", "ca.crt"),
+            self.file("tls-cert-file", "apiserver.crt"),
+            self.file("tls-private-key-file", "apiserver.key"),
+            self.file("requestheader-client-ca-file", "front-proxy-ca.crt"),
+            "--requestheader-allowed-names=front-proxy-client".into(),
+            self.file("kubelet-client-certificate", "apiserver-kubelet-client.crt"),
+            self.file("kubelet-client-key", "apiserver-kubelet-client.key"),
+        ];
+        let mut server = self.component("kube-apiserver", &[&common[..], flags].concat());
+        server.wait_for(&format!("Serving securely on 127.0.0.1:{port}"));
         server
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod etcd;
 mod harness;
 mod kubelet;
 #[path = "../support/mod.rs"]
@@ -143,6 +144,11 @@ fn cluster_standalone_proxy() {
         proxy.stop(Signal::SIGTERM);
         apiserver.stop(Signal::SIGTERM);
     });
+}
+
+#[test]
+fn cluster_standalone_on_etcd() {
+    etcd::two_servers();
 }
 
 #[test]

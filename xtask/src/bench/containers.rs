@@ -28,7 +28,9 @@ const IMAGES: [&str; 2] = ["busybox:1", "pause:1"];
 async fn containers(context: &Context) -> Result<Vec<Figure>> {
     let cluster = Cluster::start(context, 1).await?;
     cluster.import(context, IMAGES[0])?;
-    let ours = measure(context, "/run/keelson/cri.sock").await?;
+    let ours = measure(context, "/run/keelson/cri.sock")
+        .await
+        .context("the built-in runtime")?;
     cluster.stop()?;
     let figure = Figure::new(
         "sandbox and container started through CRI, p50",
@@ -89,7 +91,13 @@ async fn start(runtime: &mut RuntimeServiceClient<Channel>, pod: v1::PodSandboxC
         }),
         command: vec!["/bin/sleep".into(), "1000000".into()],
         log_path: "main.log".into(),
-        linux: Some(v1::LinuxContainerConfig::default()),
+        linux: Some(v1::LinuxContainerConfig {
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                namespace_options: Some(namespaces()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let request = v1::CreateContainerRequest {
@@ -116,8 +124,20 @@ fn pod(name: &str, scratch: &Path) -> v1::PodSandboxConfig {
         log_directory: scratch.join("pod-logs").join(name).display().to_string(),
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: format!("/keelson-bench-{}", std::process::id()),
+            security_context: Some(v1::LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces()),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
+        ..Default::default()
+    }
+}
+
+/// As the kubelet asks for a pod that shares no processes between containers.
+fn namespaces() -> v1::NamespaceOption {
+    v1::NamespaceOption {
+        pid: v1::NamespaceMode::Container as i32,
         ..Default::default()
     }
 }

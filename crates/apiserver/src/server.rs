@@ -81,6 +81,7 @@ pub(crate) struct Inner {
     pub(crate) shutdown: CancellationToken,
     pub(crate) streams: TaskTracker,
     local: SocketAddr,
+    serving: Arc<ServingCertificate>,
     started: AtomicBool,
 }
 
@@ -105,7 +106,7 @@ pub struct ApiServer {
 impl ApiServer {
     /// Fills the caches, creates what every cluster has, and listens. The server is ready when this returns.
     pub async fn start(config: ApiServerConfig) -> Result<Self, StartError> {
-        let acceptor = acceptor(&config)?;
+        let (acceptor, serving) = acceptor(&config)?;
         let kubelets = config
             .kubelet_client
             .as_ref()
@@ -153,6 +154,7 @@ impl ApiServer {
             authorizer,
             config,
             local,
+            serving,
         });
         let definitions = tokio::spawn(custom::run(inner.registry.clone(), shutdown.clone()));
         let handler_inner = inner.clone();
@@ -178,6 +180,23 @@ impl ApiServer {
     /// Where the server listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.inner.local
+    }
+
+    /// Takes renewed certificates, for connections from now on: the one that it serves, with what stands behind it, and its
+    /// own towards kubelets.
+    pub fn renew(
+        &self,
+        serving: &crate::config::CertificateAndKey,
+        kubelet_client: &crate::config::CertificateAndKey,
+    ) -> Result<(), keelson_pki::Error> {
+        let (leaf, _issuers) = chain(serving)?;
+        self.inner.serving.replace(&leaf)?;
+        if let (Some(kubelets), Some(config)) = (&self.inner.kubelets, &self.inner.config.kubelet_client) {
+            let mut config = config.clone();
+            config.identity = kubelet_client.clone();
+            kubelets.renew(&config)?;
+        }
+        Ok(())
     }
 
     /// In-process read access to everything stored.
@@ -241,20 +260,24 @@ async fn prepare(config: &ApiServerConfig, registry: &Registry, port: u16) -> Re
     Ok(())
 }
 
-fn acceptor(config: &ApiServerConfig) -> Result<TlsAcceptor, StartError> {
+fn acceptor(config: &ApiServerConfig) -> Result<(TlsAcceptor, Arc<ServingCertificate>), StartError> {
+    let (leaf, issuers) = chain(&config.serving)?;
+    let cas = Certificate::all_from_pem(&String::from_utf8_lossy(&config.client_ca_pem))?;
+    let hints: Vec<&Certificate> = cas.iter().collect();
+    let serving = ServingCertificate::with_chain(&leaf, &issuers)?;
+    let tls = keelson_pki::tls::server_config(serving.clone(), &hints)?;
+    Ok((TlsAcceptor::from(Arc::new(tls)), serving))
+}
+
+/// The certificate that comes first, and those behind it.
+fn chain(files: &crate::config::CertificateAndKey) -> Result<(Leaf, Vec<Certificate>), keelson_pki::Error> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut chain = Certificate::all_from_pem(&text(&config.serving.certificate_pem))?;
+    let mut chain = Certificate::all_from_pem(&text(&files.certificate_pem))?;
     let issuers = chain.split_off(chain.len().min(1));
     let certificate = match chain.pop() {
         Some(certificate) => certificate,
-        None => Certificate::from_pem(&text(&config.serving.certificate_pem))?,
+        None => Certificate::from_pem(&text(&files.certificate_pem))?,
     };
-    let leaf = Leaf {
-        certificate,
-        key: PrivateKey::from_pem(&text(&config.serving.key_pem))?,
-    };
-    let cas = Certificate::all_from_pem(&text(&config.client_ca_pem))?;
-    let hints: Vec<&Certificate> = cas.iter().collect();
-    let tls = keelson_pki::tls::server_config(ServingCertificate::with_chain(&leaf, &issuers)?, &hints)?;
-    Ok(TlsAcceptor::from(Arc::new(tls)))
+    let key = PrivateKey::from_pem(&text(&files.key_pem))?;
+    Ok((Leaf { certificate, key }, issuers))
 }

@@ -50,13 +50,15 @@ impl ServingCertificate {
         }))
     }
 
-    /// Serves `leaf` to connections accepted from now on.
+    /// Serves `leaf` to connections accepted from now on, followed by what followed the one before.
     pub fn replace(&self, leaf: &Leaf) -> Result<(), Error> {
-        let new = Arc::new(certified(leaf)?);
-        *self
+        let mut new = certified(leaf)?;
+        let mut current = self
             .current
             .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = new;
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        new.cert.extend(current.cert.iter().skip(1).cloned());
+        *current = Arc::new(new);
         Ok(())
     }
 }

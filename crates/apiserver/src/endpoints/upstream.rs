@@ -28,33 +28,43 @@ const MAX_ERROR_TEXT: usize = 64 << 10;
 
 /// Dials kubelets with the server's identity.
 pub(crate) struct KubeletProxy {
-    tls: TlsConnector,
+    tls: parking_lot::RwLock<TlsConnector>,
     unverified: TlsConnector,
 }
 
 impl KubeletProxy {
     /// Reads keys and certificates.
     pub(crate) fn new(config: &KubeletClientConfig) -> Result<Self, keelson_pki::Error> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let leaf = Leaf {
-            certificate: Certificate::from_pem(&text(&config.identity.certificate_pem))?,
-            key: PrivateKey::from_pem(&text(&config.identity.key_pem))?,
-        };
-        let cas = match &config.ca_pem {
-            Some(pem) => Certificate::all_from_pem(&text(pem))?,
-            None => Vec::new(),
-        };
-        let mut tls = keelson_pki::tls::client_config(&cas, Some(&leaf))?;
-        if config.ca_pem.is_none() {
-            accept_any(&mut tls);
-        }
         let mut unverified = keelson_pki::tls::client_config(&[], None)?;
         accept_any(&mut unverified);
         Ok(Self {
-            tls: Arc::new(tls).into(),
+            tls: connector(config)?.into(),
             unverified: Arc::new(unverified).into(),
         })
     }
+
+    /// Uses another identity from now on.
+    pub(crate) fn renew(&self, config: &KubeletClientConfig) -> Result<(), keelson_pki::Error> {
+        *self.tls.write() = connector(config)?;
+        Ok(())
+    }
+}
+
+fn connector(config: &KubeletClientConfig) -> Result<TlsConnector, keelson_pki::Error> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let leaf = Leaf {
+        certificate: Certificate::from_pem(&text(&config.identity.certificate_pem))?,
+        key: PrivateKey::from_pem(&text(&config.identity.key_pem))?,
+    };
+    let cas = match &config.ca_pem {
+        Some(pem) => Certificate::all_from_pem(&text(pem))?,
+        None => Vec::new(),
+    };
+    let mut tls = keelson_pki::tls::client_config(&cas, Some(&leaf))?;
+    if config.ca_pem.is_none() {
+        accept_any(&mut tls);
+    }
+    Ok(Arc::new(tls).into())
 }
 
 fn accept_any(config: &mut ClientConfig) {
@@ -192,8 +202,8 @@ async fn dial(incoming: &Incoming<'_>, target: &Target) -> Result<Box<dyn Stream
                 "this server has no client certificate for kubelets",
             ));
         }
-        (Transport::Kubelet, Some(proxy)) => &proxy.tls,
-        (Transport::Tls, Some(proxy)) => &proxy.unverified,
+        (Transport::Kubelet, Some(proxy)) => proxy.tls.read().clone(),
+        (Transport::Tls, Some(proxy)) => proxy.unverified.clone(),
     };
     let name = ServerName::try_from(target.host.clone()).map_err(|e| failed(&e))?;
     match tokio::time::timeout(DIAL, connector.connect(name, tcp)).await {

@@ -61,12 +61,17 @@ pub(super) fn generate(
     );
     add("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
     add("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]);
-    add(
-        "/sys/fs/cgroup",
-        "cgroup",
-        "cgroup",
-        &["nosuid", "noexec", "nodev", "relatime", access],
-    );
+    // libcontainer finds the groups of v1 by its own number in /proc, which in a PID namespace that it joins is another's
+    // or nobody's: a container in there sees no groups.
+    let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if input.join_pid.is_none() || v2 {
+        add(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", access],
+        );
+    }
 
     let files = input.sandbox_files;
     let read_only_root = input

@@ -11,6 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::attach::Progress;
+use super::complain::complain;
 use super::container::{Container, Output, Read};
 use super::creator::{Message, now};
 use super::log::Stream;
@@ -237,7 +238,7 @@ impl EventLoop {
         };
         match serde_json::to_vec(packet) {
             Ok(bytes) => connection.outbox.push_back((bytes, fds)),
-            Err(error) => eprintln!("shim: cannot encode a packet: {error}"),
+            Err(error) => complain(format_args!("cannot encode a packet: {error}")),
         }
         self.flush();
     }
@@ -309,7 +310,7 @@ impl EventLoop {
                 if let Some(master) = fd
                     && let Err(error) = self.watch_terminal(&id, master)
                 {
-                    eprintln!("shim: {id}: cannot use the terminal: {error}");
+                    complain(format_args!("{id}: cannot use the terminal: {error}"));
                 }
             }
         }
@@ -459,7 +460,7 @@ impl EventLoop {
             oom,
         };
         if let Err(error) = exit.write(&container.bundle) {
-            eprintln!("shim: {id}: cannot record the exit: {error}");
+            complain(format_args!("{id}: cannot record the exit: {error}"));
         }
         container.exit = Some(exit.clone());
         // EBUSY while killed processes end; the runtime removes the group again with the container.

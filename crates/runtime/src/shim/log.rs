@@ -59,7 +59,7 @@ impl LogFile {
     /// its log.
     pub(super) fn append(&mut self, entries: &[u8]) {
         if let Err(error) = self.file.write_all(entries) {
-            eprintln!("shim: cannot write {}: {error}", self.path.display());
+            super::complain::complain(format_args!("cannot write {}: {error}", self.path.display()));
         }
     }
 }

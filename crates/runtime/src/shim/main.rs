@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::complain::complain;
 use super::event_loop::EventLoop;
 use super::setup::{self, ShimConfig};
 
@@ -38,7 +39,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match event_loop.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shim: {error}");
+            complain(format_args!("{error}"));
             ExitCode::FAILURE
         }
     }

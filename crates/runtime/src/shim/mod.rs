@@ -13,6 +13,7 @@
 //! with the runtime, as it does upstream.
 
 mod attach;
+mod complain;
 mod container;
 mod creator;
 mod event_loop;

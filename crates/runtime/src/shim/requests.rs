@@ -11,6 +11,7 @@ use nix::sys::epoll::EpollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::attach::Sink;
+use super::complain::complain;
 use super::container::{Container, Output};
 use super::creator::{self, Stdio};
 use super::event_loop::{Creator, EventLoop, Purpose, Source};
@@ -180,7 +181,7 @@ impl EventLoop {
             });
             match watched {
                 Ok(output) => container.outputs.push(output),
-                Err(error) => eprintln!("shim: {id}: cannot watch its output: {error}"),
+                Err(error) => complain(format_args!("{id}: cannot watch its output: {error}")),
             }
         }
         self.containers.insert(id.to_owned(), container);

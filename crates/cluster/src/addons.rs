@@ -1,20 +1,26 @@
 //! Objects that every cluster of Keelson has beyond those of the API server's own bootstrap.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+
+use crate::published::{self, ClusterNetwork};
 
 /// Approves kubelets' serving certificates; upstream leaves that to the administrator.
 const SERVING_APPROVER: &str = "keelson:kubelet-serving-approver";
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-/// Creates what is missing; leaves alone what is there.
-pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str, kube::Error)> {
+/// May read what is published for nodes; kubeadm's name and subjects.
+const CONFIG_READER: &str = "kubeadm:nodes-kubeadm-config";
+
+/// Creates what is missing; leaves alone what is there, but for what is published about the network.
+pub async fn ensure(client: &Client, network: &ClusterNetwork) -> Result<(), (&'static str, kube::Error)> {
     let approver = ClusterRole {
         metadata: named(SERVING_APPROVER, None),
         rules: Some(vec![PolicyRule {
@@ -60,14 +66,55 @@ pub async fn ensure(client: &Client, dns: Ipv4Addr) -> Result<(), (&'static str,
             .await
             .map_err(|e| ("ClusterRoleBinding", e))?;
     }
+    publish(client, &nodes, network).await?;
     let api = Api::namespaced(client.clone(), "kube-system");
-    create(api, &dns_service(dns))
+    create(api, &dns_service(network.dns))
         .await
         .map_err(|e| ("Service kube-dns", e))
 }
 
+/// What nodes read when they start. (`kubelet-config` has its role from the API server's bootstrap.)
+async fn publish(
+    client: &Client,
+    nodes: &Subject,
+    network: &ClusterNetwork,
+) -> Result<(), (&'static str, kube::Error)> {
+    let role = Role {
+        metadata: named(CONFIG_READER, Some("kube-system")),
+        rules: Some(vec![PolicyRule {
+            api_groups: Some(vec![String::new()]),
+            resources: Some(vec!["configmaps".into()]),
+            resource_names: Some(vec![published::KUBEADM_CONFIG.into()]),
+            verbs: vec!["get".into()],
+            ..PolicyRule::default()
+        }]),
+    };
+    let joining = Subject {
+        name: "system:bootstrappers:kubeadm:default-node-token".into(),
+        ..nodes.clone()
+    };
+    let binding = RoleBinding {
+        metadata: named(CONFIG_READER, Some("kube-system")),
+        role_ref: RoleRef {
+            api_group: Some(RBAC.into()),
+            kind: "Role".into(),
+            name: CONFIG_READER.into(),
+        },
+        subjects: Some(vec![nodes.clone(), joining]),
+    };
+    create(Api::namespaced(client.clone(), "kube-system"), &role)
+        .await
+        .map_err(|e| ("Role", e))?;
+    create(Api::namespaced(client.clone(), "kube-system"), &binding)
+        .await
+        .map_err(|e| ("RoleBinding", e))?;
+    published::publish(client, network)
+        .await
+        .map_err(|e| ("ConfigMap kubeadm-config or kubelet-config", e))
+}
+
 /// Every node answers on this address itself, so the proxy is told to leave the Service alone.
-fn dns_service(dns: Ipv4Addr) -> Service {
+fn dns_service(dns: std::net::Ipv4Addr) -> Service {
     let port = |name: &str, protocol: &str| ServicePort {
         name: Some(name.into()),
         protocol: Some(protocol.into()),

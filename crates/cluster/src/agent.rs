@@ -3,18 +3,23 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ipnet::Ipv4Net;
 use keelson_kubelet::ServerConfig;
+use keelson_pki::Certificate;
 use keelson_pki::tls::ServingCertificate;
-use keelson_pki::{Certificate, Leaf, PrivateKey};
 use tokio_util::sync::CancellationToken;
 
-use crate::join::{self, NodeCredentials};
+use crate::join::{self, NodeCredentials, NodeIdentity};
 use crate::node::{self, NodeClients, NodeOptions};
-use crate::paths::Paths;
+use crate::paths::{Paths, write_atomically};
 use crate::preflight;
+use crate::published::{self, ClusterNetwork};
+use crate::rotation::{CurrentClient, Rotation};
 use crate::token::{JoinToken, MalformedToken};
+
+/// How long the server may take to say what the cluster's networks are.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +42,33 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The cluster's networks are not known.
+    #[error("cannot learn the cluster's networks from {server}; is the cluster up?")]
+    Networks {
+        /// The server.
+        server: String,
+        /// What it said, if it said anything.
+        #[source]
+        source: Option<published::Error>,
+    },
+    /// A file.
+    #[error("cannot write {path}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// The API cannot be reached.
     #[error(transparent)]
     Client(#[from] keelson_client::TransportError),
+    /// The serving certificate.
+    #[error("the kubelet's serving certificate cannot be used")]
+    Pki(#[from] keelson_pki::Error),
+    /// The task that renews certificates.
+    #[error("renewing certificates failed")]
+    Rotation(#[from] tokio::task::JoinError),
     /// The node.
     #[error(transparent)]
     Node(#[from] node::Error),
@@ -64,28 +93,6 @@ pub struct AgentOptions {
     pub container_runtime_endpoint: Option<String>,
 }
 
-/// The ranges of every cluster so far: they are the server's defaults.
-struct Ranges {
-    cluster: Ipv4Net,
-    service: Ipv4Net,
-    load_balancer: Ipv4Net,
-    dns: Ipv4Addr,
-}
-
-impl Ranges {
-    fn defaults() -> Self {
-        let net = |a, b, prefix| {
-            Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), prefix).expect("invariant: a literal prefix is valid")
-        };
-        Self {
-            cluster: net(10, 244, 16),
-            service: net(10, 96, 12),
-            load_balancer: net(10, 112, 16),
-            dns: Ipv4Addr::new(10, 96, 0, 10),
-        }
-    }
-}
-
 /// Joins if this machine has not joined yet, then runs the node until `shutdown`.
 pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(), Error> {
     let token: Option<JoinToken> = options.token.as_deref().map(str::parse).transpose()?;
@@ -96,21 +103,31 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
             .ok_or_else(|| Error::NoAddress(options.server.clone()))?,
     };
     let directory = options.paths.pki();
-    let credentials = join::ensure(&directory, &options.server, token.as_ref(), &options.name, ip).await?;
+    let identity = NodeIdentity {
+        server: options.server.clone(),
+        name: options.name.clone(),
+        ip,
+    };
+    let credentials = join::ensure(&directory, token.as_ref(), &identity).await?;
     tracing::info!(node = options.name, server = options.server, "joined the cluster");
-    let client = keelson_client::client_from_kubeconfig(&credentials.kubeconfig).await?;
-    let ranges = Ranges::defaults();
+    let current = CurrentClient::new(keelson_client::client_from_kubeconfig(&credentials.kubeconfig).await?);
+    let client = current.client();
+    let network = cluster_network(&client, &options.server, &options.paths).await?;
+    let serving = ServingCertificate::new(&join::serving_leaf(&credentials)?)?;
+    let rotation = Rotation {
+        directory,
+        identity,
+        client: current,
+        serving: serving.clone(),
+    };
     let node = NodeOptions {
         paths: options.paths,
         name: options.name,
         ip,
-        cluster_cidr: ranges.cluster,
-        service_cidr: ranges.service,
-        load_balancer_cidr: ranges.load_balancer,
-        dns: ranges.dns,
+        network,
         registries: options.registries,
         container_runtime_endpoint: options.container_runtime_endpoint,
-        server: kubelet_server(&credentials)?,
+        server: kubelet_server(&credentials, serving)?,
         clients: NodeClients {
             kubelet: client.clone(),
             proxy: client.clone(),
@@ -118,34 +135,60 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
             dns: client,
         },
     };
-    node::run(node, shutdown).await.map_err(Error::from)
+    // Ends with the node, however that ends.
+    let stop = shutdown.child_token();
+    let rotating = tokio::spawn(rotation.run(stop.clone()));
+    let result = node::run(node, shutdown).await;
+    stop.cancel();
+    rotating.await?;
+    Ok(result?)
 }
 
-fn kubelet_server(credentials: &NodeCredentials) -> Result<ServerConfig, Error> {
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|source| Error::Credentials {
-            path: path.clone(),
-            source: source.into(),
-        })
-    };
-    let bad = |path: &PathBuf| {
-        let path = path.clone();
-        move |source: keelson_pki::Error| Error::Credentials {
-            path,
-            source: source.into(),
+/// What the server has published; the copy of the last start when the server does not answer.
+async fn cluster_network(
+    client: &kube::Client,
+    server: &str,
+    paths: &Paths,
+) -> Result<ClusterNetwork, Error> {
+    let copy = paths.data.join("cluster-network.json");
+    let read = tokio::time::timeout(ANSWER_PATIENCE, published::read(client)).await;
+    let reason = match read {
+        Ok(Ok(network)) => {
+            let text = serde_json::to_vec_pretty(&network).map_err(std::io::Error::from);
+            text.and_then(|text| write_atomically(&copy, &text))
+                .map_err(|source| Error::Write { path: copy, source })?;
+            return Ok(network);
         }
+        Ok(Err(error)) => Some(error),
+        Err(_) => None,
     };
-    let certificate_path = &credentials.serving_certificate;
-    let certificate = Certificate::from_pem(&read(certificate_path)?).map_err(bad(certificate_path))?;
-    let key_path = &credentials.serving_key;
-    let key = PrivateKey::from_pem(&read(key_path)?).map_err(bad(key_path))?;
-    let authority = Certificate::from_pem(&read(&credentials.ca)?).map_err(bad(&credentials.ca))?;
-    let serving: Arc<ServingCertificate> =
-        ServingCertificate::new(&Leaf { certificate, key }).map_err(bad(certificate_path))?;
+    let known = std::fs::read(&copy).ok();
+    match known.and_then(|text| serde_json::from_slice(&text).ok()) {
+        Some(network) => {
+            tracing::warn!(server, error = ?reason, "the server does not say the cluster's networks; they are taken to be those of before");
+            Ok(network)
+        }
+        None => Err(Error::Networks {
+            server: server.into(),
+            source: reason,
+        }),
+    }
+}
+
+fn kubelet_server(
+    credentials: &NodeCredentials,
+    certificate: Arc<ServingCertificate>,
+) -> Result<ServerConfig, Error> {
+    let bad = |source| Error::Credentials {
+        path: credentials.ca.clone(),
+        source,
+    };
+    let authority = std::fs::read_to_string(&credentials.ca).map_err(|error| bad(error.into()))?;
+    let authority = Certificate::from_pem(&authority).map_err(|error| bad(error.into()))?;
     Ok(ServerConfig {
         address: Ipv4Addr::UNSPECIFIED.into(),
         port: 10250,
-        certificate: serving,
+        certificate,
         client_ca: vec![authority.der().clone()],
     })
 }

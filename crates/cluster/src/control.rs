@@ -13,6 +13,8 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
+use keelson_cri::v1 as cri;
+use keelson_kubelet::Cri;
 use keelson_runtime::images::{ImageRecord, ImageStore, ImportSource, PullProgress};
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
@@ -45,6 +47,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// No image has such a name.
+    #[error("{0:?} is not the name of an image; names look like registry.example/app:v1")]
+    Name(String),
     /// The node refused.
     #[error("{0}")]
     Refused(String),
@@ -57,7 +62,12 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
 type Body = BoxBody<Bytes, Infallible>;
 
 /// Serves the socket until `shutdown`.
-pub async fn serve(images: ImageStore, socket: &Path, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    images: ImageStore,
+    runtime: Cri,
+    socket: &Path,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -70,11 +80,12 @@ pub async fn serve(images: ImageStore, socket: &Path, shutdown: CancellationToke
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted?,
         };
-        let (images, tracker, shutdown) = (images.clone(), tasks.clone(), shutdown.clone());
+        let (images, runtime) = (images.clone(), runtime.clone());
+        let (tracker, shutdown) = (tasks.clone(), shutdown.clone());
         tasks.spawn(async move {
             let service = hyper::service::service_fn(move |request| {
-                let (images, tracker) = (images.clone(), tracker.clone());
-                async move { Ok::<_, Infallible>(answer(images, request, &tracker)) }
+                let (images, runtime, tracker) = (images.clone(), runtime.clone(), tracker.clone());
+                async move { Ok::<_, Infallible>(answer(images, runtime, request, &tracker)) }
             });
             let connection =
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -90,7 +101,12 @@ pub async fn serve(images: ImageStore, socket: &Path, shutdown: CancellationToke
     Ok(())
 }
 
-fn answer(images: ImageStore, request: Request<Incoming>, tasks: &TaskTracker) -> Response<Body> {
+fn answer(
+    images: ImageStore,
+    runtime: Cri,
+    request: Request<Incoming>,
+    tasks: &TaskTracker,
+) -> Response<Body> {
     let image = request
         .uri()
         .query()
@@ -113,14 +129,7 @@ fn answer(images: ImageStore, request: Request<Incoming>, tasks: &TaskTracker) -
             });
         }
         (Method::DELETE, "/images", Some(image)) => {
-            tasks.spawn(async move {
-                let result = images
-                    .remove(&image)
-                    .await
-                    .map(|()| json!(image))
-                    .map_err(|e| error_text(&e));
-                finish(&lines, result).await;
-            });
+            tasks.spawn(async move { finish(&lines, remove(&images, &runtime, &image).await).await });
         }
         _ => return status(StatusCode::NOT_FOUND),
     }
@@ -179,6 +188,37 @@ async fn import(images: &ImageStore, body: Incoming) -> Result<Value, String> {
     Ok(imported.iter().map(describe).collect())
 }
 
+/// Removes an image that no container uses; `null` when there is none of that name.
+async fn remove(images: &ImageStore, runtime: &Cri, image: &str) -> Result<Value, String> {
+    let Some(record) = images.status(image) else {
+        return Ok(Value::Null);
+    };
+    let request = cri::ListContainersRequest::default();
+    let listed = runtime.runtime().list_containers(request).await;
+    let containers = listed
+        .map_err(|status| status.message().to_owned())?
+        .into_inner()
+        .containers;
+    let references: Vec<String> = record
+        .repo_digests
+        .iter()
+        .chain(&record.repo_tags)
+        .cloned()
+        .chain([record.id.to_string(), record.image_ref()])
+        .collect();
+    if let Some(user) = containers.iter().find(|c| references.contains(&c.image_ref)) {
+        let label = |key: &str| user.labels.get(key).map_or("", String::as_str);
+        return Err(format!(
+            "{image} is used by container {} of pod {}/{}: delete the pod first",
+            label("io.kubernetes.container.name"),
+            label("io.kubernetes.pod.namespace"),
+            label("io.kubernetes.pod.name"),
+        ));
+    }
+    images.remove(image).await.map_err(|e| error_text(&e))?;
+    Ok(json!(image))
+}
+
 async fn pull(images: &ImageStore, image: &str, lines: &mpsc::Sender<Bytes>) -> Result<Value, String> {
     let (progress, mut changes) = watch::channel(PullProgress::default());
     let mut pulling = std::pin::pin!(images.pull(image, None, progress));
@@ -216,6 +256,13 @@ pub async fn request(
     action: &Action,
     progress: &(dyn Fn(&Value) + Send + Sync),
 ) -> Result<Value, Error> {
+    if let Action::Pull(image) | Action::Remove(image) = action {
+        // All that names, tags, digests and ids are made of; nothing of it has a meaning in a URL's query.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@[]".contains(c);
+        if image.is_empty() || !image.chars().all(plain) {
+            return Err(Error::Name(image.clone()));
+        }
+    }
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| Error::NotRunning {

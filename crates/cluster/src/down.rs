@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Something could not be taken back.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Not root.
+    #[error(transparent)]
+    Preflight(#[from] crate::preflight::Error),
     /// The data directory does not fit.
     #[error(transparent)]
     Settings(#[from] settings::Error),
@@ -48,7 +51,7 @@ pub enum Error {
 
 /// Stops everything; with `purge` the data goes too. Doing it again, or after a crash, is harmless.
 pub async fn down(paths: &Paths, purge: bool, report: Report<'_>) -> Result<(), Error> {
-    crate::preflight::require_root().map_err(|_| Error::Stop(io::ErrorKind::PermissionDenied.into()))?;
+    crate::preflight::require_root()?;
     let progress = Progress::new(report);
     let settings = match ClusterSettings::read(paths) {
         Ok(settings) => settings,
@@ -62,6 +65,10 @@ pub async fn down(paths: &Paths, purge: bool, report: Report<'_>) -> Result<(), 
     let nodes = sandboxed_nodes(paths);
     if let Some(settings) = &settings {
         let underlay = settings.underlay(paths);
+        // All at once, then one by one.
+        for node in &nodes {
+            sandbox::ask_to_stop(node)?;
+        }
         for node in &nodes {
             sandbox::stop(node, &underlay, PATIENCE).await?;
             progress.done(format!("node {} stopped", node.name));
@@ -98,9 +105,15 @@ pub async fn down(paths: &Paths, purge: bool, report: Report<'_>) -> Result<(), 
 fn remove(path: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A disk of its own is mounted there: it is empty now.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy && is_empty(path) => Ok(()),
         result => result.map_err(|source| Error::Remove {
             path: path.into(),
             source,
         }),
     }
+}
+
+fn is_empty(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }

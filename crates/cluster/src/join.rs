@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use keelson_pki::{AltNames, CertificateRequest, Kubeconfig, PrivateKey, Subject};
+use k8s_openapi::api::core::v1::Node;
+use keelson_pki::{AltNames, Certificate, CertificateRequest, Kubeconfig, Leaf, PrivateKey, Subject};
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
@@ -19,7 +22,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::paths::write_atomically;
+use crate::rotation;
 use crate::token::JoinToken;
+use crate::up::is_ready;
 
 /// How long the cluster may take to sign a certificate.
 const SIGNING_PATIENCE: Duration = Duration::from_secs(60);
@@ -86,6 +91,48 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// One of two clocks is wrong.
+    #[error(
+        "{what} is valid from {from} to {until}, and this machine's clock says {now}: set the clock of this machine or of \
+        the server (see `timedatectl`)"
+    )]
+    Clock {
+        /// Whose certificate.
+        what: String,
+        /// First second.
+        from: Timestamp,
+        /// Last second.
+        until: Timestamp,
+        /// This machine's time.
+        now: Timestamp,
+    },
+    /// The node was away for so long that its certificate has ended.
+    #[error(
+        "this node's certificate ended at {end}: it has to join again with a new --token; `keelson token create` on the \
+        server prints one"
+    )]
+    Ended {
+        /// When.
+        end: Timestamp,
+    },
+    /// Another machine has the name.
+    #[error(
+        "the cluster has a node {name} already, and it is Ready: choose another --node-name, or `kubectl delete node {name}` \
+        if that one is gone for good"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// A file of the node.
+    #[error("cannot use {path}; delete it and start the agent again, with a new --token if it asks for one", path = path.display())]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The first start needs a token.
     #[error(
         "this machine has not joined yet: --token is needed; `keelson token create` on the server prints one"
@@ -118,61 +165,155 @@ impl NodeCredentials {
     }
 }
 
-/// Makes sure that the node in `dir` has its certificates; talks to the cluster only for what is missing.
+/// Who a node is.
+#[derive(Clone, Debug)]
+pub struct NodeIdentity {
+    /// The server it talks to.
+    pub server: String,
+    /// The Node object's name.
+    pub name: String,
+    /// Its address.
+    pub ip: IpAddr,
+}
+
+impl NodeIdentity {
+    fn subject(&self) -> Subject {
+        Subject::new(&format!("system:node:{}", self.name), &["system:nodes"])
+    }
+}
+
+/// Makes sure that the node in `dir` has its certificates; talks to the cluster only for what is missing or has ended.
 pub async fn ensure(
     dir: &Path,
-    server: &str,
     token: Option<&JoinToken>,
-    node: &str,
-    node_ip: IpAddr,
+    identity: &NodeIdentity,
 ) -> Result<NodeCredentials, Error> {
     let files = NodeCredentials::in_directory(dir);
-    if !files.kubeconfig.exists() {
+    let now = Timestamp::now();
+    let joined = files.kubeconfig.exists() && !ended(&client_certificate(&files.kubeconfig)?, token, now)?;
+    if !joined {
         let token = token.ok_or(Error::TokenNeeded)?;
-        let ca = fetch_authority(server, &token.ca_hash).await?;
-        let client = bootstrap_client(server, &ca, token)?;
-        let subject = Subject::new(&format!("system:node:{node}"), &["system:nodes"]);
-        let (certificate, key) = request(
-            &client,
-            &subject,
-            &AltNames::default(),
-            "kubernetes.io/kube-apiserver-client-kubelet",
-            "client auth",
-        )
-        .await?;
+        let ca = fetch_authority(&identity.server, &token.ca_hash).await?;
+        let client = bootstrap_client(&identity.server, &ca, token)?;
+        if !files.kubeconfig.exists() {
+            name_is_free(&client, &identity.name).await?;
+        }
         write(&files.ca, ca.as_bytes())?;
-        let kubeconfig = Kubeconfig {
-            cluster: "keelson",
-            server,
-            certificate_authority: &ca,
-            user: &subject.common_name,
-            client: Some((&certificate, &key)),
-            token: None,
-            context: None,
-        };
-        write(&files.kubeconfig, kubeconfig.render().as_bytes())?;
+        request_client(&client, &files, identity).await?;
     }
-    if !files.serving_certificate.exists() {
+    let usable = serving_leaf(&files).is_ok_and(|leaf| leaf.certificate.not_after() > now);
+    if !usable {
         let client = keelson_client::client_from_kubeconfig(&files.kubeconfig)
             .await
-            .map_err(|error| Error::Write {
+            .map_err(|source| Error::Credentials {
                 path: files.kubeconfig.clone(),
-                source: std::io::Error::other(error),
+                source: source.into(),
             })?;
-        let subject = Subject::new(&format!("system:node:{node}"), &["system:nodes"]);
-        let names = AltNames::from_hosts(&[node.to_owned(), node_ip.to_string()]);
-        let (certificate, key) = request(
-            &client,
-            &subject,
-            &names,
-            "kubernetes.io/kubelet-serving",
-            "server auth",
-        )
-        .await?;
-        write(&files.serving_key, key.as_bytes())?;
-        write(&files.serving_certificate, certificate.as_bytes())?;
+        request_serving(&client, &files, identity).await?;
     }
     Ok(files)
+}
+
+/// Whether the node has to join again. An error when it has no token for that, or its clock is wrong.
+fn ended(certificate: &Certificate, token: Option<&JoinToken>, now: Timestamp) -> Result<bool, Error> {
+    if certificate.not_before() > now {
+        return Err(Error::Clock {
+            what: "this node's certificate".into(),
+            from: certificate.not_before(),
+            until: certificate.not_after(),
+            now,
+        });
+    }
+    let end = certificate.not_after();
+    match (end <= now, token) {
+        (true, None) => Err(Error::Ended { end }),
+        (ended, _) => Ok(ended),
+    }
+}
+
+/// The node's certificate in its kubeconfig.
+pub(crate) fn client_certificate(kubeconfig: &Path) -> Result<Certificate, Error> {
+    let bad = |source: Box<dyn std::error::Error + Send + Sync>| Error::Credentials {
+        path: kubeconfig.into(),
+        source,
+    };
+    let parsed = kube::config::Kubeconfig::read_from(kubeconfig).map_err(|error| bad(error.into()))?;
+    let user = parsed
+        .auth_infos
+        .into_iter()
+        .next()
+        .and_then(|user| user.auth_info);
+    let data = user.and_then(|user| user.client_certificate_data);
+    let data = data.ok_or_else(|| bad("it has no client certificate".into()))?;
+    let pem = base64::engine::general_purpose::STANDARD
+        .decode(data)
+        .map_err(|error| bad(error.into()))?;
+    Certificate::from_pem(&String::from_utf8_lossy(&pem)).map_err(|error| bad(error.into()))
+}
+
+/// The kubelet's serving certificate with its key.
+pub(crate) fn serving_leaf(files: &NodeCredentials) -> Result<Leaf, Error> {
+    rotation::read_leaf(&files.serving_certificate, &files.serving_key).map_err(|source| Error::Credentials {
+        path: files.serving_certificate.clone(),
+        source,
+    })
+}
+
+/// A name that a living node has would be taken from it.
+async fn name_is_free(client: &Client, name: &str) -> Result<(), Error> {
+    let node = Api::<Node>::all(client.clone())
+        .get_opt(name)
+        .await
+        .map_err(refused("looking for a node of this name"))?;
+    if node.is_some_and(|node| is_ready(&node)) {
+        return Err(Error::NameTaken { name: name.into() });
+    }
+    Ok(())
+}
+
+/// Requests a client certificate and writes the kubeconfig with it. `ca` is there already.
+pub(crate) async fn request_client(
+    client: &Client,
+    files: &NodeCredentials,
+    identity: &NodeIdentity,
+) -> Result<(), Error> {
+    let subject = identity.subject();
+    let (certificate, key) = request(
+        client,
+        &subject,
+        &AltNames::default(),
+        "kubernetes.io/kube-apiserver-client-kubelet",
+        "client auth",
+    )
+    .await?;
+    let ca = std::fs::read_to_string(&files.ca).map_err(|source| Error::Credentials {
+        path: files.ca.clone(),
+        source: source.into(),
+    })?;
+    let kubeconfig = Kubeconfig {
+        cluster: "keelson",
+        server: &identity.server,
+        certificate_authority: &ca,
+        user: &subject.common_name,
+        client: Some((&certificate, &key)),
+        token: None,
+        context: None,
+    };
+    write(&files.kubeconfig, kubeconfig.render().as_bytes())
+}
+
+/// Requests a serving certificate and writes it. A crash between both files is noticed by [`serving_leaf`].
+pub(crate) async fn request_serving(
+    client: &Client,
+    files: &NodeCredentials,
+    identity: &NodeIdentity,
+) -> Result<Leaf, Error> {
+    let names = AltNames::from_hosts(&[identity.name.clone(), identity.ip.to_string()]);
+    let signer = "kubernetes.io/kubelet-serving";
+    let (certificate, key) = request(client, &identity.subject(), &names, signer, "server auth").await?;
+    write(&files.serving_key, key.as_bytes())?;
+    write(&files.serving_certificate, certificate.as_bytes())?;
+    serving_leaf(files)
 }
 
 fn write(path: &Path, contents: &[u8]) -> Result<(), Error> {
@@ -209,13 +350,7 @@ async fn request(
     let created = api
         .create(&PostParams::default(), &object)
         .await
-        .map_err(|error| match error {
-            kube::Error::Api(status) if status.code == 401 => Error::TokenRefused,
-            source => Error::Api {
-                operation: "creating a CertificateSigningRequest",
-                source: Box::new(source),
-            },
-        })?;
+        .map_err(refused("creating a CertificateSigningRequest"))?;
     let name = created.metadata.name.unwrap_or_default();
     let decided = await_condition(api, &name, |request: Option<&CertificateSigningRequest>| {
         request.is_some_and(|request| certificate(request).is_some() || denial(request).is_some())
@@ -230,6 +365,16 @@ async fn request(
     }
     let certificate = certificate(&signed).ok_or(Error::NotSigned(name))?;
     Ok((certificate, key.to_pem()))
+}
+
+fn refused(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
+    move |error| match error {
+        kube::Error::Api(status) if status.code == 401 => Error::TokenRefused,
+        source => Error::Api {
+            operation,
+            source: Box::new(source),
+        },
+    }
 }
 
 fn certificate(request: &CertificateSigningRequest) -> Option<String> {
@@ -250,7 +395,7 @@ fn denial(request: &CertificateSigningRequest) -> Option<String> {
 fn bootstrap_client(server: &str, ca_pem: &str, token: &JoinToken) -> Result<Client, Error> {
     let url = server.parse().map_err(|_| Error::Url(server.into()))?;
     let mut config = kube::Config::new(url);
-    let certificate = keelson_pki::Certificate::from_pem(ca_pem)?;
+    let certificate = Certificate::from_pem(ca_pem)?;
     config.root_cert = Some(vec![certificate.der().to_vec()]);
     config.auth_info.token = Some(token.bearer().into());
     Client::try_from(config).map_err(|source| Error::Api {
@@ -284,8 +429,11 @@ async fn fetch_authority(server: &str, expected: &str) -> Result<String, Error> 
         .map_err(|_| unreachable(std::io::ErrorKind::TimedOut.into()))?
         .map_err(unreachable)?;
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    if let Some(leaf) = chain.first().and_then(|leaf| Certificate::from_der(leaf).ok()) {
+        check_clock(server, &leaf, Timestamp::now())?;
+    }
     for certificate in chain {
-        let Ok(authority) = keelson_pki::Certificate::from_der(certificate) else {
+        let Ok(authority) = Certificate::from_der(certificate) else {
             continue;
         };
         let Ok(hash) = authority_hash(&authority) else {
@@ -301,8 +449,21 @@ async fn fetch_authority(server: &str, expected: &str) -> Result<String, Error> 
     })
 }
 
+/// A certificate of the server that is not valid now: it renews its own in time, so one of both clocks is wrong.
+fn check_clock(server: &str, leaf: &Certificate, now: Timestamp) -> Result<(), Error> {
+    if (leaf.not_before()..=leaf.not_after()).contains(&now) {
+        return Ok(());
+    }
+    Err(Error::Clock {
+        what: format!("the certificate of {server}"),
+        from: leaf.not_before(),
+        until: leaf.not_after(),
+        now,
+    })
+}
+
 /// The hash of an authority's public key, `sha256:…`.
-pub fn authority_hash(authority: &keelson_pki::Certificate) -> Result<String, keelson_pki::Error> {
+pub fn authority_hash(authority: &Certificate) -> Result<String, keelson_pki::Error> {
     Ok(format!(
         "sha256:{}",
         hex::encode(Sha256::digest(authority.public_key()?.spki()))
@@ -356,5 +517,62 @@ impl ServerCertVerifier for ReadChain {
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         self.0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use keelson_pki::{CertificateAuthority, Profile};
+
+    use super::*;
+
+    fn certificate(from: Timestamp, hours: i64) -> Certificate {
+        let ca = CertificateAuthority::create("ca", SignedDuration::from_hours(10_000), from).unwrap();
+        let profile = Profile::server(SignedDuration::from_hours(hours));
+        ca.issue(&Subject::new("x", &[]), &AltNames::default(), &profile, from)
+            .unwrap()
+            .0
+    }
+
+    #[test]
+    fn clocks_that_disagree_are_told() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let leaf = certificate(now, 1000);
+        assert!(check_clock("https://s:6443", &leaf, now).is_ok());
+        for wrong in [
+            now - SignedDuration::from_hours(24 * 300),
+            now + SignedDuration::from_hours(2000),
+        ] {
+            let error = check_clock("https://s:6443", &leaf, wrong)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("the certificate of https://s:6443 is valid from 20"),
+                "{error}"
+            );
+            assert!(
+                error.contains(&format!("this machine's clock says {wrong}: set the clock")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_has_ended_needs_a_token() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let leaf = certificate(now, 1000);
+        let token: JoinToken = format!("abcdef.0123456789abcdef@sha256:{}", "0".repeat(64))
+            .parse()
+            .unwrap();
+        let later = now + SignedDuration::from_hours(1001);
+        assert!(!ended(&leaf, None, now + SignedDuration::from_hours(1)).unwrap());
+        assert!(ended(&leaf, Some(&token), later).unwrap());
+        assert!(matches!(ended(&leaf, None, later), Err(Error::Ended { .. })));
+        let before = now - SignedDuration::from_hours(24);
+        assert!(matches!(
+            ended(&leaf, Some(&token), before),
+            Err(Error::Clock { .. })
+        ));
     }
 }

@@ -58,6 +58,23 @@ pub fn merge(admin: &Path, target: &Path) -> Result<(), Error> {
     })
 }
 
+/// Puts a renewed certificate where [`merge`] put the old one; changes nothing where that is gone.
+pub fn refresh(admin: &Path, target: &Path) -> Result<(), Error> {
+    if !target.exists() {
+        return Ok(());
+    }
+    edit(admin, target, |config, ours| {
+        let Some(user) = first(ours, "users", "user") else {
+            return false;
+        };
+        let users = config.get("users").and_then(Value::as_sequence);
+        if users.is_some_and(|users| users.iter().any(is_ours)) {
+            put(config, "users", "user", user);
+        }
+        true
+    })
+}
+
 /// Takes what [`merge`] put there out again.
 pub fn unmerge(admin: &Path, target: &Path) -> Result<(), Error> {
     if !target.exists() {
@@ -190,6 +207,27 @@ current-context: work
         for key in ["clusters", "users", "contexts", "preferences"] {
             assert_eq!(after[key], before[key]);
         }
+    }
+
+    #[test]
+    fn a_renewed_certificate_replaces_ours_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (admin, user) = (dir.path().join("admin"), dir.path().join("config"));
+        std::fs::write(&admin, ADMIN).unwrap();
+        std::fs::write(&user, OTHER).unwrap();
+        refresh(&admin, &user).unwrap();
+        let read =
+            || -> Mapping { serde_yaml_ng::from_str(&std::fs::read_to_string(&user).unwrap()).unwrap() };
+        let untouched: Mapping = serde_yaml_ng::from_str(OTHER).unwrap();
+        assert_eq!(read(), untouched, "ours is not in it");
+        merge(&admin, &user).unwrap();
+        let mut expected = read();
+        expected["current-context"] = "work".into();
+        std::fs::write(&user, serde_yaml_ng::to_string(&expected).unwrap()).unwrap();
+        std::fs::write(&admin, ADMIN.replace("token: t", "token: renewed")).unwrap();
+        refresh(&admin, &user).unwrap();
+        expected["users"][1]["user"]["token"] = "renewed".into();
+        assert_eq!(read(), expected);
     }
 
     #[test]

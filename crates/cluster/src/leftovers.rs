@@ -142,7 +142,7 @@ fn collect(directory: &Path, pids: &mut BTreeSet<i32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Unmounts whatever is mounted below the directories, the newest first.
+/// Unmounts whatever is mounted below the directories, the newest first. A disk that is mounted at one of them stays.
 fn unmount_below(directories: &[&Path]) -> Result<(), Error> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").map_err(Error::Proc)?;
     let points = mountinfo
@@ -150,7 +150,7 @@ fn unmount_below(directories: &[&Path]) -> Result<(), Error> {
         .filter_map(|line| line.split(' ').nth(4))
         .map(unescape);
     let mut ours: Vec<PathBuf> = points
-        .filter(|point| directories.iter().any(|d| point.starts_with(d)))
+        .filter(|point| directories.iter().any(|d| point.starts_with(d) && point != d))
         .collect();
     ours.reverse();
     for point in ours {

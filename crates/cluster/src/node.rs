@@ -1,11 +1,11 @@
 //! One node: runtime, pod network, kubelet, service proxy and DNS in this process, each a client with its own identity.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use keelson_kubelet::{Cri, KubeletConfig, ServerConfig};
 use keelson_network::{HostPort, PodNetwork, PodRequest, Protocol, Vxlan};
 use keelson_runtime::images::{ImageConfig, ImageStore};
@@ -16,6 +16,7 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::paths::Paths;
+use crate::published::ClusterNetwork;
 
 /// The node cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +61,8 @@ pub struct NodeOptions {
     pub name: String,
     /// Its address.
     pub ip: IpAddr,
-    /// Addresses of pods.
-    pub cluster_cidr: Ipv4Net,
-    /// Addresses of Services.
-    pub service_cidr: Ipv4Net,
-    /// Addresses of load balancers.
-    pub load_balancer_cidr: Ipv4Net,
-    /// The cluster's DNS.
-    pub dns: Ipv4Addr,
+    /// What all nodes agree on.
+    pub network: ClusterNetwork,
     /// Registries configuration.
     pub registries: Option<PathBuf>,
     /// Another CRI runtime in place of the built-in one.
@@ -185,10 +180,12 @@ pub async fn image_store(paths: &Paths, registries: Option<&PathBuf>) -> Result<
 
 /// Runs the node until `shutdown`. Containers go on running afterwards.
 pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<(), Error> {
+    let cluster_cidrs = vec![IpNet::V4(options.network.cluster_cidr)];
+    let service_cidrs = vec![IpNet::V4(options.network.service_cidr)];
     let mut network = network_config(&options.paths, &options.name);
-    network.cluster_cidrs = vec![IpNet::V4(options.cluster_cidr)];
-    network.service_cidrs = vec![IpNet::V4(options.service_cidr)];
-    network.load_balancer_cidrs = vec![IpNet::V4(options.load_balancer_cidr)];
+    network.cluster_cidrs = cluster_cidrs.clone();
+    network.service_cidrs = service_cidrs.clone();
+    network.load_balancer_cidrs = vec![IpNet::V4(options.network.load_balancer_cidr)];
     let network = Arc::new(PodNetwork::new(network)?);
     let stop = shutdown.child_token();
     let (cri, built_in) = match &options.container_runtime_endpoint {
@@ -203,28 +200,30 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     };
     let mut parts = tokio::task::JoinSet::new();
     if let Some((runtime, images)) = &built_in {
-        let (runtime, path, token) = (runtime.clone(), options.paths.cri_socket(), stop.clone());
-        parts.spawn(async move { part("CRI socket", keelson_runtime::serve(runtime, &path, token).await) });
+        let (served, path, token) = (runtime.clone(), options.paths.cri_socket(), stop.clone());
+        parts.spawn(async move { part("CRI socket", keelson_runtime::serve(served, &path, token).await) });
+        let runtime = cri.clone();
         let (images, path, token) = (images.clone(), options.paths.control_socket(), stop.clone());
         parts.spawn(async move {
             part(
                 "control socket",
-                crate::control::serve(images, &path, token).await,
+                crate::control::serve(images, runtime, &path, token).await,
             )
         });
     }
     let (pods, client, token) = (network.clone(), options.clients.network, stop.clone());
     parts.spawn(async move { part("pod network", keelson_network::run(pods, client, token).await) });
     let dns = keelson_network::dns::Config {
-        cluster_addresses: vec![options.dns.into()],
-        ranges: vec![IpNet::V4(options.cluster_cidr), IpNet::V4(options.service_cidr)],
+        cluster_domain: options.network.domain.clone(),
+        cluster_addresses: vec![options.network.dns.into()],
+        ranges: [cluster_cidrs.clone(), service_cidrs.clone()].concat(),
         ..keelson_network::dns::Config::default()
     };
     let (client, token) = (options.clients.dns, stop.clone());
     parts.spawn(async move { part("DNS", keelson_network::dns::run(dns, client, token).await) });
     let mut proxy = proxy_config(&options.paths, &options.name);
-    proxy.cluster_cidrs = vec![IpNet::V4(options.cluster_cidr)];
-    proxy.service_cidrs = vec![IpNet::V4(options.service_cidr)];
+    proxy.cluster_cidrs = cluster_cidrs;
+    proxy.service_cidrs = service_cidrs;
     let (client, token) = (options.clients.proxy, stop.clone());
     parts.spawn(async move { part("kube-proxy", keelson_kube_proxy::run(proxy, client, token).await) });
 
@@ -232,7 +231,8 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     let mut kubelet = KubeletConfig::new(options.name, &root, cri);
     kubelet.node_ips = vec![options.ip];
     kubelet.server = Some(options.server);
-    kubelet.cluster_dns = vec![options.dns.into()];
+    kubelet.cluster_dns = vec![options.network.dns.into()];
+    kubelet.cluster_domain = options.network.domain;
     kubelet.cgroup_root = options.paths.cgroup();
     kubelet.static_pod_path = Some(options.paths.node().join("manifests"));
     let (client, token) = (options.clients.kubelet, stop.clone());

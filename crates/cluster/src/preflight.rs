@@ -106,6 +106,12 @@ pub fn host_name() -> Result<String, Error> {
     }
 }
 
+/// Whether `address` is one of this machine's.
+pub fn is_own_address(address: IpAddr) -> bool {
+    // Only a local address can be bound to; nothing is sent.
+    UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
+}
+
 /// The address that packets to `target` leave from; no packet is sent.
 pub fn source_address(target: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;

@@ -9,6 +9,7 @@ use keelson_apiserver::{
     ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
 };
 use keelson_kubelet::ServerConfig;
+use keelson_pki::tls::ServingCertificate;
 use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
 use keelson_store::embedded::{EmbeddedStore, Options};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::node::{self, NodeClients, NodeOptions};
 use crate::paths::{Paths, write_atomically};
 use crate::process::ProcessRecord;
 use crate::progress::{Progress, Report};
+use crate::renewal::Renewal;
 use crate::settings::{self, ClusterSettings};
 
 /// The server cannot run.
@@ -98,9 +100,7 @@ pub async fn run(paths: &Paths, report: Report<'_>, shutdown: CancellationToken)
         underlay.ensure().await?;
     }
     let pki = ensure_pki(paths, &settings)?;
-    let kubeconfig = pki.kubeconfig(Identity::Admin, "keelson", &settings.local_url());
-    let path = paths.admin_kubeconfig();
-    write_atomically(&path, kubeconfig.as_bytes()).map_err(|source| Error::Write { path, source })?;
+    write_admin_kubeconfig(paths, &settings, &pki)?;
     progress.done("keys and certificates");
 
     let store_path = paths.store();
@@ -121,6 +121,17 @@ pub async fn run(paths: &Paths, report: Report<'_>, shutdown: CancellationToken)
     result
 }
 
+/// Writes the administrator's kubeconfig.
+pub(crate) fn write_admin_kubeconfig(
+    paths: &Paths,
+    settings: &ClusterSettings,
+    pki: &Pki,
+) -> Result<(), Error> {
+    let kubeconfig = pki.kubeconfig(Identity::Admin, "keelson", &settings.local_url());
+    let path = paths.admin_kubeconfig();
+    write_atomically(&path, kubeconfig.as_bytes()).map_err(|source| Error::Write { path, source })
+}
+
 /// Makes or renews everything below `pki/`.
 pub fn ensure_pki(paths: &Paths, settings: &ClusterSettings) -> Result<Pki, keelson_pki::Error> {
     let underlay = settings.underlay(paths);
@@ -132,14 +143,33 @@ pub fn ensure_pki(paths: &Paths, settings: &ClusterSettings) -> Result<Pki, keel
     extra.extend(settings.tls_sans.iter().cloned());
     let first: IpAddr = Ipv4Addr::from(u32::from(settings.service_cidr.network()).saturating_add(1)).into();
     let names = ClusterNames {
+        cluster_domain: settings.cluster_domain.clone(),
         hosts: extra,
         service_ip: first,
-        ..ClusterNames::default()
     };
     Pki::ensure(&paths.pki(), &names, Timestamp::now())
 }
 
-fn pem(leaf: &Leaf) -> CertificateAndKey {
+/// The API server's certificate, with the authority behind it: a joining machine compares that with its token.
+pub(crate) fn serving(pki: &Pki) -> CertificateAndKey {
+    let mut serving = pem(pki.leaf(Identity::Apiserver));
+    serving
+        .certificate_pem
+        .extend(pki.ca.certificate().to_pem().into_bytes());
+    serving
+}
+
+/// A serving certificate for this machine's kubelet.
+pub(crate) fn kubelet_leaf(settings: &ClusterSettings, pki: &Pki) -> Result<Leaf, keelson_pki::Error> {
+    let name = &settings.node_name;
+    pki.issue_node_server(
+        name,
+        &[name.clone(), settings.node_ip.to_string()],
+        Timestamp::now(),
+    )
+}
+
+pub(crate) fn pem(leaf: &Leaf) -> CertificateAndKey {
     CertificateAndKey {
         certificate_pem: leaf.certificate.to_pem().into_bytes(),
         key_pem: leaf.key.to_pem().into_bytes(),
@@ -152,10 +182,7 @@ fn api_server_config(
     store: Arc<EmbeddedStore>,
 ) -> Result<ApiServerConfig, Error> {
     let ca = pki.ca.certificate().to_pem().into_bytes();
-    // A joining machine reads the authority from the chain and compares it with its token.
-    let mut serving = pem(pki.leaf(Identity::Apiserver));
-    serving.certificate_pem.extend(&ca);
-    let mut config = ApiServerConfig::new(store, serving, ca.clone());
+    let mut config = ApiServerConfig::new(store, serving(pki), ca.clone());
     config.bind_address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.api_port));
     config.advertise_address = settings.node_ip;
     config.request_header_ca_pem = Some(pki.front_proxy_ca.certificate().to_pem().into_bytes());
@@ -169,7 +196,7 @@ fn api_server_config(
     config.service_account = ServiceAccountConfig {
         signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
         verification_keys_pem: keys.iter().map(|key| key.to_pem().into_bytes()).collect(),
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        issuer: format!("https://kubernetes.default.svc.{}", settings.cluster_domain),
         ..ServiceAccountConfig::default()
     };
     Ok(config)
@@ -185,7 +212,7 @@ async fn run_parts(
 ) -> Result<(), Error> {
     let identities = Identities::new(api.clone());
     let admin = identities.client("kubernetes-admin", &["kubeadm:cluster-admins"]);
-    addons::ensure(&admin, settings.dns_address())
+    addons::ensure(&admin, &settings.network())
         .await
         .map_err(|(object, source)| Error::Addon {
             object,
@@ -193,7 +220,22 @@ async fn run_parts(
         })?;
     let stop = shutdown.child_token();
     let mut parts = tokio::task::JoinSet::new();
-    let node_options = node_options(paths, settings, pki, &identities)?;
+    let kubelet = kubelet_leaf(settings, pki)?;
+    let kubelet_serving = ServingCertificate::new(&kubelet)?;
+    let renewal = Renewal {
+        paths: paths.clone(),
+        settings: settings.clone(),
+        pki: pki.clone(),
+        api: api.clone(),
+        kubelet,
+        kubelet_serving: kubelet_serving.clone(),
+    };
+    let token = stop.clone();
+    parts.spawn(async move {
+        renewal.run(token).await;
+        Ok(())
+    });
+    let node_options = node_options(paths, settings, pki, &identities, kubelet_serving);
     let token = stop.clone();
     parts.spawn(async move { node::run(node_options, token).await.map_err(Error::from) });
     crate::control_plane::spawn(&mut parts, settings, pki, api, &stop);
@@ -217,24 +259,20 @@ fn node_options(
     settings: &ClusterSettings,
     pki: &Pki,
     identities: &Identities,
-) -> Result<NodeOptions, Error> {
+    certificate: Arc<ServingCertificate>,
+) -> NodeOptions {
     let name = &settings.node_name;
-    let hosts = [name.clone(), settings.node_ip.to_string()];
-    let serving = pki.issue_node_server(name, &hosts, Timestamp::now())?;
-    Ok(NodeOptions {
+    NodeOptions {
         paths: paths.clone(),
         name: name.clone(),
         ip: settings.node_ip,
-        cluster_cidr: settings.cluster_cidr,
-        service_cidr: settings.service_cidr,
-        load_balancer_cidr: settings.load_balancer_cidr,
-        dns: settings.dns_address(),
+        network: settings.network(),
         registries: settings.registries.clone(),
         container_runtime_endpoint: None,
         server: ServerConfig {
             address: Ipv4Addr::UNSPECIFIED.into(),
             port: 10250,
-            certificate: keelson_pki::tls::ServingCertificate::new(&serving)?,
+            certificate,
             client_ca: vec![pki.ca.certificate().der().clone()],
         },
         clients: NodeClients {
@@ -243,5 +281,5 @@ fn node_options(
             network: identities.client("system:keelson-network", &[]),
             dns: identities.client("system:keelson-network", &[]),
         },
-    })
+    }
 }

@@ -7,6 +7,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::paths::{Paths, write_atomically};
+use crate::preflight;
+use crate::published::ClusterNetwork;
 use crate::sandbox::NodeSpec;
 use crate::underlay::Underlay;
 
@@ -32,6 +34,12 @@ pub struct ClusterSettings {
     pub load_balancer_cidr: Ipv4Net,
     /// Network of sandboxed nodes.
     pub underlay_cidr: Ipv4Net,
+    /// The cluster's DNS domain.
+    #[serde(default = "default_domain")]
+    pub cluster_domain: String,
+    /// Nodes on this machine: its own and the sandboxed ones. 0 was written by versions that did not keep it.
+    #[serde(default)]
+    pub nodes: u16,
     /// Further names of the API server.
     pub tls_sans: Vec<String>,
     /// Registries configuration.
@@ -84,6 +92,201 @@ pub enum Error {
         /// What was asked.
         wanted: String,
     },
+    /// Nodes are not taken away.
+    #[error("the cluster in {data} has {existing} nodes, and --nodes {wanted} would have to delete some, which is never done \
+        by the way: keep a node empty with `kubectl drain`, or start over with `keelson down --purge`", data = data.display())]
+    FewerNodes {
+        /// The data directory.
+        data: PathBuf,
+        /// How many there are.
+        existing: u16,
+        /// How many were asked for.
+        wanted: u16,
+    },
+    /// Two ranges have addresses in common.
+    #[error(
+        "{first_flag} {first} and {second_flag} {second} overlap: an address must belong to one of them alone"
+    )]
+    Overlap {
+        /// A flag.
+        first_flag: &'static str,
+        /// Its range.
+        first: Ipv4Net,
+        /// Another flag.
+        second_flag: &'static str,
+        /// Its range.
+        second: Ipv4Net,
+    },
+    /// The cluster's domain is not a name.
+    #[error("--cluster-domain {0:?} is not a DNS name")]
+    Domain(String),
+    /// No name for this machine's node.
+    #[error(transparent)]
+    Machine(#[from] preflight::Error),
+}
+
+fn default_domain() -> String {
+    "cluster.local".into()
+}
+
+/// What a command line asks a cluster to be. What it does not mention stays as it is, or is the default in a new cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Requested {
+    /// Name of this machine's node.
+    pub node_name: Option<String>,
+    /// Address of this machine in the cluster.
+    pub node_ip: Option<IpAddr>,
+    /// Port of the API server.
+    pub api_port: Option<u16>,
+    /// Addresses of pods.
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// Addresses of Services.
+    pub service_cidr: Option<Ipv4Net>,
+    /// Addresses of Services of type LoadBalancer.
+    pub load_balancer_cidr: Option<Ipv4Net>,
+    /// Network of sandboxed nodes.
+    pub underlay_cidr: Option<Ipv4Net>,
+    /// The cluster's DNS domain.
+    pub cluster_domain: Option<String>,
+    /// Nodes on this machine.
+    pub nodes: Option<u16>,
+    /// Further names of the API server; replaces those of before.
+    pub tls_sans: Option<Vec<String>>,
+    /// Registries configuration.
+    pub registries: Option<PathBuf>,
+}
+
+impl Requested {
+    /// The settings of the cluster in `paths`, which has `existing`.
+    ///
+    /// Networks, names and the API's port of a cluster that has a store cannot change; asking for others is an error.
+    pub fn resolve(
+        &self,
+        existing: Option<&ClusterSettings>,
+        paths: &Paths,
+    ) -> Result<ClusterSettings, Error> {
+        // Without a store nothing depends on the settings of a start that failed.
+        let existing = existing.filter(|_| paths.store().exists());
+        let settings = match existing {
+            Some(existing) => self.change(existing, paths)?,
+            None => self.make()?,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn make(&self) -> Result<ClusterSettings, Error> {
+        let net = |address: [u8; 4], prefix| {
+            Ipv4Net::new(address.into(), prefix).expect("invariant: a literal prefix is valid")
+        };
+        let underlay_cidr = self.underlay_cidr.unwrap_or_else(|| net([172, 31, 240, 0], 24));
+        let node_name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => preflight::host_name()?,
+        };
+        Ok(ClusterSettings {
+            layout_version: LAYOUT_VERSION,
+            node_name,
+            node_ip: self.node_ip.unwrap_or_else(|| default_node_ip(underlay_cidr)),
+            api_port: self.api_port.unwrap_or(6443),
+            cluster_cidr: self.cluster_cidr.unwrap_or_else(|| net([10, 244, 0, 0], 16)),
+            service_cidr: self.service_cidr.unwrap_or_else(|| net([10, 96, 0, 0], 12)),
+            load_balancer_cidr: self
+                .load_balancer_cidr
+                .unwrap_or_else(|| net([10, 112, 0, 0], 16)),
+            underlay_cidr,
+            cluster_domain: self.cluster_domain.clone().unwrap_or_else(default_domain),
+            nodes: self.nodes.unwrap_or(1),
+            tls_sans: self.tls_sans.clone().unwrap_or_default(),
+            registries: self.registries.clone(),
+            merged_into: None,
+        })
+    }
+
+    fn change(&self, existing: &ClusterSettings, paths: &Paths) -> Result<ClusterSettings, Error> {
+        let fixed = [
+            (
+                "--node-name",
+                text(self.node_name.as_ref()),
+                existing.node_name.clone(),
+            ),
+            ("--api-port", text(self.api_port), existing.api_port.to_string()),
+            (
+                "--cluster-cidr",
+                text(self.cluster_cidr),
+                existing.cluster_cidr.to_string(),
+            ),
+            (
+                "--service-cidr",
+                text(self.service_cidr),
+                existing.service_cidr.to_string(),
+            ),
+            (
+                "--load-balancer-cidr",
+                text(self.load_balancer_cidr),
+                existing.load_balancer_cidr.to_string(),
+            ),
+            (
+                "--underlay-cidr",
+                text(self.underlay_cidr),
+                existing.underlay_cidr.to_string(),
+            ),
+            (
+                "--cluster-domain",
+                self.cluster_domain.clone(),
+                existing.cluster_domain.clone(),
+            ),
+        ];
+        for (name, wanted, existing) in fixed {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != existing) {
+                let data = paths.data.clone();
+                return Err(Error::Different {
+                    data,
+                    name,
+                    existing,
+                    wanted,
+                });
+            }
+        }
+        let before = match existing.nodes {
+            0 => u16::try_from(sandboxed_nodes(paths).len() + 1).unwrap_or(u16::MAX),
+            known => known,
+        };
+        let nodes = self.nodes.unwrap_or(before);
+        if nodes < before {
+            let data = paths.data.clone();
+            return Err(Error::FewerNodes {
+                data,
+                existing: before,
+                wanted: nodes,
+            });
+        }
+        // A machine that has moved to another network has another address.
+        let gone = existing.node_ip != existing.underlay(paths).gateway()
+            && !preflight::is_own_address(existing.node_ip);
+        let node_ip = match self.node_ip {
+            Some(ip) => ip,
+            None if gone => default_node_ip(existing.underlay_cidr),
+            None => existing.node_ip,
+        };
+        Ok(ClusterSettings {
+            node_ip,
+            nodes,
+            tls_sans: self.tls_sans.clone().unwrap_or_else(|| existing.tls_sans.clone()),
+            registries: self.registries.clone().or_else(|| existing.registries.clone()),
+            ..existing.clone()
+        })
+    }
+}
+
+fn text(value: Option<impl ToString>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
+/// The address of this machine's node: the default route's, else the underlay's first.
+fn default_node_ip(underlay: Ipv4Net) -> IpAddr {
+    preflight::default_route_address()
+        .unwrap_or_else(|| underlay.hosts().next().unwrap_or(underlay.addr()).into())
 }
 
 impl ClusterSettings {
@@ -118,28 +321,49 @@ impl ClusterSettings {
         write(&path).map_err(|source| Error::Io { path, source })
     }
 
-    /// Whether `self` may go on as `wanted`: networks and names of a cluster cannot change.
-    pub fn check_unchanged(&self, wanted: &Self, data: &Path) -> Result<(), Error> {
-        type Setting = (&'static str, fn(&ClusterSettings) -> String);
-        let fixed: [Setting; 5] = [
-            ("--node-name", |s| s.node_name.clone()),
-            ("--cluster-cidr", |s| s.cluster_cidr.to_string()),
-            ("--service-cidr", |s| s.service_cidr.to_string()),
-            ("--underlay-cidr", |s| s.underlay_cidr.to_string()),
-            ("--api-port", |s| s.api_port.to_string()),
+    /// Whether the ranges are apart and the domain is a name.
+    fn check(&self) -> Result<(), Error> {
+        let ranges = [
+            ("--cluster-cidr", self.cluster_cidr),
+            ("--service-cidr", self.service_cidr),
+            ("--load-balancer-cidr", self.load_balancer_cidr),
+            ("--underlay-cidr", self.underlay_cidr),
         ];
-        for (name, value) in fixed {
-            let (existing, wanted) = (value(self), value(wanted));
-            if existing != wanted {
-                return Err(Error::Different {
-                    data: data.into(),
-                    name,
-                    existing,
-                    wanted,
-                });
+        for (index, (first_flag, first)) in ranges.into_iter().enumerate() {
+            for (second_flag, second) in ranges.into_iter().skip(index + 1) {
+                if first.contains(&second.network()) || second.contains(&first.network()) {
+                    return Err(Error::Overlap {
+                        first_flag,
+                        first,
+                        second_flag,
+                        second,
+                    });
+                }
             }
         }
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if !self.cluster_domain.split('.').all(label) {
+            return Err(Error::Domain(self.cluster_domain.clone()));
+        }
         Ok(())
+    }
+
+    /// What other nodes must know.
+    pub fn network(&self) -> ClusterNetwork {
+        ClusterNetwork {
+            cluster_cidr: self.cluster_cidr,
+            service_cidr: self.service_cidr,
+            load_balancer_cidr: self.load_balancer_cidr,
+            dns: self.dns_address(),
+            domain: self.cluster_domain.clone(),
+        }
     }
 
     /// Address of the cluster's DNS: the tenth of the Service range, as kubeadm has it.
@@ -180,4 +404,160 @@ pub fn sandboxed_nodes(paths: &Paths) -> Vec<NodeSpec> {
         .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     nodes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requested() -> Requested {
+        Requested {
+            node_name: Some("one".into()),
+            node_ip: Some([10, 0, 0, 1].into()),
+            ..Requested::default()
+        }
+    }
+
+    /// A cluster with a store, made by `requested`.
+    fn cluster(requested: &Requested) -> (tempfile::TempDir, Paths, ClusterSettings) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            data: dir.path().into(),
+            run: dir.path().join("run"),
+        };
+        let settings = requested.resolve(None, &paths).unwrap();
+        std::fs::create_dir_all(paths.store()).unwrap();
+        (dir, paths, settings)
+    }
+
+    #[test]
+    fn what_is_not_asked_for_stays() {
+        let mut first = requested();
+        first.api_port = Some(7443);
+        first.service_cidr = Some("10.20.0.0/16".parse().unwrap());
+        first.cluster_domain = Some("shop.example".into());
+        first.nodes = Some(3);
+        first.tls_sans = Some(vec!["api.example".into()]);
+        first.registries = Some("/etc/registries.yaml".into());
+        let (_dir, paths, settings) = cluster(&first);
+        assert_eq!(settings.dns_address(), Ipv4Addr::new(10, 20, 0, 10));
+        // 10.0.0.1 is no address of the machine that tests run on, so it is given again.
+        let again = Requested {
+            node_ip: first.node_ip,
+            ..Requested::default()
+        };
+        assert_eq!(again.resolve(Some(&settings), &paths).unwrap(), settings);
+        assert_eq!(first.resolve(Some(&settings), &paths).unwrap(), settings);
+        let more = Requested {
+            nodes: Some(4),
+            ..again
+        };
+        assert_eq!(more.resolve(Some(&settings), &paths).unwrap().nodes, 4);
+    }
+
+    #[test]
+    fn what_cannot_change_is_refused() {
+        let (_dir, paths, settings) = cluster(&Requested {
+            nodes: Some(3),
+            ..requested()
+        });
+        let net = || Some("10.50.0.0/16".parse().unwrap());
+        for (wanted, text) in [
+            (
+                Requested {
+                    node_name: Some("two".into()),
+                    ..Requested::default()
+                },
+                "--node-name one, not two",
+            ),
+            (
+                Requested {
+                    api_port: Some(1),
+                    ..Requested::default()
+                },
+                "--api-port 6443, not 1",
+            ),
+            (
+                Requested {
+                    cluster_cidr: net(),
+                    ..Requested::default()
+                },
+                "--cluster-cidr 10.244.0.0/16, not 10.50.0.0/16",
+            ),
+            (
+                Requested {
+                    service_cidr: net(),
+                    ..Requested::default()
+                },
+                "--service-cidr 10.96.0.0/12, not",
+            ),
+            (
+                Requested {
+                    load_balancer_cidr: net(),
+                    ..Requested::default()
+                },
+                "--load-balancer-cidr 10.112.0.0/16, not",
+            ),
+            (
+                Requested {
+                    underlay_cidr: net(),
+                    ..Requested::default()
+                },
+                "--underlay-cidr 172.31.240.0/24, not",
+            ),
+            (
+                Requested {
+                    cluster_domain: Some("x".into()),
+                    ..Requested::default()
+                },
+                "--cluster-domain cluster.local, not x",
+            ),
+            (
+                Requested {
+                    nodes: Some(2),
+                    ..Requested::default()
+                },
+                "has 3 nodes, and --nodes 2",
+            ),
+        ] {
+            let error = wanted.resolve(Some(&settings), &paths).unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+            assert!(error.contains("`keelson down --purge`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_a_start_that_failed_bind_nobody() {
+        let (_dir, paths, settings) = cluster(&requested());
+        std::fs::remove_dir(paths.store()).unwrap();
+        let other = Requested {
+            api_port: Some(1),
+            ..requested()
+        };
+        assert_eq!(other.resolve(Some(&settings), &paths).unwrap().api_port, 1);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let paths = Paths::default();
+        let overlap = Requested {
+            cluster_cidr: Some("10.100.0.0/16".parse().unwrap()),
+            ..requested()
+        };
+        let error = overlap.resolve(None, &paths).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--cluster-cidr 10.100.0.0/16 and --service-cidr 10.96.0.0/12 overlap"),
+            "{error}"
+        );
+        for domain in ["", "Cluster.local", "a..b", "-a", "a_b"] {
+            let bad = Requested {
+                cluster_domain: Some(domain.into()),
+                ..requested()
+            };
+            assert!(
+                matches!(bad.resolve(None, &paths), Err(Error::Domain(_))),
+                "{domain}"
+            );
+        }
+    }
 }

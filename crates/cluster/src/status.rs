@@ -1,14 +1,16 @@
 //! `keelson status`: what runs, since when, with how much.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
+use keelson_pki::{Certificate, Identity};
 use kube::api::ListParams;
 use kube::{Api, Client};
 use serde::Serialize;
 
 use crate::paths::Paths;
 use crate::process::ProcessRecord;
-use crate::server;
 use crate::settings::{self, ClusterSettings, sandboxed_nodes};
 use crate::up::is_ready;
 
@@ -68,13 +70,16 @@ pub struct ComponentStatus {
 pub struct CertificateStatus {
     /// Its name.
     pub name: String,
-    /// When it ends.
+    /// When it ends, or why that is not known.
     pub expires: String,
-    /// Whole days until then.
-    pub days: i64,
+    /// Whole days until then; negative when it has expired.
+    pub days: Option<i64>,
 }
 
-/// Gathers the status. A cluster that is stopped has one too.
+/// How long the server may take to answer everything.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Gathers the status and changes nothing. A cluster that is stopped has one too.
 pub async fn gather(paths: &Paths) -> Result<Status, settings::Error> {
     let settings = ClusterSettings::read(paths)?;
     let running = ProcessRecord::read_running(&paths.server_record());
@@ -96,24 +101,48 @@ pub async fn gather(paths: &Paths) -> Result<Status, settings::Error> {
     let Some(settings) = settings else {
         return Ok(status);
     };
-    if let Ok(pki) = server::ensure_pki(paths, &settings) {
-        let now = Timestamp::now();
-        status.certificates = pki
-            .expirations()
-            .into_iter()
-            .map(|(name, end)| CertificateStatus {
-                name: name.to_owned(),
-                expires: end.to_string(),
-                days: (end.as_second() - now.as_second()) / 86_400,
-            })
-            .collect();
-    }
+    status.certificates = certificates(paths, Timestamp::now());
     if running.is_some()
         && let Ok(client) = keelson_client::client_from_kubeconfig(&paths.admin_kubeconfig()).await
     {
-        ask(&mut status, &client, paths, &settings).await;
+        let asked = tokio::time::timeout(PATIENCE, ask(&mut status, &client, paths, &settings)).await;
+        if asked.is_err() {
+            status.components.push(ComponentStatus {
+                name: "kube-apiserver".into(),
+                status: format!(
+                    "does not answer within {} s; see `keelson logs`",
+                    PATIENCE.as_secs()
+                ),
+            });
+        }
     }
     Ok(status)
+}
+
+/// The cluster's own certificates, read and left as they are.
+fn certificates(paths: &Paths, now: Timestamp) -> Vec<CertificateStatus> {
+    let leaves = Identity::ALL.iter().map(|identity| identity.file_stem());
+    let stems = ["ca", "front-proxy-ca"].into_iter().chain(leaves);
+    let read = |stem: &str| -> Result<Timestamp, String> {
+        let path = paths.pki().join(format!("{stem}.crt"));
+        let text = keelson_pki::file::read(&path).map_err(|error| error.to_string())?;
+        let text = text.ok_or("missing")?;
+        let certificate = Certificate::from_pem(&text).map_err(|error| error.to_string())?;
+        Ok(certificate.not_after())
+    };
+    let status = |name: &str| match read(name) {
+        Ok(end) => CertificateStatus {
+            name: name.to_owned(),
+            expires: end.to_string(),
+            days: Some((end.as_second() - now.as_second()).div_euclid(86_400)),
+        },
+        Err(reason) => CertificateStatus {
+            name: name.to_owned(),
+            expires: reason,
+            days: None,
+        },
+    };
+    stems.map(status).collect()
 }
 
 async fn ask(status: &mut Status, client: &Client, paths: &Paths, settings: &ClusterSettings) {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Node;
+use keelson_runtime::images::RegistriesConfig;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -18,7 +19,7 @@ use crate::preflight;
 use crate::process::ProcessRecord;
 use crate::progress::{Progress, Step};
 use crate::sandbox::{self, NodeSpec};
-use crate::settings::{self, ClusterSettings, sandboxed_nodes};
+use crate::settings::{self, ClusterSettings, Requested, sandboxed_nodes};
 use crate::{join, kubeconfig, token};
 
 /// How long a server that does not answer may take to end before it counts as one that is starting.
@@ -75,6 +76,15 @@ pub enum Error {
     /// Keys.
     #[error(transparent)]
     Pki(#[from] keelson_pki::Error),
+    /// The registries configuration.
+    #[error("--registries {path} cannot be used", path = path.display())]
+    Registries {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The underlay has no room for so many nodes.
     #[error("{network} has no room for {nodes} nodes: use a larger --underlay-cidr")]
     TooManyNodes {
@@ -97,16 +107,17 @@ fn api(operation: &'static str) -> impl FnOnce(kube::Error) -> Error {
 pub struct UpOptions {
     /// The directories.
     pub paths: Paths,
-    /// The cluster.
-    pub settings: ClusterSettings,
-    /// Nodes in all.
-    pub nodes: u16,
+    /// What the cluster shall be; the rest is as it was.
+    pub requested: Requested,
     /// Arguments for the server process, after the program's name.
     pub server_arguments: Vec<String>,
     /// Longest wait for everything.
     pub timeout: Duration,
-    /// Merge the kubeconfig into this file.
+    /// Merge the kubeconfig of a new cluster into this file. One that exists goes on as it began: merged into the file of
+    /// then, or not at all.
     pub merge_into: Option<PathBuf>,
+    /// Leave the user's kubeconfig alone this time.
+    pub no_merge: bool,
 }
 
 /// What is there now.
@@ -120,26 +131,34 @@ pub struct Summary {
     pub nodes: Vec<String>,
 }
 
-/// The address of this machine's node: the default route's, else the underlay's first.
-pub fn default_node_ip(underlay: ipnet::Ipv4Net) -> IpAddr {
-    preflight::default_route_address()
-        .unwrap_or_else(|| underlay.hosts().next().unwrap_or(underlay.addr()).into())
-}
-
 /// Starts what is not running yet and waits until all nodes are Ready. Doing it again is harmless.
 pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Result<Summary, Error> {
     let progress = Progress::new(report);
     preflight::require_root()?;
     preflight::require_kernel()?;
     let existing = ClusterSettings::read(&options.paths)?;
-    if let Some(existing) = &existing {
-        existing.check_unchanged(&options.settings, &options.paths.data)?;
+    let mut settings = options.requested.resolve(existing.as_ref(), &options.paths)?;
+    if let Some(file) = &settings.registries {
+        let there = std::fs::metadata(file).map_err(|source| Error::Registries {
+            path: file.clone(),
+            source: source.into(),
+        });
+        there?;
+        RegistriesConfig::load(file).map_err(|error| Error::Registries {
+            path: file.clone(),
+            source: error.into(),
+        })?;
     }
-    let mut settings = options.settings.clone();
-    settings.merged_into = options
-        .merge_into
-        .clone()
-        .or(existing.and_then(|e| e.merged_into));
+    let merge_into = match &existing {
+        Some(existing) => existing.merged_into.clone(),
+        None => options.merge_into.clone(),
+    };
+    let merge_now = merge_into.clone().filter(|_| !options.no_merge);
+    settings.merged_into = if existing.is_some() {
+        merge_into
+    } else {
+        merge_now.clone()
+    };
     let deadline = tokio::time::Instant::now() + options.timeout;
     let within = |what: &str| {
         let (what, seconds) = (what.to_owned(), options.timeout.as_secs());
@@ -147,6 +166,14 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
     };
     if server_runs(&options.paths, settings.api_port).await? {
         progress.done("server process already running");
+        if existing.is_some_and(|existing| {
+            ClusterSettings {
+                nodes: settings.nodes,
+                ..existing
+            } != settings
+        }) {
+            progress.done("changed settings are used from the next start on: `keelson down`, `keelson up`");
+        }
     } else {
         preflight::require_ports(settings.api_port)?;
         settings.write(&options.paths)?;
@@ -162,9 +189,9 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
             source: Box::new(error),
         })?;
     let mut names = BTreeSet::from([settings.node_name.clone()]);
-    if options.nodes > 1 {
-        names.extend(start_nodes(options, &settings, &client).await?);
-        progress.done(format!("{} sandboxed nodes started", options.nodes - 1));
+    if settings.nodes > 1 {
+        names.extend(start_nodes(&options.paths, &settings, &client).await?);
+        progress.done(format!("{} sandboxed nodes started", settings.nodes - 1));
     }
     tokio::time::timeout_at(deadline, nodes_ready(&client, &names, &progress))
         .await
@@ -173,12 +200,12 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
             operation: "watching the nodes",
             source: Box::new(source),
         })?;
-    if let Some(target) = &options.merge_into {
+    if let Some(target) = &merge_now {
         kubeconfig::merge(&options.paths.admin_kubeconfig(), target)?;
     }
     Ok(Summary {
         kubeconfig: options.paths.admin_kubeconfig(),
-        merged_into: options.merge_into.clone(),
+        merged_into: merge_now,
         nodes: names.into_iter().collect(),
     })
 }
@@ -243,62 +270,77 @@ fn tail(path: &std::path::Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Starts the sandboxed nodes that are missing; the names of all of them.
+/// Starts the sandboxed nodes that do not run and makes those that are missing; the names of all of them.
 async fn start_nodes(
-    options: &UpOptions,
+    paths: &Paths,
     settings: &ClusterSettings,
     client: &Client,
 ) -> Result<Vec<String>, Error> {
-    let underlay = settings.underlay(&options.paths);
+    let underlay = settings.underlay(paths);
     underlay.ensure().await?;
-    let mut names: Vec<String> = Vec::new();
-    for spec in sandboxed_nodes(&options.paths) {
-        if names.len() + 1 < usize::from(options.nodes) {
-            sandbox::start(&spec, &underlay).await?;
-            names.push(spec.name);
-        }
-    }
+    let mut specs = sandboxed_nodes(paths);
+    let id = paths.id();
     let mut number = 0;
-    while names.len() + 1 < usize::from(options.nodes) {
+    while specs.len() + 1 < usize::from(settings.nodes) {
         number += 1;
         let name = format!("{}-{}", settings.node_name, number + 1);
-        if names.contains(&name) {
+        if specs.iter().any(|spec| spec.name == name) {
             continue;
         }
         let address = underlay.address(number).ok_or(Error::TooManyNodes {
             network: settings.underlay_cidr,
-            nodes: options.nodes,
+            nodes: settings.nodes,
         })?;
-        let ca_hash = authority_hash(&options.paths)?;
-        let ttl = Some(jiff::SignedDuration::from_mins(30));
-        let token = token::create(client, &ca_hash, ttl, &format!("sandboxed node {name}"))
-            .await
-            .map_err(api("making a join token"))?;
-        let gateway = underlay.gateway();
-        let mut agent = vec![
-            format!("--server=https://{gateway}:{}", settings.api_port),
-            format!("--token={token}"),
-            format!("--node-name={name}"),
-            format!("--node-ip={address}"),
-        ];
-        if let Some(registries) = &settings.registries {
-            agent.push(format!("--registries={}", registries.display()));
-        }
-        let id = options.paths.id();
-        let spec = NodeSpec {
-            dir: options.paths.sandbox(&name),
+        specs.push(NodeSpec {
+            dir: paths.sandbox(&name),
             cgroup: format!("/keelson-{id}-{}", number + 1),
             link: format!("kl-{id}-{}", number + 1),
             address,
             prefix: settings.underlay_cidr.prefix_len(),
-            gateway,
-            agent,
-            name: name.clone(),
-        };
-        sandbox::start(&spec, &underlay).await?;
-        names.push(name);
+            gateway: underlay.gateway(),
+            agent: Vec::new(),
+            token: None,
+            name,
+        });
+    }
+    let mut names = Vec::new();
+    for mut spec in specs {
+        if spec.running().is_none() {
+            spec.agent = agent_arguments(&spec, settings);
+            spec.token = join_token(&spec, paths, client).await?;
+            sandbox::start(&spec, &underlay).await?;
+        }
+        names.push(spec.name);
     }
     Ok(names)
+}
+
+fn agent_arguments(spec: &NodeSpec, settings: &ClusterSettings) -> Vec<String> {
+    let mut arguments = vec![
+        format!("--server=https://{}:{}", spec.gateway, settings.api_port),
+        format!("--node-name={}", spec.name),
+        format!("--node-ip={}", spec.address),
+    ];
+    if let Some(registries) = &settings.registries {
+        arguments.push(format!("--registries={}", registries.display()));
+    }
+    arguments
+}
+
+/// A token for a node that has not joined yet, or was away until its certificate ended.
+async fn join_token(spec: &NodeSpec, paths: &Paths, client: &Client) -> Result<Option<String>, Error> {
+    // The node sees its own directory as /var/lib.
+    let pki = spec.dir.join("var/lib/keelson/pki");
+    let kubeconfig = join::NodeCredentials::in_directory(&pki).kubeconfig;
+    if join::client_certificate(&kubeconfig).is_ok_and(|c| c.not_after() > jiff::Timestamp::now()) {
+        return Ok(None);
+    }
+    let ca_hash = authority_hash(paths)?;
+    let ttl = Some(jiff::SignedDuration::from_mins(30));
+    let token = token::create(client, &ca_hash, ttl, &format!("sandboxed node {}", spec.name))
+        .await
+        .map_err(api("making a join token"))?;
+    Ok(Some(token.to_string()))
 }
 
 /// The hash of the cluster's authority, as join tokens carry it.

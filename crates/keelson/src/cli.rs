@@ -128,33 +128,36 @@ pub(crate) enum Command {
     },
 }
 
-/// `up` and `server`.
+/// `up` and `server`. The cluster keeps what it was told: flags that are not given again stay as they were.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UpArgs {
-    /// How many nodes: this machine and N-1 sandboxed ones on it
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100), value_name = "N")]
-    pub(crate) nodes: u16,
+    /// How many nodes: this machine and N-1 sandboxed ones on it [default: as many as there are, 1 in a new cluster]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100), value_name = "N")]
+    pub(crate) nodes: Option<u16>,
     /// Name of this machine's node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
     /// Address of this machine in the cluster [default: the address of the default route, else the underlay's first]
     #[arg(long, value_name = "IP")]
     pub(crate) node_ip: Option<IpAddr>,
-    /// Port of the API server
-    #[arg(long, default_value_t = 6443, value_name = "PORT")]
-    pub(crate) api_port: u16,
-    /// Addresses of pods; each node gets a /24
-    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
-    pub(crate) cluster_cidr: Ipv4Net,
-    /// Addresses of Services
-    #[arg(long, default_value = "10.96.0.0/12", value_name = "CIDR")]
-    pub(crate) service_cidr: Ipv4Net,
-    /// Addresses of Services of type LoadBalancer
-    #[arg(long, default_value = "10.112.0.0/16", value_name = "CIDR")]
-    pub(crate) load_balancer_cidr: Ipv4Net,
-    /// Network between this machine and its sandboxed nodes
-    #[arg(long, default_value = "172.31.240.0/24", value_name = "CIDR")]
-    pub(crate) underlay_cidr: Ipv4Net,
+    /// Port of the API server [default: 6443]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) api_port: Option<u16>,
+    /// Addresses of pods; each node gets a /24 [default: 10.244.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) cluster_cidr: Option<Ipv4Net>,
+    /// Addresses of Services [default: 10.96.0.0/12]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) service_cidr: Option<Ipv4Net>,
+    /// Addresses of Services of type LoadBalancer [default: 10.112.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) load_balancer_cidr: Option<Ipv4Net>,
+    /// Network between this machine and its sandboxed nodes [default: 172.31.240.0/24]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) underlay_cidr: Option<Ipv4Net>,
+    /// The cluster's DNS domain [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) cluster_domain: Option<String>,
     /// Registries configuration: mirrors, credentials, plain HTTP
     #[arg(long, value_name = "FILE")]
     pub(crate) registries: Option<PathBuf>,

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     if let Some(code) = commands::internal::dispatch(&arguments) {
         return code;
     }
+    accept_signals();
     let cli = Cli::parse();
     if rustls::crypto::ring::default_provider()
         .install_default()
@@ -27,11 +28,19 @@ fn main() -> ExitCode {
         // Installed already: it is the same provider.
     }
     match commands::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output::print_error(&error);
             ExitCode::from(FAILED)
         }
+    }
+}
+
+/// Lets signals through that whoever started this process had blocked: the init of a sandboxed node waits for its own with
+/// SIGTERM and SIGCHLD blocked, and a process inherits that. Containers would too. Must run before any thread is started.
+fn accept_signals() {
+    if let Err(error) = nix::sys::signal::SigSet::all().thread_unblock() {
+        eprintln!("warning: signals stay blocked: {error}");
     }
 }
 

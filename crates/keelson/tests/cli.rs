@@ -45,9 +45,9 @@ impl Machine {
         Said::of(self.command(arguments).output().unwrap())
     }
 
-    /// Writes `cluster.json`.
+    /// Writes `cluster.json` beside a store: a cluster that has run.
     fn record(&self, text: &str) {
-        std::fs::create_dir_all(self.path("data")).unwrap();
+        std::fs::create_dir_all(self.path("data/store")).unwrap();
         std::fs::write(self.path("data/cluster.json"), text).unwrap();
     }
 }
@@ -324,8 +324,13 @@ fn components_say_what_is_wrong_with_their_flags() {
 fn whoever_is_not_root_is_told_to_use_sudo() {
     let machine = Machine::new();
     // The binary may lie where others cannot go: the user is nobody, but keeps root's right to read.
-    for command in ["up", "server"] {
-        let keelson = machine.command(&[command]);
+    for command in [
+        &["up"][..],
+        &["server"],
+        &["down"],
+        &["agent", "--server=https://127.0.0.1:6443"],
+    ] {
+        let keelson = machine.command(command);
         let mut setpriv = Command::new("setpriv");
         setpriv.args([
             "--reuid",
@@ -441,19 +446,116 @@ fn what_a_cluster_is_cannot_be_changed_by_up() {
     for (flag, existing) in [
         ("--node-name=two", "one"),
         ("--service-cidr=10.1.0.0/16", "10.96.0.0/12"),
+        ("--cluster-cidr=10.1.0.0/16", "10.244.0.0/16"),
+        ("--load-balancer-cidr=10.1.0.0/16", "10.112.0.0/16"),
+        ("--underlay-cidr=10.1.0.0/16", "172.31.240.0/24"),
+        ("--cluster-domain=shop.internal", "cluster.local"),
         ("--api-port=1", "16443"),
     ] {
         let machine = Machine::new();
         machine.record(&settings().to_string());
         let name = flag.split('=').next().unwrap_or_default();
-        let mut arguments = vec!["up", "--no-kubeconfig", flag];
-        let rest = ["--node-name=one", "--api-port=16443"];
-        arguments.extend(rest.iter().filter(|other| !other.starts_with(name)));
-        let said = in_own_network(|| machine.run(&arguments));
+        let said = in_own_network(|| machine.run(&["up", "--no-kubeconfig", flag]));
         said.failed(
             1,
             &[&format!("has {name} {existing}, not"), "`keelson down --purge`"],
         );
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_before_anything_is_made() {
+    let bad = "endpoint: [this is no registries file";
+    for (flags, texts) in [
+        (
+            &["--cluster-cidr=10.96.0.0/16"][..],
+            &["--cluster-cidr 10.96.0.0/16 and --service-cidr 10.96.0.0/12 overlap"][..],
+        ),
+        (
+            &["--cluster-domain=Shop"],
+            &["--cluster-domain \"Shop\" is not a DNS name"],
+        ),
+        (
+            &["--registries=/nonexistent"],
+            &["--registries /nonexistent cannot be used"],
+        ),
+        (&["--registries=BAD"], &["registries.yaml cannot be used"]),
+    ] {
+        let machine = Machine::new();
+        let file = machine.path("registries.yaml");
+        std::fs::write(&file, bad).unwrap();
+        let flags: Vec<String> = flags
+            .iter()
+            .map(|flag| flag.replace("BAD", file.to_str().unwrap()))
+            .collect();
+        let mut arguments = vec!["up", "--no-kubeconfig", "--node-name=one"];
+        arguments.extend(flags.iter().map(String::as_str));
+        in_own_network(|| machine.run(&arguments)).failed(1, texts);
+        assert!(!machine.path("data").exists());
+    }
+}
+
+#[test]
+fn a_kernel_without_overlayfs_is_told() {
+    let machine = Machine::new();
+    let without = machine.path("filesystems");
+    let all = std::fs::read_to_string("/proc/filesystems").unwrap();
+    let rest: Vec<&str> = all.lines().filter(|line| !line.ends_with("overlay")).collect();
+    std::fs::write(&without, rest.join("\n")).unwrap();
+    for command in ["up --no-kubeconfig", "agent --server=https://127.0.0.1:16443"] {
+        let keelson = machine.command(&[]);
+        let script = format!(
+            "mount --bind {} /proc/filesystems && exec {} {command} --node-name=one",
+            without.display(),
+            keelson.get_program().display()
+        );
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--net", "sh", "-c", &script]);
+        unshare.envs(
+            keelson
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        Said::of(unshare.output().unwrap()).failed(1, &["this kernel lacks overlayfs", "`modprobe overlay`"]);
+    }
+    assert!(!machine.path("data").exists());
+}
+
+#[test]
+fn a_damaged_or_newer_store_is_refused_and_left_alone() {
+    for (file, content, texts) in [
+        (
+            "checkpoint.redb",
+            "no checkpoint",
+            &["its file VERSION is missing", "from a backup"][..],
+        ),
+        (
+            "VERSION",
+            "keelson-store 99 00000000000000ff\n",
+            &["has format 99, written by a newer keelson", "use the newer"],
+        ),
+        (
+            "VERSION",
+            "no version at all",
+            &["its file VERSION is damaged", "from a backup"],
+        ),
+    ] {
+        let machine = Machine::new();
+        machine.record(&settings().to_string());
+        std::fs::write(machine.path("data/store").join(file), content).unwrap();
+        let said = in_own_network(|| machine.run(&["up", "--no-kubeconfig", "--timeout=60"]));
+        said.failed(
+            1,
+            &[
+                "the server process ended before it was ready",
+                "the store cannot be opened",
+            ],
+        );
+        let store = machine.path("data/store").display().to_string();
+        said.failed(1, &[&store]);
+        said.failed(1, texts);
+        let after = std::fs::read_to_string(machine.path("data/store").join(file)).unwrap();
+        assert_eq!(after, content, "{said:?}");
     }
 }
 
@@ -508,7 +610,9 @@ fn json_output_is_json() {
     let machine = Machine::new();
     machine.record(&settings().to_string());
     in_own_network(|| {
-        let status = machine.run(&["status", "-o", "json"]).json();
+        let said = machine.run(&["status", "-o", "json"]);
+        assert_eq!(said.code, Some(3), "stopped: {said:?}");
+        let status: Value = serde_json::from_str(&said.stdout).unwrap();
         assert_eq!(status["running"], json!(false));
         assert_eq!(status["server"], json!("https://10.0.0.1:16443"));
         assert_eq!(status["dataDir"], json!(machine.path("data")));

@@ -20,9 +20,16 @@ pub struct Machine {
 impl Machine {
     /// Starts a machine called `name`; `keelson` is the binary under test.
     pub fn start(name: &str, keelson: &Path) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("keelson-test-")
+            .tempdir_in("/var/tmp")?;
+        // A disk of its own: nodes feel pressure when the disk of the real machine is nearly full.
+        let disk = directory.path().join("disk");
+        fs::create_dir(&disk)?;
         let script = format!(
             "ip link set lo up && hostname {name} && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /root && \
-             mkdir -p /run/netns && echo ready && exec sleep infinity"
+             mount -t tmpfs -o size=4g tmpfs {} && mkdir -p /run/netns && echo ready && exec sleep infinity",
+            disk.display()
         );
         let mut holder = Command::new("unshare")
             .args([
@@ -49,10 +56,6 @@ impl Machine {
             .trim()
             .parse()
             .context("unshare has no child")?;
-        // On a real file system: overlays do not stack.
-        let directory = tempfile::Builder::new()
-            .prefix("keelson-test-")
-            .tempdir_in("/var/tmp")?;
         Ok(Self {
             holder,
             init,
@@ -61,12 +64,17 @@ impl Machine {
         })
     }
 
-    /// The cluster's data directory.
+    /// The cluster's data directory, as the machine names it; [`Self::seen`] shows it to the test.
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.directory.path().join("disk/data")
     }
 
-    /// A directory for the test's own files.
+    /// Where the test sees a path of the machine, whatever is mounted there.
+    pub fn seen(&self, path: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.init, path.display()))
+    }
+
+    /// A directory for the test's own files; the test and the machine see it at the same path.
     pub fn scratch(&self) -> &Path {
         self.directory.path()
     }
@@ -88,7 +96,10 @@ impl Machine {
         command
             .arg(format!("--data-dir={}", self.data_dir().display()))
             .args(arguments);
-        command.env_remove("KUBECONFIG");
+        // What the environment says of the host must not reach the nodes.
+        command
+            .env_remove("KUBECONFIG")
+            .env("KEELSON_DATA_DIR", self.data_dir());
         command
     }
 
@@ -118,9 +129,6 @@ fn text(command: &Command, output: &Output) -> Result<String> {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.show_logs();
-        }
         let down = self.keelson(&["down", "--purge"]).output();
         if !down.is_ok_and(|output| output.status.success()) {
             eprintln!("the cluster of this test could not be taken down in order");
@@ -151,10 +159,11 @@ impl Machine {
         Ok(directory)
     }
 
-    /// The last lines of every log, for the report of a failed test.
-    fn show_logs(&self) {
-        let mut logs = vec![self.data_dir().join("logs/keelson.log")];
-        if let Ok(nodes) = fs::read_dir(self.data_dir().join("nodes")) {
+    /// Prints the last lines of every log, for the report of a failed test.
+    pub fn show_logs(&self) {
+        let data = self.seen(&self.data_dir());
+        let mut logs = vec![data.join("logs/keelson.log")];
+        if let Ok(nodes) = fs::read_dir(data.join("nodes")) {
             logs.extend(
                 nodes
                     .flatten()

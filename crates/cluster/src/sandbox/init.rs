@@ -85,11 +85,15 @@ fn supervise(spec: &NodeSpec) -> io::Result<()> {
     let signal_fd = SignalFd::new(&signals)?;
     let start = || {
         let null = std::fs::File::open("/dev/null")?;
-        Command::new("/proc/self/exe")
-            .arg("agent")
-            .args(&spec.agent)
-            .stdin(Stdio::from(null))
-            .spawn()
+        let mut agent = Command::new("/proc/self/exe");
+        agent.arg("agent").args(&spec.agent).stdin(Stdio::from(null));
+        // What `keelson up` was told by its environment is about the host, not about the node.
+        agent.env_remove("KEELSON_DATA_DIR").env_remove("KEELSON_RUN_DIR");
+        match &spec.token {
+            Some(token) => agent.env("KEELSON_TOKEN", token),
+            None => agent.env_remove("KEELSON_TOKEN"),
+        };
+        agent.spawn()
     };
     let mut agent = Agent {
         child: Some(start()?),

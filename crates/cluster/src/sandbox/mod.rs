@@ -13,4 +13,4 @@ mod node;
 pub use cgroup::{CgroupTree, remove_tree};
 pub use holder::hold;
 pub use init::init;
-pub use node::{Error, NodeSpec, SandboxNode, start, stop};
+pub use node::{Error, NodeSpec, SandboxNode, ask_to_stop, start, stop};

@@ -34,6 +34,9 @@ pub struct NodeSpec {
     pub gateway: Ipv4Addr,
     /// Arguments after `keelson agent`.
     pub agent: Vec<String>,
+    /// The token to join with. It is not among the arguments, which every process of the machine can read.
+    #[serde(default)]
+    pub token: Option<String>,
 }
 
 /// A started node.
@@ -182,6 +185,18 @@ pub async fn start(spec: &NodeSpec, underlay: &Underlay) -> Result<SandboxNode, 
         .map_err(spec.error("write running.json"))?;
     write_atomically(&spec.record(), &bytes).map_err(spec.error("write running.json"))?;
     Ok(node)
+}
+
+/// Tells a node to end and does not wait for it. A node that does not run is fine.
+pub fn ask_to_stop(spec: &NodeSpec) -> Result<(), Error> {
+    match spec.running() {
+        Some(node) => node
+            .init
+            .signal_and_wait(Signal::TERM, Duration::ZERO)
+            .map(|_ended| ())
+            .map_err(spec.error("stop the node")),
+        None => Ok(()),
+    }
 }
 
 /// Ends a node and removes its cgroups and link. Its directory stays. A node that does not run is fine.

@@ -41,6 +41,15 @@ pub(crate) async fn run(global: &Global, command: ImageCommand) -> Result<()> {
             results.push(json!({"node": node, "result": result}));
         }
     }
+    for action in &actions {
+        if let Action::Remove(image) = action {
+            let removed = results.iter().any(|r| r["result"].as_str() == Some(image));
+            anyhow::ensure!(
+                removed,
+                "{image}: not found on this machine; see `keelson image list`"
+            );
+        }
+    }
     if global.output == Output::Json {
         return print_json(&results);
     }
@@ -104,6 +113,8 @@ fn print_done(results: &[Value]) {
                 .iter()
                 .for_each(|image| print_line(format_args!("{node}: {}", text(image, "names")))),
             Value::String(image) => print_line(format_args!("{node}: {image} removed")),
+            // The node does not have it.
+            Value::Null => {}
             image => print_line(format_args!("{node}: {}", text(image, "names"))),
         }
     }

@@ -20,6 +20,8 @@ mod status;
 mod token;
 mod up;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use keelson_cluster::paths::Paths;
 use kube::Client;
@@ -28,11 +30,11 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Cli, Command, Global};
 
 /// Runs the command to its end.
-pub(crate) fn run(cli: Cli) -> Result<()> {
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     start_logging(&cli)?;
     if let Command::Completion { shell } = cli.command {
         completion::print(shell);
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -41,7 +43,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     runtime.block_on(dispatch(cli))
 }
 
-async fn dispatch(cli: Cli) -> Result<()> {
+async fn dispatch(cli: Cli) -> Result<ExitCode> {
     let global = &cli.global;
     match cli.command {
         Command::Up(args) => up::run(global, &args).await,
@@ -49,7 +51,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Logs { component, follow } => logs::run(global, component.as_deref(), follow),
         Command::Kubeconfig { merge } => kubeconfig::run(global, merge),
         Command::Token { command } => token::run(global, command).await,
-        Command::Status => status::run(global).await,
+        Command::Status => return status::run(global).await,
         Command::Image { command } => image::run(global, command).await,
         Command::Server(args) => server::run(global, &args).await,
         Command::Agent(args) => agent::run(global, args).await,
@@ -61,7 +63,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Completion { .. } | Command::Internal { .. } => {
             unreachable!("invariant: these run without the async runtime")
         }
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn start_logging(cli: &Cli) -> Result<()> {

@@ -1,13 +1,18 @@
 //! `keelson status`.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use keelson_cluster::status::{self, Status};
 
 use crate::cli::{Global, Output};
 use crate::output::{print_json, print_line, print_table};
 
+/// Exit code of a cluster that is there and does not run; `systemctl status` has the same.
+const STOPPED: u8 = 3;
+
 /// Prints the status; an error when there is no cluster.
-pub(crate) async fn run(global: &Global) -> Result<()> {
+pub(crate) async fn run(global: &Global) -> Result<ExitCode> {
     let paths = global.paths();
     let data = paths.data.display();
     anyhow::ensure!(
@@ -16,12 +21,14 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
     );
     let status = status::gather(&paths).await?;
     match global.output {
-        Output::Json => print_json(&status),
-        Output::Text => {
-            print(&status);
-            Ok(())
-        }
+        Output::Json => print_json(&status)?,
+        Output::Text => print(&status),
     }
+    Ok(if status.running {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(STOPPED)
+    })
 }
 
 fn print(status: &Status) {
@@ -72,7 +79,12 @@ fn print(status: &Status) {
         let rows: Vec<Vec<String>> = status
             .certificates
             .iter()
-            .map(|c| vec![c.name.clone(), c.expires.clone(), format!("{} days", c.days)])
+            .map(|c| {
+                let left = c
+                    .days
+                    .map_or_else(|| "-".to_owned(), |days| format!("{days} days"));
+                vec![c.name.clone(), c.expires.clone(), left]
+            })
             .collect();
         print_table(&["CERTIFICATE", "EXPIRES", "LEFT"], &rows);
     }

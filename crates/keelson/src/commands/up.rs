@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use keelson_cluster::settings::{ClusterSettings, LAYOUT_VERSION};
+use anyhow::{Context, Result};
+use keelson_cluster::settings::Requested;
 use keelson_cluster::up::{self, Summary, UpOptions};
 use keelson_cluster::{kubeconfig, preflight};
 use serde_json::json;
@@ -16,15 +16,11 @@ pub(crate) async fn run(global: &Global, args: &UpArgs) -> Result<()> {
     preflight::require_root()?;
     let options = UpOptions {
         paths: global.paths(),
-        settings: settings(args)?,
-        nodes: args.nodes,
+        requested: requested(args)?,
         server_arguments: server_arguments(global),
         timeout: Duration::from_secs(args.timeout),
-        merge_into: if args.no_kubeconfig {
-            None
-        } else {
-            kubeconfig::user_file()
-        },
+        merge_into: kubeconfig::user_file(),
+        no_merge: args.no_kubeconfig,
     };
     let summary = up::up(&options, &|step| print_step(&step)).await?;
     match global.output {
@@ -41,26 +37,22 @@ pub(crate) async fn run(global: &Global, args: &UpArgs) -> Result<()> {
     }
 }
 
-/// What the flags say, with defaults of this machine.
-pub(crate) fn settings(args: &UpArgs) -> Result<ClusterSettings> {
-    let node_name = match &args.node_name {
-        Some(name) => name.clone(),
-        None => preflight::host_name()?,
-    };
-    Ok(ClusterSettings {
-        layout_version: LAYOUT_VERSION,
-        node_name,
-        node_ip: args
-            .node_ip
-            .unwrap_or_else(|| up::default_node_ip(args.underlay_cidr)),
+/// What the flags ask for.
+pub(crate) fn requested(args: &UpArgs) -> Result<Requested> {
+    // The server process and later commands have other working directories.
+    let registries = args.registries.as_ref().map(std::path::absolute).transpose();
+    Ok(Requested {
+        node_name: args.node_name.clone(),
+        node_ip: args.node_ip,
         api_port: args.api_port,
         cluster_cidr: args.cluster_cidr,
         service_cidr: args.service_cidr,
         load_balancer_cidr: args.load_balancer_cidr,
         underlay_cidr: args.underlay_cidr,
-        tls_sans: args.tls_sans.clone(),
-        registries: args.registries.clone(),
-        merged_into: None,
+        cluster_domain: args.cluster_domain.clone(),
+        nodes: args.nodes,
+        tls_sans: (!args.tls_sans.is_empty()).then(|| args.tls_sans.clone()),
+        registries: registries.context("--registries")?,
     })
 }
 

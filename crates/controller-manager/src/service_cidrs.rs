@@ -92,7 +92,7 @@ pub(crate) async fn start(context: Context) {
 
 /// Queues those that wait for their end.
 fn requeue_deleted(cidrs: &Informer<ServiceCIDR>, queue: &WorkQueue<NamespacedName>) {
-    for cidr in cidrs.list_where(|cidr| is_deleting(cidr)) {
+    for cidr in cidrs.list_where(is_deleting) {
         queue.add(NamespacedName::of(cidr.as_ref()));
     }
 }

@@ -25,11 +25,14 @@ use crate::plugins;
 use crate::queue::{QueuedPod, SchedulingQueue};
 use crate::schedule_one::{Algorithm, ScheduleError};
 
+/// By the profile's scheduler name.
+type Recorders = Vec<(Arc<str>, EventRecorder)>;
+
 /// What the loop and the binding cycles share.
 pub(crate) struct Shared {
     pub(crate) profiles: Arc<Profiles>,
     /// Events are from the scheduler of the pod's profile; each with its name.
-    recorders: Vec<(Arc<str>, EventRecorder)>,
+    recorders: Recorders,
     pub(crate) cache: Arc<Mutex<Cache>>,
     pub(crate) queue: Arc<SchedulingQueue>,
     pub(crate) handle: Handle,
@@ -76,7 +79,7 @@ fn recorders(
     client: &Client,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) -> Result<(EventRecorder, Vec<(Arc<str>, EventRecorder)>), Error> {
+) -> Result<(EventRecorder, Recorders), Error> {
     let recorder = |profile: &Profile| {
         let source = EventSource {
             component: profile.scheduler_name.clone(),

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use crate::support::Cluster;
 
 const PODS: usize = 2000;
+/// [`PODS`] as quantities are written.
+const COUNTED: &str = "2k";
 const CONFIG_MAPS: usize = 200;
 
 /// Resident memory of this process in MiB.
@@ -59,10 +61,7 @@ async fn memory_of_the_caches() {
     // The number is right when the caches are full.
     let counted = |quota: &ResourceQuota| {
         let used = quota.status.as_ref().and_then(|status| status.used.as_ref());
-        used.is_some_and(|used| {
-            used.get("count/pods")
-                .is_some_and(|count| count.0 == PODS.to_string())
-        })
+        used.is_some_and(|used| used.get("count/pods").is_some_and(|count| count.0 == COUNTED))
     };
     cluster.until::<ResourceQuota>("q", "counted", counted).await;
     let after = resident();

@@ -47,6 +47,11 @@ pub(crate) async fn run(args: ControllerManagerArgs) -> Result<()> {
         Certificate::all_from_pem(&pem).context("--root-ca-file")?;
         config.root_ca_pem = Some(pem);
     }
+    if let Some(file) = &args.service_account_private_key_file {
+        let pem = standalone::read_text("service-account-private-key-file", file)?;
+        PrivateKey::from_pem(&pem).context("--service-account-private-key-file")?;
+        config.service_account_key_pem = Some(pem);
+    }
     config.hpa_sync_period = args.horizontal_pod_autoscaler_sync_period;
     config.hpa_downscale_stabilization = args.horizontal_pod_autoscaler_downscale_stabilization;
     config.hpa_tolerance = args.horizontal_pod_autoscaler_tolerance;

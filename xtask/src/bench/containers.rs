@@ -37,7 +37,9 @@ async fn containers(context: &Context) -> Result<Vec<Figure>> {
         Unit::Seconds,
         percentile(&ours, 0.5),
     );
-    Ok(vec![match containerd(context).await? {
+    let theirs = containerd(context).await?;
+    remove_cgroup()?;
+    Ok(vec![match theirs {
         Some(theirs) => figure
             .peer("containerd and runc", percentile(&theirs, 0.5))
             .note(format!("{} each", ours.len())),
@@ -123,7 +125,7 @@ fn pod(name: &str, scratch: &Path) -> v1::PodSandboxConfig {
         hostname: name.to_owned(),
         log_directory: scratch.join("pod-logs").join(name).display().to_string(),
         linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: format!("/keelson-bench-{}", std::process::id()),
+            cgroup_parent: format!("/{}", cgroup()),
             security_context: Some(v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces()),
                 ..Default::default()
@@ -132,6 +134,24 @@ fn pod(name: &str, scratch: &Path) -> v1::PodSandboxConfig {
         }),
         ..Default::default()
     }
+}
+
+/// The control group that all pods of this measurement are in.
+fn cgroup() -> String {
+    format!("keelson-bench-{}", std::process::id())
+}
+
+/// Removes it from every hierarchy; the runtimes have removed what was in it.
+fn remove_cgroup() -> Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(root)?.map(|entry| entry.map(|entry| entry.path()));
+    for hierarchy in hierarchies.chain([Ok(root.to_owned())]) {
+        let group = hierarchy?.join(cgroup());
+        if group.is_dir() {
+            std::fs::remove_dir(&group).with_context(|| format!("cannot remove {}", group.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// As the kubelet asks for a pod that shares no processes between containers.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Taint;
 use keelson_cluster::preflight;
-use keelson_kubelet::{Cri, KubeletConfig, ServerConfig, ServingCertificate};
+use keelson_kubelet::{Cri, KubeletConfig, ServerConfig};
 use keelson_pki::Certificate;
 
 use crate::cli::{CgroupDriver, KubeletArgs, NodeTaint};
@@ -95,7 +95,7 @@ fn server(args: &KubeletArgs, config: &KubeletConfig) -> Result<ServerConfig> {
     Ok(ServerConfig {
         address: args.address,
         port: args.port,
-        certificate: Arc::new(certificate),
+        certificate,
         client_ca,
     })
 }

@@ -11,6 +11,7 @@ pub mod cni;
 mod config;
 pub mod dns;
 mod error;
+mod host;
 pub mod ipam;
 mod overlay;
 mod pod_network;

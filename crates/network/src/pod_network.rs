@@ -3,7 +3,6 @@
 //! All methods block for a few milliseconds at most (CNI plugins: as long as they take): call them on a blocking thread.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
@@ -15,9 +14,10 @@ use parking_lot::Mutex;
 use crate::cni;
 use crate::config::{Config, HostPort, NodeInfo, PodRequest, Protocol};
 use crate::error::Error;
+use crate::host::{in_host, sysctl};
 use crate::ipam::{Ipam, Record, gateway};
-use crate::policy::{PolicyTable, Snapshot};
 use crate::overlay::{MAC_POD, MAC_VXLAN, Overlay, derived_mac, fnv, overhead};
+use crate::policy::{PolicyTable, Snapshot};
 use crate::rtnl::{self, Link, Peer, Route, Rtnl, VxlanSpec};
 use crate::rules;
 
@@ -580,32 +580,4 @@ fn configure_pod(ips: &[IpAddr], ranges: &[IpNet]) -> Result<(), rtnl::Error> {
         })?;
     }
     Ok(())
-}
-
-fn in_host<T: Send + 'static>(
-    host: &NetNs,
-    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    host.run(move || Ok(f())).map_err(|source| Error::Namespace {
-        path: "of the node".into(),
-        source,
-    })?
-}
-
-fn sysctl(host: &NetNs, settings: Vec<(String, &'static str)>) -> Result<(), Error> {
-    in_host(host, move || {
-        for (key, value) in settings {
-            let path = format!("/proc/sys/{key}");
-            // Only writing what differs lets a container without write access run where the host is set up already.
-            if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
-                continue;
-            }
-            fs::write(&path, value).map_err(|source| Error::Sysctl {
-                key,
-                value: value.to_owned(),
-                source,
-            })?;
-        }
-        Ok(())
-    })
 }

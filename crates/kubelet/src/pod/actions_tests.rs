@@ -216,7 +216,10 @@ fn init_containers_run_one_after_the_other() {
         ],
         ..PodRuntimeStatus::default()
     };
-    assert_eq!(show(&compute_pod_actions(&pod, &runtime, &none, &OfContainers::new())), "init:0");
+    assert_eq!(
+        show(&compute_pod_actions(&pod, &runtime, &none, &OfContainers::new())),
+        "init:0"
+    );
 }
 
 #[test]
@@ -360,13 +363,22 @@ fn running_containers_are_resized_or_restarted_as_their_policy_says() {
     };
     let has: OfContainers = ["s", "a", "b", "c"]
         .into_iter()
-        .map(|name| (name.to_owned(), serde_json::from_value(resources("1000m")).unwrap()))
+        .map(|name| {
+            (
+                name.to_owned(),
+                serde_json::from_value(resources("1000m")).unwrap(),
+            )
+        })
         .collect();
     let actions = compute_pod_actions(&pod, &runtime, &Probes::default(), &has);
     let resized: Vec<&str> = actions.to_resize.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(resized, ["s", "a"]);
     assert_eq!(
-        actions.to_kill.iter().map(|kill| kill.message.as_str()).collect::<Vec<_>>(),
+        actions
+            .to_kill
+            .iter()
+            .map(|kill| kill.message.as_str())
+            .collect::<Vec<_>>(),
         ["Container b resize requires restart"]
     );
     assert_eq!(actions.containers_to_start, [1]);

@@ -46,7 +46,10 @@ pub(crate) fn same(a: &ResourceRequirements, b: &ResourceRequirements) -> bool {
         let mut all = BTreeMap::new();
         for (list, kind) in [(&resources.requests, 'r'), (&resources.limits, 'l')] {
             for name in list.iter().flat_map(BTreeMap::keys) {
-                all.insert((kind, name.clone()), crate::quantity::milli_of(list.as_ref(), name));
+                all.insert(
+                    (kind, name.clone()),
+                    crate::quantity::milli_of(list.as_ref(), name),
+                );
             }
         }
         all
@@ -170,7 +173,10 @@ mod tests {
 
     fn pod(resources: Value) -> Arc<Pod> {
         let container = json!({"name": "c", "resources": resources});
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [container]}})).unwrap())
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [container]}}))
+                .unwrap(),
+        )
     }
 
     #[test]
@@ -181,7 +187,9 @@ mod tests {
         assert!(Arc::ptr_eq(&resources.apply(&old), &old));
         let given = resources.apply(&new);
         assert_eq!(qos::pod_request(&given, "cpu"), 100);
-        resources.actuated.insert("c".into(), of(&spec::containers(&old)[0]));
+        resources
+            .actuated
+            .insert("c".into(), of(&spec::containers(&old)[0]));
         resources.allocated = PodResources::of_spec(&new).allocated;
         assert!(!resources.is_actuated(|_| true));
         assert!(resources.is_actuated(|_| false));

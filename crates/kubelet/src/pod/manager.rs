@@ -68,9 +68,7 @@ impl PodManager {
     /// Resources may be free: pods whose resize waits for them look again.
     pub(crate) fn retry_deferred(&self) {
         let all = self.list();
-        let waiting = all
-            .iter()
-            .filter(|handle| handle.resize_state().is_deferred());
+        let waiting = all.iter().filter(|handle| handle.resize_state().is_deferred());
         waiting.for_each(|handle| handle.wake());
     }
 

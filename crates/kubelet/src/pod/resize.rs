@@ -93,14 +93,22 @@ pub(crate) fn evaluate(kubelet: &Kubelet, handle: &PodHandle) -> Result<(), Sync
         .filter(|pod| spec::uid(pod) != handle.uid)
         .collect();
     if let Some((reason, text)) = refusal(&desired, &others, &kubelet.admission_node()) {
-        let event = if reason == "Infeasible" { "ResizeInfeasible" } else { "ResizeDeferred" };
+        let event = if reason == "Infeasible" {
+            "ResizeInfeasible"
+        } else {
+            "ResizeDeferred"
+        };
         let note = Note {
             reason: reason.into(),
             message: text.clone(),
             generation: desired.metadata.generation,
         };
         if handle.set_pending(Some(note)) {
-            let what = if reason == "Infeasible" { "infeasible" } else { "deferred" };
+            let what = if reason == "Infeasible" {
+                "infeasible"
+            } else {
+                "deferred"
+            };
             let text = message(&desired, what, Some(&text));
             kubelet.pod_event(&desired, EventType::Warning, event, text);
         }
@@ -215,7 +223,9 @@ pub(crate) async fn actuate(
         }
     }
     // What the pod's group had to keep until now can go.
-    kubelet.cgroups.create_pod(pod, &handle.resources().in_effect(pod))?;
+    kubelet
+        .cgroups
+        .create_pod(pod, &handle.resources().in_effect(pod))?;
     Ok(true)
 }
 
@@ -279,7 +289,10 @@ mod tests {
 
     fn pod(cpu: &str, memory: &str) -> Arc<Pod> {
         let container = json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}});
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [container]}})).unwrap())
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [container]}}))
+                .unwrap(),
+        )
     }
 
     /// What is asked for, what another pod has, and the reason and message of the refusal.
@@ -330,8 +343,14 @@ mod tests {
         };
         let restart = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
         let (cpu, memory) = (
-            Changes { cpu: true, memory: false },
-            Changes { cpu: false, memory: true },
+            Changes {
+                cpu: true,
+                memory: false,
+            },
+            Changes {
+                cpu: false,
+                memory: true,
+            },
         );
         assert!(!needs_restart(&container(json!([])), memory));
         assert!(!needs_restart(&container(restart.clone()), cpu));

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodStatus}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use super::container_status::{self, ContainerInput, ReadinessResults, Role, StartErrors};
 use super::allocation::PodResources;
+use super::container_status::{self, ContainerInput, ReadinessResults, Role, StartErrors};
 use super::resize::ResizeState;
 use super::runtime_status::PodRuntimeStatus;
 use super::spec::{self, RestartPolicy};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keelson_client::{Informer, NamespacedName, RateLimit, Reconciled, WorkQueue, run_workers};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, Preconditions};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -157,7 +157,11 @@ impl StatusManager {
         if !difference.is_empty() {
             let patch = json!({"metadata": {"uid": spec::uid(&pod)}, "status": difference});
             match api
-                .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
+                .patch_status(
+                    &key.name,
+                    &crate::kubelet::patch_params(),
+                    &Patch::Strategic(patch),
+                )
                 .await
             {
                 Ok(answer) => {

@@ -127,9 +127,7 @@ fn select(
         }
         match contents.get(&item.key) {
             Some(content) => {
-                let mode = item
-                    .mode
-                    .map_or(selection.mode, |own| projected::mode(Some(own)));
+                let mode = item.mode.map_or(selection.mode, |own| projected::mode(Some(own)));
                 payload.insert(path, file(content, mode));
             }
             None if selection.optional == Some(true) => {}

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::ProjectedVolumeSource;
 use rustix::mount::{MountFlags, mount};
 
 use super::atomic_writer::{self, File, Payload, is_valid_path};
-use super::manager::{Context, Mounted, PluginError};
 use super::keyed::{self, Kind, Selection};
+use super::manager::{Context, Mounted, PluginError};
 use super::{downward_api, mount_table, token};
 use crate::pod::spec;
 

@@ -28,8 +28,19 @@ fn outer() {
         return;
     }
     let status = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        .args(["sh", "-ec", "ip link set lo up; mount -t tmpfs tmpfs /run; exec \"$0\" \"$@\""])
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ])
+        .args([
+            "sh",
+            "-ec",
+            "ip link set lo up; mount -t tmpfs tmpfs /run; exec \"$0\" \"$@\"",
+        ])
         .arg(std::env::current_exe().unwrap())
         .args([NAME, "--exact", "--nocapture"])
         .env(INSIDE, "1")
@@ -133,7 +144,9 @@ fn inner() {
         let text = cluster.pods().logs("web", &Default::default()).await.unwrap();
         assert_eq!(text, "hello\nfrom init\n");
         // A container that ends is started again.
-        cluster.pod("twice", json!({"containers": [shell("main", "exit 3")]})).await;
+        cluster
+            .pod("twice", json!({"containers": [shell("main", "exit 3")]}))
+            .await;
         cluster
             .until("twice", "started again", |pod| {
                 container(pod)["restartCount"].as_i64() >= Some(1)

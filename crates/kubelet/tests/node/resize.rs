@@ -28,7 +28,9 @@ async fn resize(cluster: &Cluster, pod: &str, containers: Value) -> Pod {
 fn status(pod: &Pod, container: &str) -> Value {
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.clone());
     let found = statuses.iter().flatten().find(|s| s.name == container);
-    found.map(|s| serde_json::to_value(s).unwrap()).unwrap_or_default()
+    found
+        .map(|s| serde_json::to_value(s).unwrap())
+        .unwrap_or_default()
 }
 
 /// Whether the status is about the newest spec and no resize is under way.
@@ -42,13 +44,20 @@ fn settled(pod: &Pod) -> bool {
 /// A file of a container's group in a version 1 hierarchy; `None` where the host has none.
 fn group_file(cluster: &Cluster, pod: &Pod, container: Option<&str>, file: &str) -> Option<String> {
     let controller = file.split('.').next()?;
-    let base = std::path::PathBuf::from(format!("/sys/fs/cgroup/{controller}{}", cluster.config.cgroup_root));
+    let base = std::path::PathBuf::from(format!(
+        "/sys/fs/cgroup/{controller}{}",
+        cluster.config.cgroup_root
+    ));
     if !base.exists() {
         return None;
     }
     let mut dir = base.join(format!("kubepods/pod{}", pod.metadata.uid.clone()?));
     if let Some(container) = container {
-        let id = status(pod, container)["containerID"].as_str()?.rsplit('/').next()?.to_owned();
+        let id = status(pod, container)["containerID"]
+            .as_str()?
+            .rsplit('/')
+            .next()?
+            .to_owned();
         let found = std::fs::read_dir(&dir).unwrap().flatten();
         dir = found
             .map(|entry| entry.path())
@@ -103,13 +112,21 @@ fn in_place() {
                 assert_eq!(found, expected, "{container:?} {file}");
             }
         }
-        for part in ["ResizeStarted: Pod resize started: {", "ResizeCompleted: Pod resize completed: {"] {
+        for part in [
+            "ResizeStarted: Pod resize started: {",
+            "ResizeCompleted: Pod resize completed: {",
+        ] {
             cluster.until_event("web", part).await;
         }
 
         // Less of everything, also after a restart of the kubelet.
         cluster.stop_kubelet().await;
-        resize(cluster, "web", json!([{"name": "a", "resources": resources("50m", "32Mi")}])).await;
+        resize(
+            cluster,
+            "web",
+            json!([{"name": "a", "resources": resources("50m", "32Mi")}]),
+        )
+        .await;
         cluster.start_kubelet();
         let pod = cluster
             .until("web", "resized again", |pod| {
@@ -127,7 +144,11 @@ fn pending() {
     on_cluster(async |cluster| {
         let nodes = kube::Api::<k8s_openapi::api::core::v1::Node>::all(cluster.client.clone());
         let node = serde_json::to_value(nodes.get(super::fixture::NODE).await.unwrap()).unwrap();
-        let cores: i64 = node["status"]["allocatable"]["cpu"].as_str().unwrap().parse().unwrap();
+        let cores: i64 = node["status"]["allocatable"]["cpu"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
         let request = |cpu: String| json!({"requests": {"cpu": cpu}});
         for name in ["one", "two"] {
             let mut container = shell("main", IDLE);
@@ -139,16 +160,34 @@ fn pending() {
             move |pod: &Pod| {
                 let conditions = pod.status.as_ref().and_then(|s| s.conditions.clone());
                 conditions.iter().flatten().any(|c| {
-                    c.type_ == "PodResizePending" && c.reason.as_deref() == Some(reason) && c.observed_generation == pod.metadata.generation
+                    c.type_ == "PodResizePending"
+                        && c.reason.as_deref() == Some(reason)
+                        && c.observed_generation == pod.metadata.generation
                 })
             }
         };
         let most = format!("{}m", cores * 1000 - 50);
-        resize(cluster, "one", json!([{"name": "main", "resources": request(most.clone())}])).await;
+        resize(
+            cluster,
+            "one",
+            json!([{"name": "main", "resources": request(most.clone())}]),
+        )
+        .await;
         let pod = cluster.until("one", "deferred", pending("Deferred")).await;
-        assert_eq!(status(&pod, "main")["resources"], request("100m".into()), "it keeps what it has");
-        cluster.until_event("one", "ResizeDeferred: Pod resize deferred: {").await;
-        resize(cluster, "two", json!([{"name": "main", "resources": request(format!("{}", cores + 1))}])).await;
+        assert_eq!(
+            status(&pod, "main")["resources"],
+            request("100m".into()),
+            "it keeps what it has"
+        );
+        cluster
+            .until_event("one", "ResizeDeferred: Pod resize deferred: {")
+            .await;
+        resize(
+            cluster,
+            "two",
+            json!([{"name": "main", "resources": request(format!("{}", cores + 1))}]),
+        )
+        .await;
         cluster.until("two", "refused", pending("Infeasible")).await;
         // Room comes: the other one ends.
         cluster.delete("two").await;

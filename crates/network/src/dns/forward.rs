@@ -370,17 +370,17 @@ mod tests {
     use super::*;
 
     /// Clients give up after 5 seconds, and ask for several names in turn.
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silent_resolvers_fail_in_time_and_at_once_when_they_go_on() {
         let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let forwarder = Forwarder::to(vec![upstream.local_addr().unwrap()], None);
         let query = Query::query(Name::from_str("example.test.").unwrap(), RecordType::A);
         for most in [TOTAL_TIMEOUT, SILENT_TIMEOUT, SILENT_TIMEOUT] {
-            let start = tokio::time::Instant::now();
+            let start = Instant::now();
             let answer = forwarder.resolve(&query, false, None).await;
             assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
             assert!(
-                start.elapsed() <= most + Duration::from_millis(100),
+                start.elapsed() <= most + Duration::from_millis(400),
                 "{:?}",
                 start.elapsed()
             );

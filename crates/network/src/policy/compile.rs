@@ -190,7 +190,10 @@ impl Compiler<'_> {
                 }
                 None => pod.namespace == namespace,
             };
-            inside && pods.as_ref().is_none_or(|selector| matches(selector, &pod.labels))
+            inside
+                && pods
+                    .as_ref()
+                    .is_none_or(|selector| matches(selector, &pod.labels))
         };
         self.pods.iter().filter(fits).collect()
     }
@@ -222,7 +225,10 @@ impl Compiler<'_> {
                 continue;
             }
             any_selector = true;
-            let ips = self.selected(namespace, peer).into_iter().flat_map(|pod| &pod.ips);
+            let ips = self
+                .selected(namespace, peer)
+                .into_iter()
+                .flat_map(|pod| &pod.ips);
             elements.extend(ips.map(|ip| rule::octets(*ip)));
         }
         if any_selector {
@@ -280,7 +286,9 @@ impl Compiler<'_> {
             match &port.port {
                 None => ways.push(way),
                 Some(IntOrString::Int(number)) => {
-                    let Ok(first) = u16::try_from(*number) else { continue };
+                    let Ok(first) = u16::try_from(*number) else {
+                        continue;
+                    };
                     let last = port.end_port.and_then(|last| u16::try_from(last).ok());
                     way.push(rule::destination_port(Reg(0)));
                     for (op, port) in match last {
@@ -387,7 +395,11 @@ mod tests {
                 pod("db", json!({"app": "db"}), 3, true),
                 pod("far", json!({"app": "web"}), 4, false),
             ],
-            namespaces: [("ns".to_owned(), Labels::from([("team".to_owned(), "a".to_owned())]))].into(),
+            namespaces: [(
+                "ns".to_owned(),
+                Labels::from([("team".to_owned(), "a".to_owned())]),
+            )]
+            .into(),
             policies: vec![policy(spec)],
         };
         compile(&snapshot, &LocalAddresses::new(), false)
@@ -415,8 +427,18 @@ mod tests {
                 1,
             ),
             (json!({"podSelector": web, "egress": [{}]}), vec![2], vec![2], 2),
-            (port(json!([{"port": 80}, {"port": 81, "protocol": "UDP"}])), vec![2, 3], vec![], 3),
-            (port(json!([{"port": "http"}, {"port": "https"}])), vec![2, 3], vec![], 2),
+            (
+                port(json!([{"port": 80}, {"port": 81, "protocol": "UDP"}])),
+                vec![2, 3],
+                vec![],
+                3,
+            ),
+            (
+                port(json!([{"port": "http"}, {"port": "https"}])),
+                vec![2, 3],
+                vec![],
+                2,
+            ),
             (
                 json!({"podSelector": web, "ingress": [{
                     "from": [{"podSelector": web}, {"namespaceSelector": {"matchLabels": {"team": "a"}}},
@@ -441,7 +463,11 @@ mod tests {
         let desired = desired(json!({"podSelector": {}, "ingress": [{
             "from": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"port": "http"}]}]}));
         let elements = |prefix: &str| -> Vec<Vec<u8>> {
-            let (_, (_, elements)) = desired.sets.iter().find(|(name, _)| name.starts_with(prefix)).unwrap();
+            let (_, (_, elements)) = desired
+                .sets
+                .iter()
+                .find(|(name, _)| name.starts_with(prefix))
+                .unwrap();
             elements.iter().cloned().collect()
         };
         assert_eq!(elements("peers-"), [[10, 244, 1, 2], [10, 244, 1, 4]]);

@@ -155,7 +155,11 @@ impl PolicyTable {
             }
             change_set(b, name, before.unwrap_or(&none), elements);
         }
-        for (name, rules) in wanted.chains.iter().filter(|(name, _)| !has.chains.contains_key(*name)) {
+        for (name, rules) in wanted
+            .chains
+            .iter()
+            .filter(|(name, _)| !has.chains.contains_key(*name))
+        {
             b.add_chain(name);
             for rule in rules {
                 b.add_rule(name, rule);
@@ -164,7 +168,11 @@ impl PolicyTable {
         change_set(b, OWN, &has.own, &wanted.own);
         change_map(b, INGRESS, &has.ingress, &wanted.ingress);
         change_map(b, EGRESS, &has.egress, &wanted.egress);
-        let dead = || has.chains.keys().filter(|name| !wanted.chains.contains_key(*name));
+        let dead = || {
+            has.chains
+                .keys()
+                .filter(|name| !wanted.chains.contains_key(*name))
+        };
         for name in dead() {
             b.flush_chain(name);
         }

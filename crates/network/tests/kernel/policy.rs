@@ -96,7 +96,8 @@ fn ingress_is_what_policies_allow_and_the_node_itself() {
     let world = World::new();
     assert_eq!(world.reach_b(80), [true; 3]);
     let b = json!({"matchLabels": {"app": "b"}});
-    let from = |peers: Value, ports: Value| json!({"podSelector": b, "ingress": [{"from": peers, "ports": ports}]});
+    let from =
+        |peers: Value, ports: Value| json!({"podSelector": b, "ingress": [{"from": peers, "ports": ports}]});
     let a = json!({"podSelector": {"matchLabels": {"app": "a"}}});
     let default = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}}});
     let other = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "other"}}});
@@ -105,7 +106,10 @@ fn ingress_is_what_policies_allow_and_the_node_itself() {
     // The policies; who reaches ports 80, 81 and 90.
     for (policies, expected) in [
         (vec![json!({"podSelector": b})], [[false, false, true]; 3]),
-        (vec![json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]})], [[true; 3]; 3]),
+        (
+            vec![json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]})],
+            [[true; 3]; 3],
+        ),
         (vec![json!({"podSelector": b, "ingress": [{}]})], [[true; 3]; 3]),
         (vec![from(json!([a]), json!(null))], [[true, false, true]; 3]),
         (vec![from(json!([default]), json!(null))], [[true; 3]; 3]),
@@ -113,11 +117,17 @@ fn ingress_is_what_policies_allow_and_the_node_itself() {
         (vec![from(json!([n2]), json!(null))], [[false, true, true]; 3]),
         (vec![from(json!([but_c]), json!(null))], [[true, false, true]; 3]),
         (
-            vec![from(json!(null), json!([{"port": "web"}, {"port": 85, "endPort": 95}]))],
+            vec![from(
+                json!(null),
+                json!([{"port": "web"}, {"port": 85, "endPort": 95}]),
+            )],
             [[true; 3], [false, false, true], [true; 3]],
         ),
         (
-            vec![from(json!([a]), json!([{"port": 80}])), from(json!([n2]), json!([{"port": 81}]))],
+            vec![
+                from(json!([a]), json!([{"port": 80}])),
+                from(json!([n2]), json!([{"port": 81}])),
+            ],
             [[true, false, true], [false, true, true], [false, false, true]],
         ),
         (

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use keelson_client::{EventRecorder, EventSource, EventType, Informer, InformerOptions, NamespacedName};
 use keelson_cri::v1 as cri;
+use kube::api::PatchParams;
 use kube::{Api, Client};
 use parking_lot::RwLock;
 use tokio::time::sleep;
@@ -29,6 +30,14 @@ use crate::{container, eviction, node, server};
 
 /// Waits between attempts to reach the runtime at the start.
 const RUNTIME_RETRY: Duration = Duration::from_millis(200);
+
+/// Who `managedFields` say wrote what the kubelet patches.
+pub(crate) fn patch_params() -> PatchParams {
+    PatchParams {
+        field_manager: Some("kubelet".into()),
+        ..PatchParams::default()
+    }
+}
 
 /// The kubelet cannot run.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@
 //! event stream, inotify and probe timers; lists are only a slow fallback. All state is in the API, in the runtime (labels
 //! and annotations of sandboxes and containers) and in the pods' directories, so that a restart picks up what runs.
 //!
-//! Left out on purpose: device plugins, CSI, swap, user namespaces, checkpoints, in-place resize, dynamic resources.
+//! Left out on purpose: device plugins, CSI, swap, user namespaces, checkpoints, dynamic resources.
 //!
 //! [upstream's kuberuntime]: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
 
@@ -29,4 +29,4 @@ pub use config::{CgroupDriver, EvictionHard, KubeletConfig, ServerConfig, Thresh
 pub use cri::{Cri, Error as CriError};
 pub use kubelet::{Error, run};
 pub use machine::Error as MachineError;
-pub use server::{Error as ServerError, ServingCertificate};
+pub use server::Error as ServerError;

@@ -89,7 +89,13 @@ pub(crate) fn boot_time() -> Option<i64> {
 pub(crate) fn process_start_time() -> Option<i64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The 20th field after the name, in ticks since the boot.
-    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let ticks: u64 = stat
+        .rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()?;
     Some(boot_time()? + i64::try_from(ticks / TICKS_PER_SECOND).ok()?)
 }
 

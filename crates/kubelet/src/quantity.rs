@@ -1,51 +1,19 @@
-//! Numbers of resource quantities, for arithmetic on the node.
+//! Numbers of resource lists, for arithmetic on the node. The parser is `api`'s.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+const NANOS_PER_MILLI: i128 = 1_000_000;
 
 /// Resource name to quantity, as pod and node specs have it.
 pub(crate) type ResourceList = BTreeMap<String, Quantity>;
 
 /// The value in thousandths, rounded up; `None` when the text is no quantity.
 pub(crate) fn milli(text: &str) -> Option<i128> {
-    let text = text.trim();
-    let end = text
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
-        .unwrap_or(text.len());
-    let (number, suffix) = text.split_at(end);
-    let (numerator, denominator): (i128, i128) = match suffix {
-        "" => (1, 1),
-        "n" => (1, 1_000_000_000),
-        "u" => (1, 1_000_000),
-        "m" => (1, 1000),
-        "k" => (1000, 1),
-        "M" => (1_000_000, 1),
-        "G" => (1_000_000_000, 1),
-        "T" => (1_000_000_000_000, 1),
-        "P" => (1_000_000_000_000_000, 1),
-        "E" => (1_000_000_000_000_000_000, 1),
-        "Ki" => (1 << 10, 1),
-        "Mi" => (1 << 20, 1),
-        "Gi" => (1 << 30, 1),
-        "Ti" => (1 << 40, 1),
-        "Pi" => (1 << 50, 1),
-        "Ei" => (1 << 60, 1),
-        exponent => {
-            let exponent: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let power = 10i128.checked_pow(exponent.unsigned_abs())?;
-            if exponent < 0 { (1, power) } else { (power, 1) }
-        }
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let negative = whole.starts_with('-');
-    let digits = format!("{}{fraction}", whole.trim_start_matches(['+', '-']));
-    let value: i128 = digits.parse().ok()?;
-    let scale = 10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let numerator = value.checked_mul(numerator)?.checked_mul(1000)?;
-    let denominator = denominator.checked_mul(scale)?;
-    let rounded = numerator / denominator + i128::from(numerator % denominator != 0);
-    Some(if negative { -rounded } else { rounded })
+    let nanos = keelson_api::quantity::Quantity::parse(text).ok()?.nanos();
+    let milli = nanos / NANOS_PER_MILLI;
+    Some(milli + i128::from(nanos % NANOS_PER_MILLI > 0))
 }
 
 /// The value, rounded up.

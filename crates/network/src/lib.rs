@@ -1,4 +1,4 @@
-//! The network of pods: interfaces, addresses and routes on a node, the overlay between nodes, host ports, CNI plugins
+//! The network of pods: interfaces, addresses and routes on a node, the overlay between nodes, host ports, network policies, CNI plugins
 //! in its place, and cluster DNS.
 //!
 //! [`PodNetwork`] does the work on one node and blocks; [`run`] keeps it in step with Node objects. Everything is made by
@@ -11,9 +11,11 @@ pub mod cni;
 mod config;
 pub mod dns;
 mod error;
+mod host;
 pub mod ipam;
 mod overlay;
 mod pod_network;
+pub mod policy;
 pub mod rtnl;
 mod rules;
 mod run;

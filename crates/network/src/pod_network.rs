@@ -3,7 +3,6 @@
 //! All methods block for a few milliseconds at most (CNI plugins: as long as they take): call them on a blocking thread.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
@@ -15,8 +14,10 @@ use parking_lot::Mutex;
 use crate::cni;
 use crate::config::{Config, HostPort, NodeInfo, PodRequest, Protocol};
 use crate::error::Error;
+use crate::host::{in_host, sysctl};
 use crate::ipam::{Ipam, Record, gateway};
 use crate::overlay::{MAC_POD, MAC_VXLAN, Overlay, derived_mac, fnv, overhead};
+use crate::policy::{PolicyTable, Snapshot};
 use crate::rtnl::{self, Link, Peer, Route, Rtnl, VxlanSpec};
 use crate::rules;
 
@@ -48,6 +49,23 @@ struct Inner {
     node: Option<Node>,
     overlay: Option<Overlay>,
     peers: HashMap<String, NodeInfo>,
+    policies: PolicyTable,
+}
+
+impl Inner {
+    /// Brings the policies' rules to the pods that are here now.
+    fn sync_policies(&mut self) -> Result<(), Error> {
+        let local = self.ipam.records().map(|record| {
+            let key = (record.namespace.clone(), record.name.clone());
+            (key, record.ips.clone())
+        });
+        self.policies.set_local(local.collect());
+        let messages = self.policies.sync(&mut self.nft)?;
+        if messages > 0 {
+            tracing::debug!(messages, "network policies changed");
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -98,6 +116,10 @@ impl PodNetwork {
             node: None,
             overlay: None,
             peers: HashMap::new(),
+            policies: PolicyTable::new(
+                &format!("{}-policy", config.table),
+                config.cluster_cidrs.iter().any(|c| c.addr().is_ipv6()),
+            ),
         };
         for to in config
             .cluster_cidrs
@@ -306,7 +328,11 @@ impl PodNetwork {
             let record = inner
                 .ipam
                 .allocate(&ranges, &pod.id, &pod.namespace, &pod.name, &pod.host_ports)?;
-            if let Err(e) = self.connect(&mut inner.rtnl, node, &record, &netns) {
+            // Before the first packet: the pod's policies.
+            inner.policies.add_local(&record);
+            let ready = inner.policies.sync(&mut inner.nft).map_err(Error::from);
+            let connected = ready.and_then(|_| self.connect(&mut inner.rtnl, node, &record, &netns));
+            if let Err(e) = connected {
                 if !known {
                     inner.ipam.release(&pod.id)?;
                 }
@@ -381,7 +407,17 @@ impl PodNetwork {
             self.forget_udp_flows(&record.host_ports, Some(&record.ips))?;
         }
         inner.ipam.release(id)?;
-        Ok(())
+        inner.sync_policies()
+    }
+
+    /// What the API says of pods, namespaces and policies: brings the rules to it.
+    pub fn set_policies(&self, snapshot: Snapshot) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        if self.uses_cni() {
+            return Ok(());
+        }
+        inner.policies.set_snapshot(snapshot);
+        inner.sync_policies()
     }
 
     /// Tears down every pod that is not in `live`: what a crash left behind.
@@ -460,6 +496,7 @@ impl PodNetwork {
             batch.add_table().delete_table();
             inner.nft.commit(batch)?;
         }
+        inner.policies.remove(&mut inner.nft)?;
         for to in self
             .config
             .cluster_cidrs
@@ -543,32 +580,4 @@ fn configure_pod(ips: &[IpAddr], ranges: &[IpNet]) -> Result<(), rtnl::Error> {
         })?;
     }
     Ok(())
-}
-
-fn in_host<T: Send + 'static>(
-    host: &NetNs,
-    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    host.run(move || Ok(f())).map_err(|source| Error::Namespace {
-        path: "of the node".into(),
-        source,
-    })?
-}
-
-fn sysctl(host: &NetNs, settings: Vec<(String, &'static str)>) -> Result<(), Error> {
-    in_host(host, move || {
-        for (key, value) in settings {
-            let path = format!("/proc/sys/{key}");
-            // Only writing what differs lets a container without write access run where the host is set up already.
-            if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
-                continue;
-            }
-            fs::write(&path, value).map_err(|source| Error::Sysctl {
-                key,
-                value: value.to_owned(),
-                source,
-            })?;
-        }
-        Ok(())
-    })
 }

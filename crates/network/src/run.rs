@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::NodeInfo;
 use crate::error::Error;
 use crate::pod_network::PodNetwork;
+use crate::policy;
 
 impl NodeInfo {
     /// What a Node object says: its `InternalIP` addresses and pod ranges. Values that do not parse are left out.
@@ -40,9 +41,10 @@ impl NodeInfo {
     }
 }
 
-/// Follows Node objects until `shutdown`: configures this node once it has a pod range, and the overlay to the others. What the
-/// kernel holds stays when it returns, so that pods keep their network while keelson restarts.
+/// Follows Node objects until `shutdown`: configures this node once it has a pod range, and the overlay to the others; beside it,
+/// network policies. What the kernel holds stays when it returns, so that pods keep their network while keelson restarts.
 pub async fn run(network: Arc<PodNetwork>, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+    let policies = tokio::spawn(policy::run(network.clone(), client.clone(), shutdown.clone()));
     let (nodes, task) = Informer::<Node>::new(Api::all(client), InformerOptions::default());
     let queue: WorkQueue<NamespacedName> = WorkQueue::new(RateLimit::default());
     let handler_queue = queue.clone();
@@ -71,8 +73,12 @@ pub async fn run(network: Arc<PodNetwork>, client: Client, shutdown: Cancellatio
         }
     })
     .await;
-    // The informer ends by the same token; a panic in it was logged by the runtime.
-    let _ = informer.await;
+    for task in [informer, policies] {
+        task.await.map_err(|source| Error::Namespace {
+            path: "worker task".into(),
+            source: std::io::Error::other(source),
+        })?;
+    }
     Ok(())
 }
 
@@ -95,7 +101,7 @@ async fn reconcile(
     .await
 }
 
-async fn blocking(f: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+pub(crate) async fn blocking(f: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
     match tokio::task::spawn_blocking(f).await {
         Ok(result) => result,
         Err(e) => Err(Error::Namespace {

@@ -97,6 +97,10 @@ pub enum CmpOp {
     Eq,
     /// Not equal.
     Neq,
+    /// At most, as numbers in network order.
+    Lte,
+    /// At least.
+    Gte,
 }
 
 /// What a rule does to a dynamic set.
@@ -310,6 +314,8 @@ impl Expr {
                 let op = match op {
                     CmpOp::Eq => 0,
                     CmpOp::Neq => 1,
+                    CmpOp::Lte => 3,
+                    CmpOp::Gte => 5,
                 };
                 e.attr_be32(1, src.number()).attr_be32(2, op);
                 value(e, 3, v);

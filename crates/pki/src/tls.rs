@@ -16,7 +16,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::{Certificate, Error, Leaf};
 
@@ -47,6 +48,17 @@ impl ServingCertificate {
             .extend(chain.iter().map(|certificate| certificate.der().clone()));
         Ok(Arc::new(Self {
             current: RwLock::new(Arc::new(certified)),
+        }))
+    }
+
+    /// Serves a PEM chain with its PEM key.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Arc<Self>, Error> {
+        let certificates = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Error::Certificate(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Error::Key(error.to_string()))?;
+        Ok(Arc::new(Self {
+            current: RwLock::new(Arc::new(CertifiedKey::from_der(certificates, key, &crypto())?)),
         }))
     }
 

@@ -38,6 +38,19 @@ fn unsupported<T>(what: &str) -> Answer<T> {
     )))
 }
 
+/// A terminal has one output, and a session without any stream is none.
+fn check_streams(tty: bool, stdin: bool, stdout: bool, stderr: bool) -> Result<(), Status> {
+    if tty && stderr {
+        return Err(Status::invalid_argument("tty and stderr cannot both be true"));
+    }
+    if !(stdin || stdout || stderr) {
+        return Err(Status::invalid_argument(
+            "one of stdin, stdout, or stderr must be set",
+        ));
+    }
+    Ok(())
+}
+
 #[tonic::async_trait]
 impl RuntimeService for Runtime {
     type StreamPodSandboxesStream = Streamed<v1::StreamPodSandboxesResponse>;
@@ -220,14 +233,7 @@ impl RuntimeService for Runtime {
     async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
         let request = request.into_inner();
         self.running(&request.container_id)?;
-        if request.tty && request.stderr {
-            return Err(Status::invalid_argument("tty and stderr cannot both be true"));
-        }
-        if !(request.stdin || request.stdout || request.stderr) {
-            return Err(Status::invalid_argument(
-                "one of stdin, stdout, or stderr must be set",
-            ));
-        }
+        check_streams(request.tty, request.stdin, request.stdout, request.stderr)?;
         let url = self.0.streaming.register("exec", Session::Exec(request));
         Ok(Response::new(v1::ExecResponse { url }))
     }
@@ -235,14 +241,7 @@ impl RuntimeService for Runtime {
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
         let request = request.into_inner();
         self.running(&request.container_id)?;
-        if request.tty && request.stderr {
-            return Err(Status::invalid_argument("tty and stderr cannot both be true"));
-        }
-        if !(request.stdin || request.stdout || request.stderr) {
-            return Err(Status::invalid_argument(
-                "one of stdin, stdout, and stderr must be set",
-            ));
-        }
+        check_streams(request.tty, request.stdin, request.stdout, request.stderr)?;
         let url = self.0.streaming.register("attach", Session::Attach(request));
         Ok(Response::new(v1::AttachResponse { url }))
     }
@@ -324,8 +323,8 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<v1::UpdateRuntimeConfigRequest>,
     ) -> Answer<v1::UpdateRuntimeConfigResponse> {
-        // The pod CIDR is the pod network's business, which learns it from the Node object itself.
-        Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
+        // The pod network learns its range from the Node object itself; callers only note the refusal.
+        unsupported("UpdateRuntimeConfig")
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
@@ -422,10 +421,9 @@ impl RuntimeService for Runtime {
 
     async fn update_pod_sandbox_resources(
         &self,
-        request: Request<v1::UpdatePodSandboxResourcesRequest>,
+        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        // The kubelet owns the pod's group and resizes it itself; a sandbox has no resources beyond it.
-        self.sandbox(&request.into_inner().pod_sandbox_id)?;
-        Ok(Response::new(v1::UpdatePodSandboxResourcesResponse {}))
+        // The kubelet owns the pod's group and resizes it itself; a sandbox has nothing beyond it that could be resized.
+        unsupported("UpdatePodSandboxResources")
     }
 }

@@ -1,13 +1,13 @@
 //! `keelson kubelet`: the kubelet alone, on any CRI runtime.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Taint;
 use keelson_cluster::preflight;
-use keelson_kubelet::{Cri, KubeletConfig, ServerConfig, ServingCertificate};
+use keelson_kubelet::{Cri, KubeletConfig, ServerConfig};
 use keelson_pki::Certificate;
+use keelson_pki::tls::ServingCertificate;
 
 use crate::cli::{CgroupDriver, KubeletArgs, NodeTaint};
 use crate::commands::{standalone, stop_signal};
@@ -95,7 +95,7 @@ fn server(args: &KubeletArgs, config: &KubeletConfig) -> Result<ServerConfig> {
     Ok(ServerConfig {
         address: args.address,
         port: args.port,
-        certificate: Arc::new(certificate),
+        certificate,
         client_ca,
     })
 }

@@ -194,7 +194,7 @@ fn container_annotations(pod: &Pod, container: &Container, restart_count: u32) -
 }
 
 /// Limits of the container's own group.
-fn resources(kubelet: &Kubelet, pod: &Pod, container: &Container) -> cri::LinuxContainerResources {
+pub(crate) fn resources(kubelet: &Kubelet, pod: &Pod, container: &Container) -> cri::LinuxContainerResources {
     let capacity = i64::try_from(kubelet.machine.memory).unwrap_or(i64::MAX);
     let mut resources = cri::LinuxContainerResources {
         cpu_shares: qos::cpu_shares(qos::request(container, "cpu")),

@@ -24,7 +24,7 @@ pub(crate) fn grace_after_probe(pod: &Pod, record: &ContainerRecord, reason: Kil
     let probe = container.as_ref().and_then(|container| match reason {
         KillReason::LivenessProbe => container.liveness_probe.as_ref(),
         KillReason::StartupProbe => container.startup_probe.as_ref(),
-        KillReason::Unknown | KillReason::DefinitionChanged => None,
+        KillReason::Unknown | KillReason::DefinitionChanged | KillReason::Resize => None,
     });
     probe
         .and_then(|probe| probe.termination_grace_period_seconds)

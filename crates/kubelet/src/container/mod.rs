@@ -20,4 +20,5 @@ pub(crate) mod security;
 pub(crate) mod service_env;
 pub(crate) mod start;
 
+pub(crate) use config::resources;
 pub(crate) use rpc::rpc_error;

@@ -236,6 +236,15 @@ pub(crate) fn container_context(
         },
         seccomp: Some(seccomp(profile, config, privileged)),
         apparmor,
+        selinux_options: own
+            .se_linux_options
+            .or(outer.se_linux_options)
+            .map(|options| cri::SeLinuxOption {
+                user: options.user.unwrap_or_default(),
+                role: options.role.unwrap_or_default(),
+                r#type: options.type_.unwrap_or_default(),
+                level: options.level.unwrap_or_default(),
+            }),
         ..cri::LinuxContainerSecurityContext::default()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Taint};
 use kube::Api;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{ObjectMeta, Patch, PostParams};
 use serde_json::json;
 
 use crate::config::KubeletConfig;
@@ -88,7 +88,7 @@ pub(super) async fn register(
         let patch = json!({"metadata": {"labels": labels, "annotations": annotations}});
         api.patch(
             &config.node_name,
-            &PatchParams::default(),
+            &crate::kubelet::patch_params(),
             &Patch::Strategic(patch),
         )
         .await?;

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use keelson_client::EventType;
 use keelson_cri::v1 as cri;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -152,7 +152,7 @@ impl Updater {
         let patch = json!({"status": patch});
         match self
             .api
-            .patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch))
+            .patch_status(&name, &crate::kubelet::patch_params(), &Patch::Strategic(patch))
             .await
         {
             Ok(_) => {}

@@ -3,6 +3,8 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::allocation::{self, OfContainers};
+use super::resize;
 use super::runtime_status::{ContainerRecord, PodRuntimeStatus, State};
 use super::spec::{self, RestartPolicy};
 
@@ -29,6 +31,7 @@ pub(crate) enum KillReason {
     DefinitionChanged,
     LivenessProbe,
     StartupProbe,
+    Resize,
 }
 
 /// A running container that has to end.
@@ -56,6 +59,8 @@ pub(crate) struct PodActions {
     pub(crate) containers_to_start: Vec<usize>,
     pub(crate) ephemeral_to_start: Vec<usize>,
     pub(crate) to_kill: Vec<ContainerToKill>,
+    /// Running containers that get other resources: name and ID.
+    pub(crate) to_resize: Vec<(String, String)>,
 }
 
 impl PodActions {
@@ -67,6 +72,7 @@ impl PodActions {
             && self.containers_to_start.is_empty()
             && self.ephemeral_to_start.is_empty()
             && self.to_kill.is_empty()
+            && self.to_resize.is_empty()
     }
 }
 
@@ -88,12 +94,56 @@ pub(crate) fn sandbox_changed(pod: &Pod, runtime: &PodRuntimeStatus) -> (bool, u
     }
 }
 
-/// The next steps for `pod`.
+/// The next steps for `pod`, whose running containers have the resources `actuated`.
 pub(crate) fn compute_pod_actions(
     pod: &Pod,
     runtime: &PodRuntimeStatus,
     probes: &dyn ProbeResults,
+    actuated: &OfContainers,
 ) -> PodActions {
+    let mut actions = next_actions(pod, runtime, probes);
+    if !actions.kill_pod && !actions.create_sandbox {
+        resize_actions(pod, runtime, actuated, &mut actions);
+    }
+    actions
+}
+
+/// Adds the containers that have to be resized, or started anew to be.
+fn resize_actions(pod: &Pod, runtime: &PodRuntimeStatus, actuated: &OfContainers, actions: &mut PodActions) {
+    for container in allocation::resizable(pod) {
+        let running = runtime
+            .container(&container.name)
+            .filter(|record| record.state == State::Running);
+        let (Some(record), Some(has)) = (running, actuated.get(&container.name)) else {
+            continue;
+        };
+        let changes = allocation::changes(&allocation::of(container), has);
+        let ends = actions.to_kill.iter().any(|kill| kill.id == record.id);
+        if changes == allocation::Changes::default() || ends {
+            continue;
+        }
+        if !resize::needs_restart(container, changes) {
+            actions
+                .to_resize
+                .push((container.name.clone(), record.id.clone()));
+            continue;
+        }
+        actions.to_kill.push(ContainerToKill {
+            id: record.id.clone(),
+            name: container.name.clone(),
+            reason: KillReason::Resize,
+            message: format!("Container {} resize requires restart", container.name),
+        });
+        let position = |list: &[Container]| list.iter().position(|other| other.name == container.name);
+        if let Some(index) = position(spec::init_containers(pod)) {
+            actions.init_to_start.push(index);
+        } else if let Some(index) = position(spec::containers(pod)) {
+            actions.containers_to_start.push(index);
+        }
+    }
+}
+
+fn next_actions(pod: &Pod, runtime: &PodRuntimeStatus, probes: &dyn ProbeResults) -> PodActions {
     let (create_sandbox, attempt, sandbox_id) = sandbox_changed(pod, runtime);
     let mut actions = PodActions {
         kill_pod: create_sandbox,

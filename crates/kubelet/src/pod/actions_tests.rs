@@ -112,7 +112,7 @@ fn check(spec: Value, sandboxes: &[Sandbox], records: &[&str], probes: &Probes, 
         containers: records.iter().map(|text| record(&pod, text)).collect(),
         ..PodRuntimeStatus::default()
     };
-    let actions = compute_pod_actions(&pod, &runtime, probes);
+    let actions = compute_pod_actions(&pod, &runtime, probes, &OfContainers::new());
     assert_eq!(show(&actions), expected, "{spec} with {records:?}");
 }
 
@@ -216,7 +216,10 @@ fn init_containers_run_one_after_the_other() {
         ],
         ..PodRuntimeStatus::default()
     };
-    assert_eq!(show(&compute_pod_actions(&pod, &runtime, &none)), "init:0");
+    assert_eq!(
+        show(&compute_pod_actions(&pod, &runtime, &none, &OfContainers::new())),
+        "init:0"
+    );
 }
 
 #[test]
@@ -307,7 +310,7 @@ fn probes_and_changes_end_containers() {
         containers: vec![changed, record(&pod, "b:running")],
         ..PodRuntimeStatus::default()
     };
-    let actions = compute_pod_actions(&pod, &runtime, &Probes::default());
+    let actions = compute_pod_actions(&pod, &runtime, &Probes::default(), &OfContainers::new());
     assert_eq!(
         actions.to_kill[0].message,
         "Container a definition changed, will be restarted"
@@ -336,4 +339,47 @@ fn restart_rules_come_before_the_policy() {
         "start:0",
     );
     check(spec, &ready, &["a:exited:1"], &Probes::default(), "kill");
+}
+
+#[test]
+fn running_containers_are_resized_or_restarted_as_their_policy_says() {
+    let resources = |cpu: &str| json!({"requests": {"cpu": cpu}});
+    let pod = pod(json!({
+        "initContainers": [{"name": "s", "restartPolicy": "Always", "resources": resources("2")}],
+        "containers": [
+            {"name": "a", "resources": resources("2")},
+            {"name": "b", "resources": resources("2"),
+             "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]},
+            {"name": "c", "resources": resources("1")},
+        ],
+    }));
+    let runtime = PodRuntimeStatus {
+        sandboxes: vec![sandbox(0, true)],
+        containers: ["s:running", "a:running", "b:running", "c:running"]
+            .iter()
+            .map(|text| record(&pod, text))
+            .collect(),
+        ..PodRuntimeStatus::default()
+    };
+    let has: OfContainers = ["s", "a", "b", "c"]
+        .into_iter()
+        .map(|name| {
+            (
+                name.to_owned(),
+                serde_json::from_value(resources("1000m")).unwrap(),
+            )
+        })
+        .collect();
+    let actions = compute_pod_actions(&pod, &runtime, &Probes::default(), &has);
+    let resized: Vec<&str> = actions.to_resize.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(resized, ["s", "a"]);
+    assert_eq!(
+        actions
+            .to_kill
+            .iter()
+            .map(|kill| kill.message.as_str())
+            .collect::<Vec<_>>(),
+        ["Container b resize requires restart"]
+    );
+    assert_eq!(actions.containers_to_start, [1]);
 }

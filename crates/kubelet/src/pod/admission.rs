@@ -46,6 +46,7 @@ const SAFE_SYSCTLS: [&str; 12] = [
 pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &AdmissionNode) -> Result<(), Rejection> {
     operating_system(pod)?;
     sysctls(pod, &node.allowed_sysctls)?;
+    pod_count(others, node)?;
     resources(pod, others, node)?;
     if let Some(object) = &node.node {
         affinity(pod, object)?;
@@ -92,11 +93,26 @@ fn out_of(reason: &'static str, resource: &str, requested: i64, used: i64, capac
     Rejection { reason, message }
 }
 
-fn resources(pod: &Pod, others: &[Arc<Pod>], node: &AdmissionNode) -> Result<(), Rejection> {
+/// What the node can give of a resource; in thousandths for cpu, else in units.
+pub(crate) fn capacity(node: &AdmissionNode, resource: &str) -> i64 {
+    let list = Some(&node.allocatable);
+    if resource == "cpu" {
+        quantity::milli_of(list, resource)
+    } else {
+        quantity::value_of(list, resource)
+    }
+}
+
+fn pod_count(others: &[Arc<Pod>], node: &AdmissionNode) -> Result<(), Rejection> {
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if count + 1 > i64::from(node.max_pods) {
         return Err(out_of("OutOfpods", "pods", 1, count, i64::from(node.max_pods)));
     }
+    Ok(())
+}
+
+/// Whether the node has room for the requests of `pod` beside `others`.
+pub(crate) fn resources(pod: &Pod, others: &[Arc<Pod>], node: &AdmissionNode) -> Result<(), Rejection> {
     for (resource, reason) in [
         ("cpu", "OutOfcpu"),
         ("memory", "OutOfmemory"),
@@ -107,12 +123,7 @@ fn resources(pod: &Pod, others: &[Arc<Pod>], node: &AdmissionNode) -> Result<(),
             continue;
         }
         let used: i64 = others.iter().map(|other| qos::pod_request(other, resource)).sum();
-        let list = Some(&node.allocatable);
-        let capacity = if resource == "cpu" {
-            quantity::milli_of(list, resource)
-        } else {
-            quantity::value_of(list, resource)
-        };
+        let capacity = capacity(node, resource);
         if used + requested > capacity {
             return Err(out_of(reason, resource, requested, used, capacity));
         }

@@ -46,6 +46,19 @@ pub(crate) struct Limits {
     pub(crate) pids: Option<i64>,
 }
 
+impl Limits {
+    /// What has room for both; no limit is the most.
+    fn or_more(self, other: &Self) -> Self {
+        let more = |a: Option<i64>, b: Option<i64>| a.zip(b).map(|(a, b)| a.max(b));
+        Self {
+            shares: more(self.shares, other.shares),
+            quota: more(self.quota, other.quota),
+            memory: more(self.memory, other.memory),
+            pids: more(self.pids, other.pids),
+        }
+    }
+}
+
 /// The tree of one kubelet.
 pub(crate) struct Cgroups {
     enabled: bool,
@@ -168,15 +181,15 @@ impl Cgroups {
         self.update_burstable()
     }
 
-    /// Makes the group of `pod`, or brings it up to date.
-    pub(crate) fn create_pod(&self, pod: &Pod) -> Result<(), Error> {
+    /// Makes the group of `pod`, or brings it up to date; it has room for the pod as it is given and as it is `in_effect`.
+    pub(crate) fn create_pod(&self, pod: &Pod, in_effect: &Pod) -> Result<(), Error> {
         if !self.enabled {
             return Ok(());
         }
         let class = qos::class(pod);
         self.apply(
             &self.pod_path(class, spec::uid(pod)),
-            &pod_limits(pod, self.pids_limit),
+            &pod_limits(pod, self.pids_limit).or_more(&pod_limits(in_effect, self.pids_limit)),
         )?;
         let entry = (class, qos::pod_request(pod, "cpu"));
         let old = self.pods.lock().insert(spec::uid(pod).to_owned(), entry);

@@ -7,12 +7,14 @@ use k8s_openapi::jiff::Timestamp;
 use super::spec;
 
 /// Condition types that the kubelet writes; all others belong to others and are never touched.
-pub(crate) const OWNED: [&str; 5] = [
+pub(crate) const OWNED: [&str; 7] = [
     "PodScheduled",
     "Ready",
     "Initialized",
     "ContainersReady",
     "PodReadyToStartContainers",
+    "PodResizePending",
+    "PodResizeInProgress",
 ];
 
 /// A condition without times.

@@ -9,8 +9,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::actions::{ProbeResults, Verdict, restarts_init};
+use super::allocation::PodResources;
 use super::runtime_status::{ContainerRecord, PodRuntimeStatus, State, timestamp};
-use super::spec;
+use super::{resize, spec};
 
 /// Why a container does not start, as the last attempt left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub(crate) struct ContainerInput<'a> {
     pub(crate) runtime_name: &'a str,
     pub(crate) errors: &'a StartErrors,
     pub(crate) probes: &'a dyn ReadinessResults,
+    pub(crate) resources: &'a PodResources,
     /// The statuses that were reported before.
     pub(crate) old: &'a [ContainerStatus],
     /// Nothing is started any more.
@@ -89,6 +91,10 @@ fn status(input: &ContainerInput<'_>, container: &Container, role: Role) -> Cont
     }
     set_readiness(input, container, newest, role, &mut status);
     status.volume_mounts = volume_mounts(container);
+    if role != Role::Ephemeral {
+        let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+        status.resources = resize::shown(input.resources, &container.name, running);
+    }
     status
 }
 

@@ -9,8 +9,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{ProbeResults, Verdict};
+use super::allocation::PodResources;
 use super::backoff::Backoff;
 use super::container_status::{ReadinessResults, StartErrors};
+use super::resize::{Note, ResizeState};
 use super::runtime_status::PodRuntimeStatus;
 use super::spec;
 use crate::probe::Kind;
@@ -27,7 +29,12 @@ pub(crate) enum Stage {
 }
 
 struct State {
+    /// As its source has it.
+    desired: Arc<Pod>,
+    /// With the resources that it was given.
     pod: Arc<Pod>,
+    resources: PodResources,
+    resize: ResizeState,
     stage: Stage,
     failure: Option<(String, String)>,
     grace: Option<i64>,
@@ -54,10 +61,24 @@ pub(crate) struct PodHandle {
 }
 
 impl PodHandle {
-    pub(crate) fn new(pod: Arc<Pod>) -> Self {
+    /// `resources` are those that an earlier kubelet gave it.
+    pub(crate) fn new(pod: Arc<Pod>, resources: Option<PodResources>) -> Self {
+        let desired = pod;
+        let resources = resources.unwrap_or_else(|| PodResources::of_spec(&desired));
+        let pod = resources.apply(&desired);
+        let in_progress = (!resources.is_actuated(|_| true)).then(|| Note {
+            generation: desired.metadata.generation,
+            ..Note::default()
+        });
         Self {
             uid: spec::uid(&pod).to_owned(),
             state: Mutex::new(State {
+                desired,
+                resources,
+                resize: ResizeState {
+                    pending: None,
+                    in_progress,
+                },
                 status: pod
                     .status
                     .clone()
@@ -81,7 +102,41 @@ impl PodHandle {
         }
     }
 
-    /// The newest spec.
+    /// The newest spec as its source has it; its resources may be more than the node can give.
+    pub(crate) fn desired(&self) -> Arc<Pod> {
+        self.state.lock().desired.clone()
+    }
+
+    /// What the pod was given and has.
+    pub(crate) fn resources(&self) -> PodResources {
+        self.state.lock().resources.clone()
+    }
+
+    /// Changes what the pod was given or has.
+    pub(crate) fn set_resources(&self, resources: PodResources) {
+        let mut state = self.state.lock();
+        state.pod = resources.apply(&state.desired);
+        state.resources = resources;
+    }
+
+    /// Where a resize stands.
+    pub(crate) fn resize_state(&self) -> ResizeState {
+        self.state.lock().resize.clone()
+    }
+
+    /// Keeps why a resize waits; returns whether that is news.
+    pub(crate) fn set_pending(&self, note: Option<Note>) -> bool {
+        let mut state = self.state.lock();
+        std::mem::replace(&mut state.resize.pending, note.clone()) != note
+    }
+
+    /// Keeps how far a resize is; returns whether that is news.
+    pub(crate) fn set_in_progress(&self, note: Option<Note>) -> bool {
+        let mut state = self.state.lock();
+        std::mem::replace(&mut state.resize.in_progress, note.clone()) != note
+    }
+
+    /// The newest spec, with the resources that the pod was given.
     pub(crate) fn pod(&self) -> Arc<Pod> {
         self.state.lock().pod.clone()
     }
@@ -90,7 +145,11 @@ impl PodHandle {
     pub(crate) fn update(&self, pod: Arc<Pod>) {
         let deletion = spec::deletion_timestamp(&pod).is_some();
         let grace = pod.metadata.deletion_grace_period_seconds;
-        self.state.lock().pod = pod;
+        {
+            let mut state = self.state.lock();
+            state.pod = state.resources.apply(&pod);
+            state.desired = pod;
+        }
         if deletion {
             self.end(None, grace);
         }

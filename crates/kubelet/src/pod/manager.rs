@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use keelson_client::{Change, EventType};
 use parking_lot::Mutex;
 
+use super::allocation::PodResources;
 use super::handle::{PodHandle, Stage};
 use super::{admission, spec, worker};
 use crate::kubelet::Kubelet;
@@ -15,6 +16,8 @@ use crate::kubelet::Kubelet;
 #[derive(Default)]
 pub(crate) struct PodManager {
     handles: Mutex<HashMap<String, Arc<PodHandle>>>,
+    /// Held while the resources of the node are given away, so that nothing is given twice.
+    allocating: Mutex<()>,
 }
 
 impl PodManager {
@@ -54,6 +57,19 @@ impl PodManager {
         if let Some(handle) = self.handles.lock().remove(uid) {
             handle.finished.cancel();
         }
+        self.retry_deferred();
+    }
+
+    /// The right to give resources of the node away.
+    pub(crate) fn allocating(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.allocating.lock()
+    }
+
+    /// Resources may be free: pods whose resize waits for them look again.
+    pub(crate) fn retry_deferred(&self) {
+        let all = self.list();
+        let waiting = all.iter().filter(|handle| handle.resize_state().is_deferred());
+        waiting.for_each(|handle| handle.wake());
     }
 
     /// Another pod of the same name whose worker has not ended.
@@ -106,7 +122,10 @@ pub(crate) fn add_or_update(kubelet: &Arc<Kubelet>, pod: Arc<Pod>) {
         kubelet.status.poke(&uid);
         return;
     }
-    let handle = Arc::new(PodHandle::new(pod.clone()));
+    let given = PodResources::load(&kubelet.config.pod_dir(&uid));
+    let handle = Arc::new(PodHandle::new(pod, given));
+    let pod = handle.pod();
+    let allocating = kubelet.pods.allocating();
     let ended = matches!(spec::phase(&pod), "Succeeded" | "Failed");
     if !ended && spec::deletion_timestamp(&pod).is_none() && !kubelet.was_running(&uid) {
         let others = kubelet.pods.active();
@@ -126,5 +145,6 @@ pub(crate) fn add_or_update(kubelet: &Arc<Kubelet>, pod: Arc<Pod>) {
         handle.end(None, pod.metadata.deletion_grace_period_seconds);
     }
     kubelet.pods.handles.lock().insert(uid, handle.clone());
+    drop(allocating);
     kubelet.tracker.spawn(worker::run(kubelet.clone(), handle));
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod actions;
 pub(crate) mod admission;
+pub(crate) mod allocation;
 pub(crate) mod backoff;
 pub(crate) mod cgroup;
 pub(crate) mod conditions;
@@ -10,6 +11,7 @@ pub(crate) mod handle;
 pub(crate) mod manager;
 pub(crate) mod pleg;
 pub(crate) mod qos;
+pub(crate) mod resize;
 pub(crate) mod runtime_status;
 pub(crate) mod spec;
 pub(crate) mod static_pods;

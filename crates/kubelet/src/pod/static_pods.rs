@@ -9,6 +9,7 @@ use inotify::{Inotify, WatchMask};
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
+use keelson_api::gvk::GroupVersionKind;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use sha2::{Digest, Sha256};
@@ -25,6 +26,8 @@ pub(crate) enum Error {
     Read(PathBuf, #[source] std::io::Error),
     #[error("manifest {} is not a valid Pod", .0.display())]
     Parse(PathBuf, #[source] serde_yaml_ng::Error),
+    #[error("manifest {} is not a valid Pod: {reason}", path.display())]
+    Invalid { path: PathBuf, reason: String },
     #[error("manifest {} is a {kind:?}, not a Pod of v1 with a name and containers", path.display())]
     NotAPod { path: PathBuf, kind: String },
 }
@@ -107,10 +110,24 @@ fn sync(kubelet: &Arc<Kubelet>, dir: &Path, known: &mut HashMap<PathBuf, Arc<Pod
     *known = present;
 }
 
+/// What the API server would fill in.
+fn with_defaults(pod: &mut serde_json::Value) -> Result<(), keelson_api::normalize::TypeError> {
+    let kind = GroupVersionKind {
+        group: "".into(),
+        version: "v1".into(),
+        kind: "Pod".into(),
+    };
+    if let Some(schema) = keelson_api::schema::registry().by_gvk(&kind.group, &kind.version, &kind.kind) {
+        keelson_api::normalize::normalize(schema, pod)?;
+    }
+    keelson_api::defaults::apply(&kind, pod);
+    Ok(())
+}
+
 /// The pod of a manifest, with the name, UID and annotations of a static pod on `node`.
 pub(crate) fn read(path: &Path, node: &str) -> Result<Pod, Error> {
     let text = std::fs::read(path).map_err(|source| Error::Read(path.to_path_buf(), source))?;
-    let value: serde_json::Value =
+    let mut value: serde_json::Value =
         serde_yaml_ng::from_slice(&text).map_err(|source| Error::Parse(path.to_path_buf(), source))?;
     let kind = value
         .get("kind")
@@ -123,8 +140,12 @@ pub(crate) fn read(path: &Path, node: &str) -> Result<Pod, Error> {
             kind,
         });
     }
-    let mut pod: Pod =
-        serde_yaml_ng::from_slice(&text).map_err(|source| Error::Parse(path.to_path_buf(), source))?;
+    let invalid = |reason: String| Error::Invalid {
+        path: path.to_path_buf(),
+        reason,
+    };
+    with_defaults(&mut value).map_err(|error| invalid(error.to_string()))?;
+    let mut pod: Pod = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
     let named = pod.metadata.name.as_deref().is_some_and(|name| !name.is_empty());
     let Some(spec) = pod
         .spec
@@ -256,6 +277,13 @@ mod tests {
         assert_eq!((spec::name(&pod), spec::namespace(&pod)), ("web-n1", "default"));
         assert!(spec::is_static(&pod) && !spec::is_mirror(&pod));
         assert_eq!(spec::annotation(&pod, labels::CONFIG_HASH), Some(spec::uid(&pod)));
+        let filled = spec::spec(&pod);
+        assert_eq!(
+            (filled.restart_policy.as_deref(), filled.dns_policy.as_deref()),
+            (Some("Always"), Some("ClusterFirst"))
+        );
+        assert_eq!(filled.containers[0].image_pull_policy.as_deref(), Some("Always"));
+        assert_eq!(filled.termination_grace_period_seconds, Some(30));
         let uid = spec::uid(&pod).to_owned();
         std::fs::write(
             &path,

@@ -4,7 +4,9 @@ use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodStatus}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use super::allocation::PodResources;
 use super::container_status::{self, ContainerInput, ReadinessResults, Role, StartErrors};
+use super::resize::ResizeState;
 use super::runtime_status::PodRuntimeStatus;
 use super::spec::{self, RestartPolicy};
 use super::{conditions, qos};
@@ -19,6 +21,8 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) errors: &'a StartErrors,
     pub(crate) probes: &'a dyn ReadinessResults,
     pub(crate) host_ips: &'a [String],
+    pub(crate) resources: &'a PodResources,
+    pub(crate) resize: &'a ResizeState,
     /// The pod is ending: nothing is started any more.
     pub(crate) ending: bool,
     /// The pod failed as a whole: reason and message.
@@ -38,6 +42,7 @@ pub(crate) fn generate(input: &StatusInput<'_>) -> PodStatus {
         runtime_name: input.runtime_name,
         errors: input.errors,
         probes: input.probes,
+        resources: input.resources,
         old,
         ending: input.ending,
     };
@@ -149,6 +154,15 @@ fn set_conditions(input: &StatusInput<'_>, phase: &str, status: &mut PodStatus) 
         conditions::condition("PodScheduled", true, "", ""),
     ] {
         conditions::update(status, input.old, condition, pod.metadata.generation, input.now);
+    }
+    for (kind, note) in [
+        ("PodResizePending", &input.resize.pending),
+        ("PodResizeInProgress", &input.resize.in_progress),
+    ] {
+        if let Some(note) = note {
+            let condition = conditions::condition(kind, true, &note.reason, &note.message);
+            conditions::update(status, input.old, condition, note.generation, input.now);
+        }
     }
     if let Some((reason, message)) = input
         .failure

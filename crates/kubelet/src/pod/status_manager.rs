@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keelson_client::{Informer, NamespacedName, RateLimit, Reconciled, WorkQueue, run_workers};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, Preconditions};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -157,7 +157,11 @@ impl StatusManager {
         if !difference.is_empty() {
             let patch = json!({"metadata": {"uid": spec::uid(&pod)}, "status": difference});
             match api
-                .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
+                .patch_status(
+                    &key.name,
+                    &crate::kubelet::patch_params(),
+                    &Patch::Strategic(patch),
+                )
                 .await
             {
                 Ok(answer) => {
@@ -259,8 +263,14 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
     let owned = |condition: &Value| {
         conditions::OWNED.contains(&kind(condition).as_str()) || kind(condition) == "DisruptionTarget"
     };
-    list(Some(new))
-        .into_iter()
+    let new = list(Some(new));
+    let gone = old
+        .iter()
+        .filter(|before| conditions::OWNED.contains(&kind(before).as_str()))
+        .filter(|before| new.iter().all(|other| kind(other) != kind(before)))
+        .map(|before| json!({"$patch": "delete", "type": kind(before)}))
+        .collect::<Vec<_>>();
+    new.into_iter()
         .filter(owned)
         .filter_map(|mut condition| {
             let before = old.iter().find(|other| kind(other) == kind(&condition));
@@ -277,6 +287,7 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
             }
             Some(condition)
         })
+        .chain(gone)
         .collect()
 }
 
@@ -307,6 +318,7 @@ mod tests {
                 {"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
                 {"type": "Mine", "status": "True"},
                 {"type": "Initialized", "status": "True"},
+                {"type": "PodResizeInProgress", "status": "True"},
             ],
         });
         let new = json!({
@@ -322,7 +334,8 @@ mod tests {
             json!({
                 "phase": "Running", "reason": null,
                 "podIPs": [{"ip": "10.0.0.2"}, {"$patch": "delete", "ip": "10.0.0.1"}],
-                "conditions": [{"type": "Ready", "status": "True", "reason": null}],
+                "conditions": [{"type": "Ready", "status": "True", "reason": null},
+                    {"$patch": "delete", "type": "PodResizeInProgress"}],
             })
         );
         assert!(difference(&new, &new).is_empty());

@@ -120,6 +120,8 @@ fn run(case: &Case<'_>) -> PodStatus {
         old: case.old.as_ref(),
         errors: &errors,
         probes: &Probes(case.readiness),
+        resources: &PodResources::of_spec(&pod),
+        resize: &ResizeState::default(),
         host_ips: &["192.168.0.1".to_owned()],
         ending: case.ending,
         failure: None,

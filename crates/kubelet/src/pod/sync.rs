@@ -12,7 +12,7 @@ use super::container_status::StartError;
 use super::handle::{PodHandle, Stage};
 use super::runtime_status::{self, PodRuntimeStatus, State};
 use super::status::{self, StatusInput};
-use super::{spec, static_pods};
+use super::{allocation, resize, spec, static_pods};
 use crate::container::{kill, sandbox, start};
 use crate::kubelet::Kubelet;
 use crate::volume::{self, PodVolumes};
@@ -99,6 +99,8 @@ pub(crate) fn publish(kubelet: &Kubelet, handle: &PodHandle, ending: bool) -> St
         errors: &errors,
         probes: handle,
         host_ips: &kubelet.host_ips(),
+        resources: &handle.resources(),
+        resize: &handle.resize_state(),
         ending,
         failure: failure.as_ref(),
         now: Timestamp::now(),
@@ -117,6 +119,7 @@ pub(crate) async fn sync_pod(kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>) ->
         if handle.stage() != Stage::Syncing {
             return Ok(Outcome::Settled(Some(Duration::ZERO)));
         }
+        resize::evaluate(kubelet, handle)?;
         let pod = handle.pod();
         let runtime = refresh(kubelet, handle).await?;
         kubelet.probes.sync(kubelet, handle, &pod, &runtime);
@@ -138,8 +141,12 @@ pub(crate) async fn sync_pod(kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>) ->
                 volumes
             }
         };
-        let actions = actions::compute_pod_actions(&pod, &runtime, handle.as_ref());
+        let actuated = handle.resources().actuated;
+        let actions = actions::compute_pod_actions(&pod, &runtime, handle.as_ref(), &actuated);
         if actions.is_empty() {
+            if resize::finish(kubelet, handle) {
+                publish(kubelet, handle, false);
+            }
             crate::container::gc::prune_pod(kubelet, handle, &runtime).await;
             return Ok(Outcome::Settled(earliest(deadline, volumes.refresh_after)));
         }
@@ -200,7 +207,10 @@ async fn prepare(
     tokio::fs::create_dir_all(logs)
         .await
         .map_err(io("the log directory"))?;
-    kubelet.cgroups.create_pod(pod)?;
+    // While a resize is under way, the group has room for what the containers have as well as for what they get.
+    kubelet
+        .cgroups
+        .create_pod(pod, &handle.resources().in_effect(pod))?;
     match kubelet.volumes.mount(kubelet, pod).await {
         Ok(volumes) => Ok(volumes),
         Err(error) => {
@@ -238,6 +248,25 @@ async fn execute(
             let grace = kill::grace_after_probe(pod, record, kill.reason);
             kill::kill_container(kubelet, handle, record, grace, &kill.message).await?;
             round.progressed = true;
+        }
+    }
+    if !actions.to_resize.is_empty() {
+        let containers: Vec<(Container, String)> = allocation::resizable(pod)
+            .filter_map(|container| {
+                let (_, id) = actions
+                    .to_resize
+                    .iter()
+                    .find(|(name, _)| *name == container.name)?;
+                Some((container.clone(), id.clone()))
+            })
+            .collect();
+        kubelet
+            .cgroups
+            .create_pod(pod, &handle.resources().in_effect(pod))?;
+        if resize::actuate(kubelet, handle, pod, &containers).await? {
+            round.progressed = true;
+        } else {
+            round.retry_in(CONFIG_RETRY);
         }
     }
     let sandbox_id = match (&actions.sandbox_id, actions.create_sandbox) {
@@ -304,6 +333,7 @@ async fn start_one(
     let started = start::start_container(kubelet, handle, pod, runtime, container, sandbox_id, volumes).await;
     match started {
         Ok(()) => {
+            resize::started(kubelet, handle, container);
             handle.with_errors(|errors| errors.remove(&container.name));
             round.progressed = true;
         }

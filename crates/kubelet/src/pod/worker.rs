@@ -85,6 +85,7 @@ async fn stop(kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>) -> bool {
 async fn finish(kubelet: &Arc<Kubelet>, handle: &Arc<PodHandle>) -> bool {
     let mut retry = RETRY.0;
     handle.set_terminated();
+    kubelet.pods.retry_deferred();
     loop {
         let result = tokio::select! {
             () = kubelet.shutdown.cancelled() => return false,

@@ -12,10 +12,10 @@ use serde_json::json;
 
 use super::auth::{Authenticator, Refusal, User};
 use super::{logs, streaming};
+use crate::container;
 use crate::kubelet::Kubelet;
 use crate::pod::handle::PodHandle;
 use crate::stats::{self, Detail};
-use crate::container;
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;

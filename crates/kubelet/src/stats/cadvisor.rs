@@ -29,9 +29,12 @@ const OF_USAGE: [OfUsage; 5] = [
         "Current memory usage in bytes, including all memory regardless of when it was accessed",
         |usage| usage.memory.to_string(),
     ),
-    ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| {
-        usage.rss.to_string()
-    }),
+    (
+        "container_memory_rss",
+        "gauge",
+        "Size of RSS in bytes.",
+        |usage| usage.rss.to_string(),
+    ),
     (
         "container_memory_swap",
         "gauge",
@@ -122,11 +125,7 @@ pub(crate) async fn cadvisor_metrics(kubelet: &Kubelet) -> Result<String, tonic:
     out.sample("cadvisor_version_info", &version, 1);
     of_containers(&mut out, &pods);
     of_pods(&mut out, &pods);
-    out.family(
-        "machine_cpu_cores",
-        "gauge",
-        "Number of logical CPU cores.",
-    );
+    out.family("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
     let machine = [
         ("boot_id", kubelet.machine.boot_id.as_str()),
         ("machine_id", &kubelet.machine.machine_id),
@@ -209,7 +208,10 @@ fn of_containers(out: &mut Exposition, pods: &[PodUsage]) {
     for pod in pods {
         for container in &pod.containers {
             let usage = &container.usage;
-            let faults = [("pgfault", usage.page_faults), ("pgmajfault", usage.major_page_faults)];
+            let faults = [
+                ("pgfault", usage.page_faults),
+                ("pgmajfault", usage.major_page_faults),
+            ];
             with_labels(pod, Some(container), |labels| {
                 for (kind, count) in faults {
                     let kind = [("failure_type", kind), ("scope", "container")];

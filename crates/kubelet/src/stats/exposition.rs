@@ -110,7 +110,12 @@ mod tests {
         let mut out = Exposition::default();
         out.family("a_total", "counter", "Help.");
         out.sample("a_total", &[], 3);
-        out.sample_at("a_total", &[("x", "q\"\\\n"), ("y", "")], seconds(1_500_000_000), 2_000_000);
+        out.sample_at(
+            "a_total",
+            &[("x", "q\"\\\n"), ("y", "")],
+            seconds(1_500_000_000),
+            2_000_000,
+        );
         let mut histogram = Histogram::default();
         histogram.observe(Duration::from_millis(7));
         histogram.observe(Duration::from_secs(60));

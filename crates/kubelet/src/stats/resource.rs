@@ -144,7 +144,10 @@ mod tests {
             "# TYPE pod_cpu_usage_seconds_total counter",
             "resource_scrape_error 0",
         ] {
-            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+            assert!(
+                text.lines().any(|other| other == line),
+                "{line} is not in\n{text}"
+            );
         }
         assert!(!text.contains("pod_swap_usage_bytes{"), "{text}");
     }

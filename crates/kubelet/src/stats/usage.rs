@@ -305,7 +305,12 @@ pub(super) async fn volumes(kubelet: &Kubelet, uid: &str) -> Vec<VolumeUsage> {
     let dir = kubelet.config.pod_dir(uid).join("volumes");
     let measured = tokio::task::spawn_blocking(move || {
         let device = std::fs::metadata(&dir).map(|metadata| metadata.dev()).ok();
-        let below = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+        let below = |dir: &Path| {
+            std::fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .filter_map(Result::ok)
+        };
         let mut all: Vec<VolumeUsage> = below(&dir)
             .flat_map(|plugin| below(&plugin.path()).collect::<Vec<_>>())
             .filter_map(|volume| {
@@ -400,7 +405,6 @@ fn node_cpu(kubelet: &Kubelet) -> Option<u64> {
     Some(busy * (1_000_000_000 / machine::TICKS_PER_SECOND))
 }
 
-
 /// The counters of this machine's interfaces; the default one is that of the default route.
 pub(super) fn node_network(time: i64) -> Option<cri::NetworkUsage> {
     let text = std::fs::read_to_string("/proc/self/net/dev").ok()?;
@@ -484,7 +488,11 @@ mod tests {
         let usage = network_usage(devices, routes, 1);
         let default = usage.default_interface.unwrap();
         assert_eq!(
-            (default.name.as_str(), number(default.rx_bytes), number(default.tx_errors)),
+            (
+                default.name.as_str(),
+                number(default.rx_bytes),
+                number(default.tx_errors)
+            ),
             ("eth0", 100, 6)
         );
         assert_eq!(usage.interfaces.len(), 1);

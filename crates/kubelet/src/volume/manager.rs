@@ -9,8 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use parking_lot::Mutex;
 
 use super::{
-    config_map, downward_api, empty_dir, host_path, image, mount_table, persistent_claim, projected, secret,
-    token,
+    downward_api, empty_dir, host_path, image, keyed, mount_table, persistent_claim, projected, token,
 };
 use crate::kubelet::Kubelet;
 use crate::objects;
@@ -181,9 +180,9 @@ async fn set_up(context: &Context<'_>) -> Result<Mounted, PluginError> {
     } else if let Some(source) = &volume.host_path {
         host_path::set_up(source).await
     } else if let Some(source) = &volume.config_map {
-        config_map::set_up(context, source).await
+        keyed::config_map(context, source).await
     } else if let Some(source) = &volume.secret {
-        secret::set_up(context, source).await
+        keyed::secret(context, source).await
     } else if let Some(source) = &volume.projected {
         projected::set_up(context, source).await
     } else if let Some(source) = &volume.downward_api {

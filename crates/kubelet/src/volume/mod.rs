@@ -1,17 +1,16 @@
 //! Volumes of pods: one file per kind, all with the same shape, listed in `manager`.
 
 mod atomic_writer;
-mod config_map;
 mod downward_api;
 mod empty_dir;
 mod host_path;
 mod image;
+mod keyed;
 mod manager;
 mod mount_table;
 mod ownership;
 mod persistent_claim;
 mod projected;
-mod secret;
 pub(crate) mod subpath;
 mod token;
 

@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::ProjectedVolumeSource;
 use rustix::mount::{MountFlags, mount};
 
 use super::atomic_writer::{self, File, Payload, is_valid_path};
+use super::keyed::{self, Kind, Selection};
 use super::manager::{Context, Mounted, PluginError};
-use super::{config_map, downward_api, mount_table, secret, token};
+use super::{downward_api, mount_table, token};
 use crate::pod::spec;
 
 /// The mode of files for which none is given.
@@ -52,25 +53,23 @@ pub(super) async fn set_up(
                 },
             );
         } else if let Some(part) = &part.config_map {
-            config_map::add(
-                context,
-                &part.name,
-                part.items.as_deref(),
-                part.optional,
+            let selection = Selection {
+                kind: Kind::ConfigMap,
+                name: &part.name,
+                items: part.items.as_deref(),
+                optional: part.optional,
                 mode,
-                &mut payload,
-            )
-            .await?;
+            };
+            keyed::add(context, &selection, &mut payload).await?;
         } else if let Some(part) = &part.secret {
-            secret::add(
-                context,
-                &part.name,
-                part.items.as_deref(),
-                part.optional,
+            let selection = Selection {
+                kind: Kind::Secret,
+                name: &part.name,
+                items: part.items.as_deref(),
+                optional: part.optional,
                 mode,
-                &mut payload,
-            )
-            .await?;
+            };
+            keyed::add(context, &selection, &mut payload).await?;
         } else if let Some(part) = &part.downward_api {
             downward_api::add(
                 context,

@@ -14,7 +14,8 @@ use keelson_apiserver::user::UserInfo;
 use keelson_apiserver::{
     ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
 };
-use keelson_kubelet::{Cri, KubeletConfig, ServerConfig, ServingCertificate};
+use keelson_kubelet::{Cri, KubeletConfig, ServerConfig, Threshold};
+use keelson_pki::tls::ServingCertificate;
 use keelson_pki::{ClusterNames, Identity, Pki};
 use keelson_runtime::images::build::{BuildConfig, LayerCompression, build_image};
 use keelson_runtime::images::{ImageConfig, ImageStore, ImportSource, RunConfig};
@@ -57,7 +58,8 @@ pub(crate) struct Cluster {
     api: ApiServer,
     store: Arc<EmbeddedStore>,
     pki: Pki,
-    pub(crate) runtime: Runtime,
+    /// The built-in runtime; none where the kubelet uses another.
+    runtime: Option<Runtime>,
     pub(crate) config: KubeletConfig,
     pub(crate) client: kube::Client,
     pub(crate) dir: PathBuf,
@@ -75,10 +77,45 @@ where
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut cluster = Cluster::start().await;
+        let dir = directory();
+        let images = ImageStore::open(ImageConfig::new(dir.path().join("images"))).unwrap();
+        let busybox = build_image_of(dir.path(), IMAGE, &["sh"]);
+        images.import(ImportSource::Path(busybox)).await.unwrap();
+        let network = Arc::new(TestNetwork(AtomicU8::new(1)));
+        let config = Config::new(dir.path().join("root"), dir.path().join("run"), network);
+        let runtime = Runtime::open(config, images).await.unwrap();
+        let cri = Cri::in_process(runtime.clone(), runtime.clone());
+        let mut cluster = Cluster::start(dir, cri, Some(runtime)).await;
         test(&mut cluster).await;
         cluster.stop().await;
     });
+}
+
+/// As [`on_cluster`], with a runtime that serves on a socket.
+pub(crate) fn on_runtime<F>(dir: tempfile::TempDir, endpoint: &str, test: F)
+where
+    F: AsyncFnOnce(&mut Cluster),
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let cri = Cri::connect(endpoint).unwrap();
+        let mut cluster = Cluster::start(dir, cri, None).await;
+        test(&mut cluster).await;
+        cluster.stop().await;
+    });
+}
+
+/// A directory that containers of any user may look into.
+pub(crate) fn directory() -> tempfile::TempDir {
+    let temp = tempfile::Builder::new()
+        .prefix("keelson-kubelet-")
+        .tempdir()
+        .unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    temp
 }
 
 fn pem(pki: &Pki, identity: Identity) -> CertificateAndKey {
@@ -90,12 +127,7 @@ fn pem(pki: &Pki, identity: Identity) -> CertificateAndKey {
 }
 
 impl Cluster {
-    async fn start() -> Self {
-        let temp = tempfile::Builder::new()
-            .prefix("keelson-kubelet-")
-            .tempdir()
-            .unwrap();
-        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    async fn start(temp: tempfile::TempDir, cri: Cri, runtime: Option<Runtime>) -> Self {
         let dir = temp.path().to_owned();
         let pki = Pki::ensure(&dir.join("pki"), &ClusterNames::default(), jiff::Timestamp::now()).unwrap();
         let store = EmbeddedStore::open(dir.join("store"), Options::default()).unwrap();
@@ -132,30 +164,18 @@ impl Cluster {
             .create(&PostParams::default(), &serde_json::from_value(bundle).unwrap())
             .await
             .unwrap();
-        let images = ImageStore::open(ImageConfig::new(dir.join("images"))).unwrap();
-        images
-            .import(ImportSource::Path(build_busybox(&dir)))
-            .await
-            .unwrap();
-        let network = Arc::new(TestNetwork(AtomicU8::new(1)));
-        let runtime = Runtime::open(Config::new(dir.join("root"), dir.join("run"), network), images)
-            .await
-            .unwrap();
-        let mut config = KubeletConfig::new(
-            NODE,
-            &dir.join("kubelet"),
-            Cri::in_process(runtime.clone(), runtime.clone()),
-        );
+        let mut config = KubeletConfig::new(NODE, &dir.join("kubelet"), cri);
         config.node_ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
         config.cgroup_root = format!("/keelson-kubelet-test-{}", std::process::id());
         config.static_pod_path = Some(dir.join("manifests"));
+        // The disk of the machine that tests run on may be fuller than a node's should be.
+        config.eviction_hard.nodefs_available = Threshold::Quantity(1 << 20);
+        config.eviction_hard.imagefs_available = Threshold::Quantity(1 << 20);
         let serving = pem(&pki, Identity::Apiserver);
         config.server = Some(ServerConfig {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: free_port(),
-            certificate: Arc::new(
-                ServingCertificate::from_pem(&serving.certificate_pem, &serving.key_pem).unwrap(),
-            ),
+            certificate: ServingCertificate::from_pem(&serving.certificate_pem, &serving.key_pem).unwrap(),
             client_ca: vec![pki.ca.certificate().der().clone()],
         });
         let mut cluster = Self {
@@ -343,7 +363,9 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.stop_kubelet().await;
-        self.runtime.close().await;
+        if let Some(runtime) = &self.runtime {
+            runtime.close().await;
+        }
         self.api.shutdown().await;
         self.store.close().await;
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -422,25 +444,26 @@ pub(crate) fn shell(name: &str, script: &str) -> Value {
 /// A script that ends at once when it is asked to.
 pub(crate) const IDLE: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
 
-fn build_busybox(dir: &Path) -> PathBuf {
-    let root = dir.join("layer");
+/// An archive of an image with busybox that runs `cmd`.
+pub(crate) fn build_image_of(dir: &Path, reference: &str, cmd: &[&str]) -> PathBuf {
+    let archive = dir.join(format!("{}.tar", cmd[0]));
+    let root = dir.join(format!("layer-{}", cmd[0]));
     for sub in ["bin", "etc", "tmp"] {
         fs::create_dir_all(root.join(sub)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
     for name in [
         "sh", "cat", "echo", "sleep", "id", "ls", "touch", "grep", "hostname", "env", "kill", "stat", "test",
-        "rm", "mkdir", "true", "false", "nc", "date", "seq", "tr", "head",
+        "rm", "mkdir", "true", "false", "nc", "date", "seq", "tr", "head", "dd",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
-    let archive = dir.join("busybox.tar");
     let config = BuildConfig {
-        reference: Some(IMAGE.to_owned()),
+        reference: Some(reference.to_owned()),
         run: RunConfig {
             env: vec!["PATH=/bin".to_owned()],
-            cmd: vec!["sh".to_owned()],
+            cmd: cmd.iter().map(|&word| word.to_owned()).collect(),
             ..RunConfig::default()
         },
         compression: LayerCompression::None,

@@ -4,11 +4,17 @@
 //! command line that test runners use.
 
 #[expect(clippy::unwrap_used, reason = "a test")]
+mod containerd;
+#[expect(clippy::unwrap_used, reason = "a test")]
 mod fixture;
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod pods;
 #[expect(clippy::unwrap_used, reason = "a test")]
+mod resize;
+#[expect(clippy::unwrap_used, reason = "a test")]
 mod server;
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod settings;
 
 use std::process::ExitCode;
 
@@ -23,7 +29,14 @@ fn main() -> ExitCode {
     {
         return keelson_runtime::shim::main(args);
     }
-    let tests: Vec<Test> = pods::TESTS.iter().chain(server::TESTS).copied().collect();
+    let tests: Vec<Test> = [
+        pods::TESTS,
+        resize::TESTS,
+        server::TESTS,
+        settings::TESTS,
+        containerd::TESTS,
+    ]
+    .concat();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
     if has("--list") {

@@ -21,10 +21,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("manifests_become_static_pods", static_pods),
     ("what_does_not_fit_is_rejected", admission),
     ("mounts_that_are_missing_are_waited_for", missing_config),
+    (
+        "too_much_memory_ends_a_container_and_it_starts_again",
+        out_of_memory,
+    ),
 ];
 
 /// The log of a container.
-async fn log(cluster: &Cluster, pod: &str) -> String {
+pub(crate) async fn log(cluster: &Cluster, pod: &str) -> String {
     cluster
         .pods()
         .logs(pod, &kube::api::LogParams::default())
@@ -497,5 +501,26 @@ fn missing_config() {
         cluster
             .until_event("nfs", "volumes of type nfs are not supported by this kubelet")
             .await;
+    });
+}
+
+fn out_of_memory() {
+    on_cluster(async |cluster| {
+        let mut main = shell("main", "");
+        main["command"] = json!(["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]);
+        main["resources"] = json!({"limits": {"memory": "16Mi"}});
+        cluster.pod("hog", json!({"containers": [main]})).await;
+        let pod = cluster
+            .until("hog", "started again", |pod| {
+                container(pod)["restartCount"].as_i64() >= Some(1)
+                    && container(pod)["lastState"]["terminated"].is_object()
+            })
+            .await;
+        let ended = container(&pod)["lastState"]["terminated"].clone();
+        assert_eq!(
+            (&ended["reason"], &ended["exitCode"]),
+            (&json!("OOMKilled"), &json!(137)),
+            "{ended:#}"
+        );
     });
 }

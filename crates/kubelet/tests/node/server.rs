@@ -131,13 +131,22 @@ fn server() {
 async fn usage(cluster: &Cluster, summary: &Value) {
     let api = Some(Identity::ApiserverKubeletClient);
     let pod = &summary["pods"][0];
-    assert!(pod["process_stats"]["process_count"].as_u64().unwrap() > 0, "{pod:#}");
-    assert!(pod["ephemeral-storage"]["capacityBytes"].as_u64().unwrap() > 0, "{pod:#}");
+    assert!(
+        pod["process_stats"]["process_count"].as_u64().unwrap() > 0,
+        "{pod:#}"
+    );
+    assert!(
+        pod["ephemeral-storage"]["capacityBytes"].as_u64().unwrap() > 0,
+        "{pod:#}"
+    );
     let scratch = pod["volume"].as_array().unwrap();
     let scratch = scratch.iter().find(|v| v["name"] == "scratch").unwrap();
     assert!(scratch["usedBytes"].as_u64().unwrap() >= 1 << 20, "{scratch:#}");
     let available = &pod["containers"][0]["memory"]["availableBytes"];
-    assert!(available.as_u64().is_some_and(|bytes| bytes < 64 << 20), "{available}");
+    assert!(
+        available.as_u64().is_some_and(|bytes| bytes < 64 << 20),
+        "{available}"
+    );
     let names: Vec<&Value> = summary["node"]["systemContainers"]
         .as_array()
         .unwrap()
@@ -161,7 +170,11 @@ async fn usage(cluster: &Cluster, summary: &Value) {
         assert!(cadvisor.contains(line), "{line} is not in\n{cadvisor}");
     }
     let (_, own) = get(cluster, api, "/metrics").await;
-    for line in ["kubelet_running_pods 1", "process_resident_memory_bytes ", "kubernetes_build_info{"] {
+    for line in [
+        "kubelet_running_pods 1",
+        "process_resident_memory_bytes ",
+        "kubernetes_build_info{",
+    ] {
         assert!(own.contains(line), "{line} is not in\n{own}");
     }
     let (_, probes) = get(cluster, api, "/metrics/probes").await;
@@ -170,13 +183,30 @@ async fn usage(cluster: &Cluster, summary: &Value) {
         "prober_probe_total{{container=\"main\",namespace=\"default\",pod=\"web\",pod_uid=\"{uid}\",probe_type=\"Readiness\",result=\"successful\"}} "
     );
     assert!(probes.contains(&line), "{line} is not in\n{probes}");
-    assert!(probes.contains("prober_probe_duration_seconds_count{"), "{probes}");
-    for path in ["/metrics", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes", "/stats/summary"] {
-        assert_eq!(get(cluster, None, path).await.0, StatusCode::UNAUTHORIZED, "{path}");
+    assert!(
+        probes.contains("prober_probe_duration_seconds_count{"),
+        "{probes}"
+    );
+    for path in [
+        "/metrics",
+        "/metrics/resource",
+        "/metrics/cadvisor",
+        "/metrics/probes",
+        "/stats/summary",
+    ] {
+        assert_eq!(
+            get(cluster, None, path).await.0,
+            StatusCode::UNAUTHORIZED,
+            "{path}"
+        );
         let proxy = Some(Identity::KubeProxy);
         let (status, body) = get(cluster, proxy, path).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
-        let wanted = if path.starts_with("/stats") { "[stats]" } else { "[metrics]" };
+        let wanted = if path.starts_with("/stats") {
+            "[stats]"
+        } else {
+            "[metrics]"
+        };
         assert!(body.contains(wanted), "{path}: {body}");
     }
 }

@@ -18,10 +18,14 @@ use tokio::sync::Semaphore;
 
 use super::ResolvConf;
 
-/// How long one resolver may take; glibc gives up after 5 s.
-const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one resolver may take; clients give up after 5 s.
+const UPSTREAM_TIMEOUT: Duration = Duration::from_millis(1500);
 /// All attempts together.
-const TOTAL_TIMEOUT: Duration = Duration::from_millis(4500);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// All attempts together while no resolver answers anybody: clients that search through many names must not wait for each.
+const SILENT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long after a question that nobody answered that is so.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Longest that an answer is kept.
 const MAX_TTL: u32 = 30;
 /// Most answers kept.
@@ -46,6 +50,8 @@ pub struct Forwarder {
     pending: Mutex<HashMap<Key, usize>>,
     slots: Semaphore,
     netns: Option<NetNs>,
+    /// When no resolver answered, if none has since.
+    silent: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +90,7 @@ impl Forwarder {
             pending: Mutex::default(),
             slots: Semaphore::new(IN_FLIGHT),
             netns,
+            silent: Mutex::default(),
         }
     }
 
@@ -143,13 +150,21 @@ impl Forwarder {
             forwarder: self,
             key: key.clone(),
         };
-        let asked = tokio::time::timeout(TOTAL_TIMEOUT, self.ask_all(&upstreams, query, dnssec)).await;
+        let silent = self.silent.lock().is_some_and(|since| since.elapsed() < SILENCE);
+        let patience = if silent { SILENT_TIMEOUT } else { TOTAL_TIMEOUT };
+        let asked = tokio::time::timeout(patience, self.ask_all(&upstreams, query, dnssec)).await;
         match asked {
             Ok(Some(message)) => {
+                *self.silent.lock() = None;
                 self.keep(key, &message);
                 message
             }
-            _ => failure(),
+            _ => {
+                if !silent {
+                    *self.silent.lock() = Some(Instant::now());
+                }
+                failure()
+            }
         }
     }
 
@@ -346,4 +361,29 @@ fn time_to_live(message: &Message) -> Option<u32> {
         _ => return None,
     };
     (ttl > 0 && !message.metadata.truncation).then_some(ttl.min(MAX_TTL))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use super::*;
+
+    /// Clients give up after 5 seconds, and ask for several names in turn.
+    #[tokio::test]
+    async fn silent_resolvers_fail_in_time_and_at_once_when_they_go_on() {
+        let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let forwarder = Forwarder::to(vec![upstream.local_addr().unwrap()], None);
+        let query = Query::query(Name::from_str("example.test.").unwrap(), RecordType::A);
+        for most in [TOTAL_TIMEOUT, SILENT_TIMEOUT, SILENT_TIMEOUT] {
+            let start = Instant::now();
+            let answer = forwarder.resolve(&query, false, None).await;
+            assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+            assert!(
+                start.elapsed() <= most + Duration::from_millis(400),
+                "{:?}",
+                start.elapsed()
+            );
+        }
+    }
 }

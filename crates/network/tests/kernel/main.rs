@@ -4,6 +4,7 @@
 
 mod dns;
 mod fake_api;
+mod policy;
 mod support;
 
 use std::collections::HashSet;

@@ -134,7 +134,10 @@ fn console_listener(bundle: &Path) -> Result<(std::os::unix::net::UnixListener, 
     fs::create_dir_all(&directory).map_err(failed)?;
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     let path = directory.join("c");
-    let _ = fs::remove_file(&path);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
     // The bundle's path may be longer than a socket address; libcontainer links to it from its own directory.
     let before = std::env::current_dir().map_err(failed)?;
     std::env::set_current_dir(&directory).map_err(failed)?;

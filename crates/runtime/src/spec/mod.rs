@@ -1,7 +1,8 @@
 //! From CRI's container configuration and the image's to an OCI runtime specification, as containerd makes it.
 //!
 //! Network, IPC and UTS namespaces are not in the specification: the shim lives in the pod's. Resources are not either:
-//! [`cgroup`](crate::cgroup) applies them. SELinux options are ignored, as on any host without SELinux.
+//! [`cgroup`](crate::cgroup) applies them. SELinux labels are refused where
+//! the host has SELinux, and mean nothing elsewhere.
 
 mod capabilities;
 mod devices;
@@ -110,7 +111,7 @@ pub(crate) fn generate(input: Input<'_>) -> Result<Output, SpecError> {
             "no privileged container allowed in sandbox".to_owned(),
         ));
     }
-    refuse_unsupported(input.config, &security)?;
+    refuse_unsupported(input.config, &security, Path::new(SELINUX).exists())?;
     let namespaces = security.namespace_options.clone().unwrap_or_default();
     let pid_mode = v1::NamespaceMode::try_from(namespaces.pid).unwrap_or(v1::NamespaceMode::Pod);
 
@@ -170,15 +171,24 @@ pub(crate) fn generate(input: Input<'_>) -> Result<Output, SpecError> {
     Ok(Output { spec, launch, user })
 }
 
+/// There where the kernel enforces SELinux policies.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
 /// What cannot be done is an error, not ignored.
 fn refuse_unsupported(
     config: &v1::ContainerConfig,
     security: &v1::LinuxContainerSecurityContext,
+    selinux: bool,
 ) -> Result<(), SpecError> {
     if let Some(apparmor) = &security.apparmor
         && apparmor.profile_type == v1::security_profile::ProfileType::Localhost as i32
     {
         return Err(SpecError::Unsupported("apparmor is not supported".to_owned()));
+    }
+    if security.selinux_options.is_some() && selinux {
+        return Err(SpecError::Unsupported(
+            "SELinux options are not supported by this runtime".to_owned(),
+        ));
     }
     if !config.cdi_devices.is_empty() {
         return Err(SpecError::Unsupported("CDI devices are not supported".to_owned()));
@@ -196,4 +206,20 @@ pub(crate) fn user_namespace_requested(options: Option<&v1::NamespaceOption>) ->
     options
         .and_then(|options| options.userns_options.as_ref())
         .is_some_and(|userns| userns.mode == v1::NamespaceMode::Pod as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_refused_where_they_would_mean_something() {
+        let mut security = v1::LinuxContainerSecurityContext::default();
+        let config = v1::ContainerConfig::default();
+        assert!(refuse_unsupported(&config, &security, true).is_ok());
+        security.selinux_options = Some(v1::SeLinuxOption::default());
+        assert!(refuse_unsupported(&config, &security, false).is_ok());
+        let error = refuse_unsupported(&config, &security, true).unwrap_err();
+        assert!(error.to_string().contains("SELinux"), "{error}");
+    }
 }

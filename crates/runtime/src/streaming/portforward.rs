@@ -135,6 +135,7 @@ async fn forward(
                             break;
                         }
                     }
+                    // Fails when the client's connection has ended, and with it all its streams.
                     let _ = frames.send(Frame::Fin(data)).await;
                 };
                 tokio::join!(inward, outward);
@@ -148,10 +149,12 @@ async fn forward(
         None => Err("invalid port".to_owned()),
     };
     if let Err(message) = outcome {
+        // These fail when the client's connection has ended: then nobody is to be told.
         let _ = frames.send(Frame::Data(error, message.into_bytes().into())).await;
         let _ = frames.send(Frame::Fin(data)).await;
     }
     // The client may be gone; then nobody is to be told.
+    // As above.
     let _ = frames.send(Frame::Fin(error)).await;
 }
 

@@ -172,6 +172,7 @@ async fn talk<R: AsyncRead + Unpin>(
             .into_iter()
             .filter_map(id_of)
         {
+            // As above.
             let _ = frames.send(Frame::Fin(id)).await;
         }
     };

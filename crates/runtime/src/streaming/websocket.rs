@@ -146,6 +146,7 @@ pub(super) async fn serve<S>(
             code: CloseCode::Normal,
             reason: "".into(),
         };
+        // As above: the session has ended, and a client that is gone needs no farewell.
         let _ = sink.send(Message::Close(Some(frame))).await;
         let _ = sink.close().await;
     };
@@ -235,6 +236,7 @@ where
                 break;
             }
         }
+        // The client may have closed already.
         let _ = sink.close().await;
     };
     tokio::select! {

@@ -297,6 +297,19 @@ async fn what_is_not_supported_is_refused() {
         node.cri.run_pod_sandbox(request).await.unwrap_err().code(),
         tonic::Code::Unimplemented
     );
+    // Calls that would have no effect say so.
+    let error = node
+        .cri
+        .update_runtime_config(v1::UpdateRuntimeConfigRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Unimplemented);
+    let error = node
+        .cri
+        .update_pod_sandbox_resources(v1::UpdatePodSandboxResourcesRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Unimplemented);
     node.finish().await;
 }
 

@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("scheduler", &["api", "client"]),
     ("controller-manager", &["api", "client", "pki"]),
     ("cloud-controller-manager", &["api", "client"]),
+    ("metrics-server", &["api"]),
     ("runtime", &["cri", "sys"]),
     ("kubelet", &["api", "client", "cri", "pki", "sys"]),
     ("network", &["api", "client", "nftables", "sys"]),

@@ -8,6 +8,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use keelson_store::Store;
 
+use crate::audit::AuditConfig;
+use crate::encryption::EncryptionConfig;
+
 /// A certificate chain and its key, both PEM.
 #[derive(Clone, Default)]
 pub struct CertificateAndKey {
@@ -61,12 +64,19 @@ pub struct ApiServerConfig {
     pub service_cidrs: Vec<IpNet>,
     /// Ports of NodePort services.
     pub node_port_range: RangeInclusive<u16>,
+    /// The server's client certificate towards extension API servers (`--proxy-client-cert-file`), of the authority in
+    /// `request_header_ca_pem`.
+    pub proxy_client: Option<CertificateAndKey>,
     /// Towards kubelets; `None` answers 503 to logs, exec and the like.
     pub kubelet_client: Option<KubeletClientConfig>,
     /// Service account tokens.
     pub service_account: ServiceAccountConfig,
     /// The versioned store.
     pub store: Arc<dyn Store>,
+    /// What is encrypted in the store (`--encryption-provider-config`).
+    pub encryption: Option<EncryptionConfig>,
+    /// What is recorded of requests (`--audit-policy-file`); nothing when `None`.
+    pub audit: Option<AuditConfig>,
     /// Lifetime of Events.
     pub event_ttl: Duration,
     /// Longest request other than watches and streams.
@@ -89,9 +99,12 @@ impl ApiServerConfig {
                 ipnet::Ipv4Net::new([10, 96, 0, 0].into(), 12).expect("invariant: 12 is a prefix length"),
             )],
             node_port_range: 30000..=32767,
+            proxy_client: None,
             kubelet_client: None,
             service_account: ServiceAccountConfig::default(),
             store,
+            encryption: None,
+            audit: None,
             event_ttl: Duration::from_secs(3600),
             request_timeout: Duration::from_secs(60),
             min_request_timeout: Duration::from_secs(1800),

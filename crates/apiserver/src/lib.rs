@@ -5,17 +5,21 @@
 //! In-process clients enter the same dispatcher through [`ApiServer::local_service`].
 
 pub mod admission;
+pub mod aggregation;
+mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;
 pub mod config;
 mod custom;
 mod discovery;
+mod encryption;
 pub mod endpoints;
 mod flow;
 pub mod http;
 mod local;
 mod masters;
+mod outbound;
 pub mod registry;
 pub mod request_info;
 pub mod resources;
@@ -23,6 +27,9 @@ mod server;
 pub mod user;
 pub mod watch_cache;
 
+pub use aggregation::{LocalApi, LocalApiService};
+pub use audit::{AuditConfig, AuditError, AuditLog, AuditPolicy, AuditPolicyError, AuditWebhook};
 pub use config::{ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
+pub use encryption::{EncryptionConfig, EncryptionConfigError};
 pub use local::LocalService;
 pub use server::{ApiServer, StartError};

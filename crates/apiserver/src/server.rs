@@ -16,13 +16,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission;
+use crate::admission::{self, Connections};
+use crate::aggregation::{self, Aggregator, LocalApi};
+use crate::audit::{Audit, AuditError};
 use crate::authentication::{self, Authenticator, DiscoveryDocuments};
 use crate::authorization::{self, Authorizer};
 use crate::bootstrap;
-use crate::config::ApiServerConfig;
+use crate::config::{ApiServerConfig, CertificateAndKey};
 use crate::custom;
 use crate::discovery::DiscoveryCache;
+use crate::encryption::EncryptedStore;
 use crate::endpoints::reviews::ReviewHandlers;
 use crate::endpoints::{KubeletProxy, Metrics, dispatch};
 use crate::flow::Flow;
@@ -55,6 +58,12 @@ pub enum StartError {
     /// The store cannot be read.
     #[error("the store cannot be read: {0}")]
     Cache(#[from] WatchCacheError),
+    /// The audit backends cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// What is stored cannot be decrypted with the keys that are configured.
+    #[error("encrypted data in the store cannot be read: {0}")]
+    Encryption(#[source] keelson_store::Error),
     /// What must exist in every cluster could not be created.
     #[error("bootstrap failed: {0}")]
     Bootstrap(Box<Status>),
@@ -76,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) token_documents: Option<DiscoveryDocuments>,
     pub(crate) metrics: Metrics,
     pub(crate) discovery: DiscoveryCache,
+    pub(crate) aggregator: Aggregator,
+    pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) flow: Flow,
     pub(crate) kubelets: Option<KubeletProxy>,
     pub(crate) shutdown: CancellationToken,
@@ -105,7 +116,7 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Fills the caches, creates what every cluster has, and listens. The server is ready when this returns.
-    pub async fn start(config: ApiServerConfig) -> Result<Self, StartError> {
+    pub async fn start(mut config: ApiServerConfig) -> Result<Self, StartError> {
         let (acceptor, serving) = acceptor(&config)?;
         let kubelets = config
             .kubelet_client
@@ -122,7 +133,24 @@ impl ApiServer {
             address: config.bind_address,
             source,
         })?;
-        let shutdown = CancellationToken::new();
+        let audit = match config.audit.take() {
+            Some(audit) => Some(Arc::new(Audit::open(audit).await?)),
+            None => None,
+        };
+        let proxy_client = config
+            .proxy_client
+            .as_ref()
+            .map(|files| chain(files).map(|(leaf, _)| leaf))
+            .transpose()?;
+        let (shutdown, streams) = (CancellationToken::new(), TaskTracker::new());
+        if let Some(encryption) = config.encryption.take() {
+            let store = EncryptedStore::new(config.store.clone(), encryption);
+            let rewritten = store.rewrite().await.map_err(StartError::Encryption)?;
+            if rewritten > 0 {
+                tracing::info!(rewritten, "stored values were encrypted anew");
+            }
+            config.store = Arc::new(store);
+        }
         let caches = CacheSet::new(config.store.clone(), builtin_specs());
         let stream = caches.fill().await?;
         let feeder = tokio::spawn(caches.clone().run(stream, shutdown.clone()));
@@ -136,7 +164,12 @@ impl ApiServer {
             }
             return Err(error);
         }
-        registry.set_admission(admission::build(&config, &resources));
+        let connections = Connections {
+            tasks: streams.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let kinds = registry.kind_source();
+        registry.set_admission(admission::build(&config, &resources, kinds, &connections));
         let authenticator = authentication::build(&config, &resources);
         let authorizer = authorization::build(&config, &resources);
         let inner = Arc::new(Inner {
@@ -144,10 +177,12 @@ impl ApiServer {
             token_documents: authentication::discovery_documents(&config),
             metrics: Metrics::default(),
             discovery: DiscoveryCache::default(),
+            audit,
+            aggregator: Aggregator::new(&resources, proxy_client, &streams, &shutdown),
             flow: Flow::new(&resources),
             kubelets,
             shutdown: shutdown.clone(),
-            streams: TaskTracker::new(),
+            streams,
             started: AtomicBool::new(true),
             registry,
             authenticator,
@@ -157,6 +192,7 @@ impl ApiServer {
             serving,
         });
         let definitions = tokio::spawn(custom::run(inner.registry.clone(), shutdown.clone()));
+        let aggregation = tokio::spawn(aggregation::run(inner.clone(), shutdown.clone()));
         let handler_inner = inner.clone();
         let compactor = tokio::spawn(compact(inner.config.store.clone(), shutdown.clone()));
         let listener = tokio::spawn(serve(
@@ -173,7 +209,13 @@ impl ApiServer {
         ));
         Ok(Self {
             inner,
-            tasks: Arc::new(Mutex::new(vec![listener, definitions, feeder, compactor])),
+            tasks: Arc::new(Mutex::new(vec![
+                listener,
+                definitions,
+                aggregation,
+                feeder,
+                compactor,
+            ])),
         })
     }
 
@@ -186,8 +228,8 @@ impl ApiServer {
     /// own towards kubelets.
     pub fn renew(
         &self,
-        serving: &crate::config::CertificateAndKey,
-        kubelet_client: &crate::config::CertificateAndKey,
+        serving: &CertificateAndKey,
+        kubelet_client: &CertificateAndKey,
     ) -> Result<(), keelson_pki::Error> {
         let (leaf, _issuers) = chain(serving)?;
         self.inner.serving.replace(&leaf)?;
@@ -214,6 +256,11 @@ impl ApiServer {
         LocalService::new(self.inner.clone(), user)
     }
 
+    /// Serves a group version by an extension server inside this process, and makes its APIService unless there is one.
+    pub async fn serve_locally(&self, api: LocalApi) -> Result<(), Status> {
+        aggregation::register(&self.inner, api).await
+    }
+
     /// Stops listening, ends watches and streams, lets running requests finish, and returns when all is over. The store
     /// stays open: it belongs to the caller.
     pub async fn shutdown(&self) {
@@ -225,6 +272,9 @@ impl ApiServer {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the API server failed");
             }
+        }
+        if let Some(audit) = &self.inner.audit {
+            audit.close().await;
         }
     }
 }
@@ -270,7 +320,7 @@ fn acceptor(config: &ApiServerConfig) -> Result<(TlsAcceptor, Arc<ServingCertifi
 }
 
 /// The certificate that comes first, and those behind it.
-fn chain(files: &crate::config::CertificateAndKey) -> Result<(Leaf, Vec<Certificate>), keelson_pki::Error> {
+fn chain(files: &CertificateAndKey) -> Result<(Leaf, Vec<Certificate>), keelson_pki::Error> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut chain = Certificate::all_from_pem(&text(&files.certificate_pem))?;
     let issuers = chain.split_off(chain.len().min(1));

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use keelson_apiserver::ApiServer;
+use keelson_apiserver::{ApiServer, LocalApi};
 use keelson_cloud_controller_manager as cloud;
 use keelson_controller_manager as controllers;
+use keelson_metrics_server::MetricsServer;
 use keelson_pki::Pki;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,20 @@ pub(crate) fn spawn(
             component: "kube-controller-manager",
             source: source.into(),
         })
+    });
+
+    let metrics = MetricsServer::new(identities.client("system:keelson-metrics-server", &[]));
+    let (api, token) = (api.clone(), stop.clone());
+    parts.spawn(async move {
+        let local = LocalApi::new("metrics.k8s.io", "v1beta1", metrics.clone());
+        api.serve_locally(local)
+            .await
+            .map_err(|source| Error::Component {
+                component: "metrics-server",
+                source: source.into(),
+            })?;
+        metrics.run(token).await;
+        Ok(())
     });
 
     let client = identities.client("system:cloud-controller-manager", &[]);

@@ -187,6 +187,7 @@ fn api_server_config(
     config.advertise_address = settings.node_ip;
     config.request_header_ca_pem = Some(pki.front_proxy_ca.certificate().to_pem().into_bytes());
     config.request_header_allowed_names = vec!["front-proxy-client".into()];
+    config.proxy_client = Some(pem(pki.leaf(Identity::FrontProxyClient)));
     config.service_cidrs = vec![IpNet::V4(settings.service_cidr)];
     config.kubelet_client = Some(KubeletClientConfig {
         identity: pem(pki.leaf(Identity::ApiserverKubeletClient)),

@@ -14,13 +14,21 @@ use super::runtime_class::RuntimeClass;
 use super::service_account::ServiceAccount;
 use super::storage::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection};
 use super::tolerations::{DefaultTolerationSeconds, TaintNodesByCondition};
-use crate::admission::Chain;
+use super::webhook::{MatchConditions, MutatingWebhook, ValidatingWebhook};
+use crate::admission::{Chain, Connections};
 use crate::authorization::{self, Rbac, RbacEscalation};
 use crate::config::ApiServerConfig;
+use crate::registry::KindSource;
 use crate::resources::Resources;
 
-/// Builds the chain once at start; plugins read the cluster through `resources`.
-pub fn build(config: &ApiServerConfig, resources: &Resources) -> Chain {
+/// Builds the chain once at start; plugins read the cluster through `resources` and what is served through `kinds`, and call
+/// out over `connections`.
+pub(crate) fn build(
+    config: &ApiServerConfig,
+    resources: &Resources,
+    kinds: &KindSource,
+    connections: &Connections,
+) -> Chain {
     let authorizer = authorization::build(config, resources);
     let priority = Priority::new(resources);
     Chain {
@@ -36,6 +44,7 @@ pub fn build(config: &ApiServerConfig, resources: &Resources) -> Chain {
             Box::new(StorageObjectInUseProtection),
             Box::new(RuntimeClass::new(resources)),
             Box::new(DefaultIngressClass::new(resources)),
+            Box::new(MutatingWebhook::new(resources, kinds, connections)),
         ],
         validating: vec![
             Box::new(LimitRanger::new(resources)),
@@ -51,6 +60,8 @@ pub fn build(config: &ApiServerConfig, resources: &Resources) -> Chain {
             }),
             Box::new(CertificateSubjectRestriction),
             Box::new(RbacEscalation::new(Rbac::new(resources), authorizer)),
+            Box::new(MatchConditions),
+            Box::new(ValidatingWebhook::new(resources, kinds, connections)),
             // Last: what it charges for shall not be refused any more.
             Box::new(ResourceQuota::new(resources, config.store.clone())),
         ],

@@ -19,6 +19,8 @@ mod runtime_class;
 mod service_account;
 mod storage;
 mod tolerations;
+mod webhook;
 
-pub use build::build;
-pub use plugin::{Attributes, Chain, MutatingPlugin, Notes, Operation, ValidatingPlugin};
+pub(crate) use build::build;
+pub use plugin::{Attributes, Chain, MutatingPlugin, Notes, Operation, Round, ValidatingPlugin};
+pub(crate) use webhook::Connections;

@@ -1,5 +1,8 @@
 //! What an admission plugin is.
 
+use std::any::Any;
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use keelson_api::gvk::{GroupVersionKind, GroupVersionResource};
 use keelson_api::status::Status;
@@ -88,6 +91,11 @@ impl Notes {
         self.audit.lock().push((key.into(), value.into()));
     }
 
+    /// The audit annotations so far, taken out.
+    pub fn take_annotations(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.audit.lock())
+    }
+
     /// The warnings so far, taken out.
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
@@ -105,6 +113,48 @@ pub trait MutatingPlugin: Send + Sync + 'static {
 
     /// Changes the object or refuses the request. `object` is `None` for deletions.
     async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>) -> Result<(), Status>;
+
+    /// As [`Self::admit`], for plugins that tell the rounds apart.
+    async fn admit_in_round(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        _round: &mut Round,
+    ) -> Result<(), Status> {
+        self.admit(attributes, object).await
+    }
+}
+
+/// One of at most two rounds of the mutating plugins: when a plugin that asks outsiders changed the object, all run once
+/// more.
+#[derive(Default)]
+pub struct Round {
+    reinvocation: bool,
+    required: bool,
+    kept: HashMap<&'static str, Box<dyn Any + Send>>,
+}
+
+impl Round {
+    /// Whether this is the second round.
+    pub fn is_reinvocation(&self) -> bool {
+        self.reinvocation
+    }
+
+    /// Asks for a second round.
+    pub fn require_reinvocation(&mut self) {
+        self.required = true;
+    }
+
+    /// Keeps what a plugin wants to know in the second round.
+    pub fn keep<T: Any + Send>(&mut self, plugin: &'static str, state: T) {
+        self.kept.insert(plugin, Box::new(state));
+    }
+
+    /// What the plugin kept.
+    pub fn take<T: Any>(&mut self, plugin: &'static str) -> Option<T> {
+        let kept = self.kept.remove(plugin)?;
+        kept.downcast().ok().map(|state| *state)
+    }
 }
 
 /// A plugin that only judges.
@@ -130,18 +180,26 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Runs the mutating plugins.
+    /// Runs the mutating plugins, a second time when one of them requires it.
     pub async fn admit(
         &self,
         attributes: &Attributes<'_>,
         mut object: Option<&mut Value>,
     ) -> Result<(), Status> {
-        for plugin in &self.mutating {
-            if plugin.handles(attributes) {
-                plugin.admit(attributes, object.as_deref_mut()).await?;
+        let mut round = Round::default();
+        loop {
+            for plugin in &self.mutating {
+                if plugin.handles(attributes) {
+                    plugin
+                        .admit_in_round(attributes, object.as_deref_mut(), &mut round)
+                        .await?;
+                }
             }
+            if round.reinvocation || !round.required {
+                return Ok(());
+            }
+            round.reinvocation = true;
         }
-        Ok(())
     }
 
     /// Runs the validating plugins.

@@ -1,27 +1,10 @@
 //! apidiscovery.k8s.io/v2.
 
-use std::sync::Arc;
-
 use keelson_api::gvk::{GroupVersion, GroupVersionKind};
 use serde_json::{Map, Value, json};
 
-use crate::registry::{Kind, KindTable};
-
-/// The group versions of a table in order, each with its rows sorted by name.
-pub(super) fn group_versions(table: &KindTable) -> Vec<(GroupVersion, Vec<Arc<Kind>>)> {
-    let mut all: Vec<(GroupVersion, Vec<Arc<Kind>>)> = Vec::new();
-    for kind in table.rows() {
-        let gv = kind.info.group_version();
-        match all.iter_mut().find(|(known, _)| *known == gv) {
-            Some((_, rows)) => rows.push(kind.clone()),
-            None => all.push((gv, vec![kind.clone()])),
-        }
-    }
-    for (_, rows) in &mut all {
-        rows.sort_by(|a, b| a.info.plural.cmp(&b.info.plural));
-    }
-    all
-}
+use crate::aggregation::{Group, Rows, remote_resources};
+use crate::registry::Kind;
 
 fn response_kind(own: &GroupVersion, kind: &GroupVersionKind) -> Value {
     if kind.group_version() == *own {
@@ -59,30 +42,37 @@ fn resource(kind: &Kind) -> Value {
     entry
 }
 
-/// The APIGroupDiscoveryList of the core group or of all others.
-pub(super) fn document(table: &KindTable, core: bool) -> Value {
-    let mut items: Vec<(String, Vec<Value>)> = Vec::new();
-    for (gv, rows) in group_versions(table) {
-        if gv.group.is_empty() != core {
-            continue;
-        }
-        let version = json!({
-            "version": gv.version,
-            "resources": rows.iter().map(|k| resource(k)).collect::<Vec<_>>(),
-            "freshness": "Current",
-        });
-        match items.iter_mut().find(|(group, _)| *group == gv.group) {
-            Some((_, versions)) => versions.push(version),
-            None => items.push((gv.group.to_string(), vec![version])),
-        }
+fn version(gv: &GroupVersion, rows: &Rows) -> Value {
+    let (resources, fresh): (Vec<Value>, bool) = match rows {
+        Rows::Here(rows) => (rows.iter().map(|k| resource(k)).collect(), true),
+        Rows::Elsewhere(Some(document)) => (remote_resources(gv, &document.resources), document.fresh),
+        Rows::Elsewhere(None) => (Vec::new(), false),
+    };
+    let mut version = json!({
+        "version": gv.version,
+        "freshness": if fresh { "Current" } else { "Stale" },
+    });
+    if !resources.is_empty() {
+        version["resources"] = resources.into();
     }
-    let items: Vec<Value> = items
-        .into_iter()
-        .map(|(group, versions)| {
+    version
+}
+
+/// The APIGroupDiscoveryList of the core group or of all others.
+pub(super) fn document(groups: &[Group], core: bool) -> Value {
+    let items: Vec<Value> = groups
+        .iter()
+        .filter(|group| group.name.is_empty() == core)
+        .map(|group| {
             let mut metadata = Map::new();
-            if !group.is_empty() {
-                metadata.insert("name".to_owned(), json!(group));
+            if !group.name.is_empty() {
+                metadata.insert("name".to_owned(), json!(group.name));
             }
+            let versions: Vec<Value> = group
+                .versions
+                .iter()
+                .map(|(gv, rows)| version(gv, rows))
+                .collect();
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();

@@ -4,8 +4,7 @@ use keelson_api::gvk::GroupVersion;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::aggregated::group_versions;
-use crate::registry::KindTable;
+use crate::aggregation::{Group, Rows};
 
 /// `/api`
 pub(super) fn versions(address: &str) -> Value {
@@ -16,51 +15,32 @@ pub(super) fn versions(address: &str) -> Value {
     })
 }
 
-fn groups(table: &KindTable) -> Vec<(String, Vec<GroupVersion>)> {
-    let mut groups: Vec<(String, Vec<GroupVersion>)> = Vec::new();
-    for (gv, _) in group_versions(table) {
-        if gv.group.is_empty() {
-            continue;
-        }
-        match groups.iter_mut().find(|(group, _)| *group == gv.group) {
-            Some((_, versions)) => versions.push(gv),
-            None => groups.push((gv.group.to_string(), vec![gv])),
-        }
-    }
-    groups
-}
-
-fn group_value(group: &str, versions: &[GroupVersion]) -> Value {
+fn group_value(group: &Group) -> Value {
     let entry = |gv: &GroupVersion| json!({"groupVersion": gv.to_string(), "version": gv.version});
-    json!({
-        "name": group,
-        "versions": versions.iter().map(entry).collect::<Vec<_>>(),
-        "preferredVersion": entry(&versions[0]),
-    })
+    let versions: Vec<Value> = group.versions.iter().map(|(gv, _)| entry(gv)).collect();
+    json!({"name": group.name, "preferredVersion": versions.first(), "versions": versions})
 }
 
 /// `/apis`
-pub(super) fn group_list(table: &KindTable) -> Value {
-    let groups: Vec<Value> = groups(table).iter().map(|(g, v)| group_value(g, v)).collect();
+pub(super) fn group_list(groups: &[Group]) -> Value {
+    let named = groups.iter().filter(|g| !g.name.is_empty());
+    let groups: Vec<Value> = named.map(group_value).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`
-pub(super) fn group(table: &KindTable, name: &str) -> Option<Value> {
-    let groups = groups(table);
-    let (group, versions) = groups.iter().find(|(g, _)| g == name)?;
-    let mut value = group_value(group, versions);
+pub(super) fn group(groups: &[Group], name: &str) -> Option<Value> {
+    let mut value = group_value(groups.iter().find(|g| g.name == name && !name.is_empty())?);
     value["kind"] = json!("APIGroup");
     value["apiVersion"] = json!("v1");
     Some(value)
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`
-pub(super) fn resource_list(table: &KindTable, group: &str, version: &str) -> Option<Value> {
-    let all = group_versions(table);
-    let (gv, rows) = all
-        .iter()
-        .find(|(gv, _)| gv.group == group && gv.version == version)?;
+pub(super) fn resource_list(groups: &[Group], group: &str, version: &str) -> Option<Value> {
+    let group = groups.iter().find(|g| g.name == group)?;
+    let (gv, rows) = group.versions.iter().find(|(gv, _)| gv.version == version)?;
+    let Rows::Here(rows) = rows else { return None };
     let mut resources = Vec::new();
     for kind in rows {
         let info = &kind.info;

@@ -7,8 +7,10 @@ use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH};
 use http::{HeaderMap, Response, StatusCode};
 use keelson_api::gvk::GroupVersion;
 use keelson_api::openapi;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::aggregation::View;
 use crate::http::query::Query;
 use crate::http::{Body, Negotiated, Reply};
 
@@ -27,11 +29,25 @@ fn builtin(path: &str) -> Option<Document> {
         "v3" => openapi::v3_index(std::iter::empty()),
         path => openapi::v3_document(&group_version(path.strip_prefix("v3/")?)?)?,
     };
-    let json = serde_json::to_vec(&value).expect("invariant: a value can be written");
-    let etag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&json)));
-    let document = Arc::new((json, etag));
+    let document = document(&value);
     BUILTIN.insert(path.to_owned(), document.clone());
     Some(document)
+}
+
+fn document(value: &Value) -> Document {
+    let json = serde_json::to_vec(value).expect("invariant: a value can be written");
+    let etag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&json)));
+    Arc::new((json, etag))
+}
+
+/// Path and hash of the documents of extension servers.
+fn elsewhere(view: &View) -> Vec<(String, String)> {
+    view.elsewhere()
+        .filter_map(|entry| {
+            let hash = view.documents.get(&entry.name)?.openapi_hash.clone()?;
+            Some((format!("apis/{}/{}", entry.group, entry.version), hash))
+        })
+        .collect()
 }
 
 /// `api/v1` or `apis/apps/v1`
@@ -46,12 +62,19 @@ fn group_version(path: &str) -> Option<GroupVersion> {
 
 /// Answers an OpenAPI path; `None` for paths that have no document.
 pub(super) fn respond(
+    view: &View,
     path: &str,
     query: &Query<'_>,
     headers: &HeaderMap,
     form: Negotiated,
 ) -> Option<Response<Body>> {
-    let document = builtin(path.trim_matches('/').strip_prefix("openapi/")?)?;
+    let name = path.trim_matches('/').strip_prefix("openapi/")?;
+    let others = if name == "v3" { elsewhere(view) } else { Vec::new() };
+    let document = if others.is_empty() {
+        builtin(name)?
+    } else {
+        document(&openapi::v3_index(others))
+    };
     let (json, etag) = document.as_ref();
     let tag = HeaderValue::from_str(etag).expect("invariant: hexadecimal digits in quotes");
     if headers.get(IF_NONE_MATCH) == Some(&tag) {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{aggregated, legacy, openapi};
+use crate::aggregation::{Group, View, groups};
 use crate::http::query::Query;
 use crate::http::{Body, Negotiated, Reply};
 use crate::registry::KindTable;
@@ -17,7 +18,7 @@ use crate::server::Inner;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// The aggregated documents of one state of the kind table.
+/// What is served, and the aggregated documents of it, for one state of the kind table and of the APIServices.
 #[derive(Default)]
 pub(crate) struct DiscoveryCache {
     last: ArcSwapOption<Documents>,
@@ -25,19 +26,23 @@ pub(crate) struct DiscoveryCache {
 
 struct Documents {
     table: Arc<KindTable>,
+    view: Arc<View>,
+    groups: Vec<Group>,
     core: (Vec<u8>, String),
-    groups: (Vec<u8>, String),
+    others: (Vec<u8>, String),
 }
 
 impl DiscoveryCache {
-    fn documents(&self, table: &Arc<KindTable>) -> Arc<Documents> {
+    fn documents(&self, table: &Arc<KindTable>, view: &Arc<View>) -> Arc<Documents> {
         if let Some(last) = self.last.load_full()
             && Arc::ptr_eq(&last.table, table)
+            && Arc::ptr_eq(&last.view, view)
         {
             return last;
         }
+        let groups = groups(table, view);
         let build = |core| {
-            let json = serde_json::to_vec(&aggregated::document(table, core))
+            let json = serde_json::to_vec(&aggregated::document(&groups, core))
                 .expect("invariant: a value can be written");
             let etag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&json)));
             (json, etag)
@@ -45,7 +50,9 @@ impl DiscoveryCache {
         let documents = Arc::new(Documents {
             table: table.clone(),
             core: build(true),
-            groups: build(false),
+            others: build(false),
+            view: view.clone(),
+            groups,
         });
         self.last.store(Some(documents.clone()));
         documents
@@ -90,28 +97,40 @@ pub(crate) fn respond(
     query: &Query<'_>,
     form: Negotiated,
 ) -> Result<Option<Response<Body>>, Status> {
-    let table = server.registry.kinds();
+    if path.starts_with("/openapi/") {
+        return Ok(openapi::respond(
+            &server.aggregator.view(),
+            path,
+            query,
+            headers,
+            form,
+        ));
+    }
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    if !matches!(parts.first(), None | Some(&("api" | "apis"))) {
+        return Ok(None);
+    }
+    let documents = server
+        .discovery
+        .documents(&server.registry.kinds(), &server.aggregator.view());
     let value = match parts.as_slice() {
-        [] => Some(root(&table)),
+        [] => Some(root(&documents.groups)),
         ["api" | "apis"] => {
             let core = parts[0] == "api";
             if wants_aggregated(headers)? {
-                let documents = server.discovery.documents(&table);
-                let (json, etag) = if core { &documents.core } else { &documents.groups };
+                let (json, etag) = if core { &documents.core } else { &documents.others };
                 return Ok(Some(tagged(json, etag, headers, form)));
             }
             let address = server.address();
             Some(if core {
                 legacy::versions(&address)
             } else {
-                legacy::group_list(&table)
+                legacy::group_list(&documents.groups)
             })
         }
-        ["api", version] => legacy::resource_list(&table, "", version),
-        ["apis", group] => legacy::group(&table, group),
-        ["apis", group, version] => legacy::resource_list(&table, group, version),
-        ["openapi", ..] => return Ok(openapi::respond(path, query, headers, form)),
+        ["api", version] => legacy::resource_list(&documents.groups, "", version),
+        ["apis", group] => legacy::group(&documents.groups, group),
+        ["apis", group, version] => legacy::resource_list(&documents.groups, group, version),
         _ => return Ok(None),
     };
     Ok(value.map(|value| {
@@ -145,7 +164,7 @@ fn tagged(json: &[u8], etag: &str, headers: &HeaderMap, form: Negotiated) -> Res
     response
 }
 
-fn root(table: &KindTable) -> Value {
+fn root(groups: &[Group]) -> Value {
     let mut paths = vec![
         "/.well-known/openid-configuration".to_owned(),
         "/api".to_owned(),
@@ -161,11 +180,9 @@ fn root(table: &KindTable) -> Value {
         "/readyz".to_owned(),
         "/version".to_owned(),
     ];
-    for (gv, _) in aggregated::group_versions(table) {
-        if !gv.group.is_empty() {
-            paths.push(format!("/apis/{}", gv.group));
-            paths.push(format!("/apis/{gv}"));
-        }
+    for group in groups.iter().filter(|g| !g.name.is_empty()) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|(gv, _)| format!("/apis/{gv}")));
     }
     paths.sort();
     paths.dedup();

@@ -11,6 +11,8 @@ use keelson_api::status::Status;
 use super::request::Incoming;
 use super::{connect, health, read, version, watch, write};
 use crate::admission::Notes;
+use crate::aggregation::{self, Forwarded};
+use crate::audit::Recorder;
 use crate::authentication::{AuthenticationRequest, impersonate};
 use crate::authorization::{Decision, forbidden};
 use crate::http::query::Query;
@@ -43,6 +45,10 @@ pub(crate) async fn dispatch(
         ..Negotiated::JSON
     });
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let recorder = server
+        .audit
+        .as_ref()
+        .map(|audit| Recorder::new(audit, &parts, &audit_id, connection));
     let mut info = None;
     let notes = Notes::default();
     let result = match RequestInfo::parse(&parts.method, parts.uri.path(), &query) {
@@ -56,6 +62,7 @@ pub(crate) async fn dispatch(
                 info,
                 notes: &notes,
                 connection,
+                recorder: recorder.as_ref(),
             };
             inside.run(&mut form, body, upgrade).await
         }
@@ -88,7 +95,10 @@ pub(crate) async fn dispatch(
             .metrics
             .request(info, response.status().as_u16(), started.elapsed());
     }
-    response
+    match recorder {
+        Some(recorder) => recorder.answered(response, &notes).await,
+        None => response,
+    }
 }
 
 fn audit_id(parts: &Parts) -> HeaderValue {
@@ -111,6 +121,7 @@ struct Inside<'a> {
     info: &'a RequestInfo,
     notes: &'a Notes,
     connection: &'a Connection,
+    recorder: Option<&'a Recorder>,
 }
 
 impl Inside<'_> {
@@ -126,11 +137,29 @@ impl Inside<'_> {
             None => Arc::new(self.authenticate().await?),
         };
         let authorizer = server.authorizer.as_ref();
-        let user = match impersonate(&self.parts.headers, &user, authorizer).await? {
+        let acting = impersonate(&self.parts.headers, &user, authorizer).await?;
+        if let Some(recorder) = self.recorder {
+            let long = info.verb == "watch" || connect::is_connect(info);
+            recorder.identified(&user, acting.as_ref(), info, long).await;
+        }
+        let user = match acting {
             Some(other) => Arc::new(other),
             None => user,
         };
         self.authorize(&user).await?;
+        let body = self.recorded(body).await?;
+        if let Some(entry) = server.aggregator.view().route(self.parts.uri.path()) {
+            let request = Forwarded {
+                user: &user,
+                parts: self.parts,
+                body,
+                upgrade,
+                remote: self.connection.remote,
+            };
+            let mut response = aggregation::serve(server, entry, request).await?;
+            server.flow.mark(&user, response.headers_mut());
+            return Ok(response);
+        }
         if !info.is_resource {
             return self.non_resource(*form).await;
         }
@@ -165,6 +194,19 @@ impl Inside<'_> {
         };
         server.flow.mark(&user, response.headers_mut());
         Ok(response)
+    }
+
+    /// The body, of which a copy went into the audit event when the policy asks for it.
+    async fn recorded(&self, body: RequestBody) -> Result<RequestBody, Status> {
+        let reads = self.info.is_read_only() || connect::is_connect(self.info);
+        match self.recorder {
+            Some(recorder) if !reads && recorder.wants_request() => {
+                let bytes = body.read().await?;
+                recorder.request(&self.parts.headers, &bytes);
+                Ok(RequestBody::local(http_body_util::Full::new(bytes)))
+            }
+            _ => Ok(body),
+        }
     }
 
     async fn resource(
@@ -228,6 +270,9 @@ impl Inside<'_> {
 
     async fn authorize(&self, user: &UserInfo) -> Result<(), Status> {
         let (decision, reason) = self.server.authorizer.authorize(user, self.info).await;
+        if let Some(recorder) = self.recorder {
+            recorder.authorized(decision == Decision::Allow, &reason);
+        }
         if decision == Decision::Allow {
             return Ok(());
         }

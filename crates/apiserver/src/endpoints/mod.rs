@@ -21,3 +21,4 @@ mod write;
 pub(crate) use connect::KubeletProxy;
 pub(crate) use dispatch::dispatch;
 pub(crate) use metrics::Metrics;
+pub(crate) use upstream::{strip_hop_by_hop, tunnel};

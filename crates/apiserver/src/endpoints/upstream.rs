@@ -12,9 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use keelson_api::status::Status;
 use keelson_pki::{Certificate, Leaf, PrivateKey};
-use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -22,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use super::request::Incoming;
 use crate::config::KubeletClientConfig;
 use crate::http::{Body, BodyError, RequestBody};
+use crate::outbound::accept_any;
 
 const DIAL: Duration = Duration::from_secs(30);
 const MAX_ERROR_TEXT: usize = 64 << 10;
@@ -65,58 +64,6 @@ fn connector(config: &KubeletClientConfig) -> Result<TlsConnector, keelson_pki::
         accept_any(&mut tls);
     }
     Ok(Arc::new(tls).into())
-}
-
-fn accept_any(config: &mut ClientConfig) {
-    let verifier = AnyServer {
-        algorithms: keelson_pki::tls::crypto(),
-    };
-    config.dangerous().set_certificate_verifier(Arc::new(verifier));
-}
-
-/// Proxied pods and, without `--kubelet-certificate-authority`, kubelets: encrypted, their name not checked, as upstream.
-#[derive(Debug)]
-struct AnyServer {
-    algorithms: Arc<rustls::crypto::CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.algorithms.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.algorithms.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.algorithms
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }
 
 /// Where a request goes on.
@@ -320,7 +267,8 @@ pub(super) async fn forward(
     Ok(Response::from_parts(parts, Body::boxed(body)))
 }
 
-async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
+/// Passes bytes both ways until one side ends.
+pub(crate) async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
     let (client, server) = match futures::future::try_join(client, server).await {
         Ok(both) => both,
         Err(error) => {
@@ -336,7 +284,8 @@ async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
     }
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what belongs to one connection.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in [
         "connection",
         "keep-alive",

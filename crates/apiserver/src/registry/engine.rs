@@ -2,12 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
 use keelson_api::status::Status;
 use keelson_store::Store;
 use serde_json::Value;
 
-use super::kind::{Kind, KindTable};
+use super::kind::{Kind, KindSource, KindTable};
 use super::leases::EventLeases;
 use super::service::ServiceAllocator;
 use crate::admission::{Attributes, Chain, Operation};
@@ -25,7 +24,7 @@ pub struct Registry {
 pub(super) struct Inner {
     pub(super) resources: Resources,
     pub(super) store: Arc<dyn Store>,
-    pub(super) kinds: ArcSwap<KindTable>,
+    pub(super) kinds: KindSource,
     pub(super) admission: OnceLock<Chain>,
     pub(super) leases: EventLeases,
     pub(super) services: ServiceAllocator,
@@ -38,7 +37,7 @@ impl Registry {
         Self {
             inner: Arc::new(Inner {
                 store: config.store.clone(),
-                kinds: ArcSwap::from_pointee(table),
+                kinds: KindSource::new(table),
                 admission: OnceLock::new(),
                 leases: EventLeases::new(config.event_ttl),
                 services: ServiceAllocator::new(config),
@@ -61,12 +60,17 @@ impl Registry {
 
     /// All rows.
     pub fn kinds(&self) -> Arc<KindTable> {
-        self.inner.kinds.load_full()
+        self.inner.kinds.load()
+    }
+
+    /// The rows as they will be whenever somebody looks.
+    pub fn kind_source(&self) -> &KindSource {
+        &self.inner.kinds
     }
 
     /// Changes the rows.
     pub fn update_kinds(&self, change: impl Fn(&mut KindTable)) {
-        self.inner.kinds.rcu(|table| {
+        self.inner.kinds.table().rcu(|table| {
             let mut table = KindTable::clone(table);
             change(&mut table);
             table
@@ -75,7 +79,12 @@ impl Registry {
 
     /// The row of a group, version and resource.
     pub fn kind(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Kind>> {
-        self.inner.kinds.load().get(group, version, resource).cloned()
+        self.inner
+            .kinds
+            .table()
+            .load()
+            .get(group, version, resource)
+            .cloned()
     }
 
     /// Reads one object. Without `resource_version` the answer is as new as the store; with one it is at least that new.

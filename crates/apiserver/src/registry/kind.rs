@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use keelson_api::gvk::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};
 use keelson_api::patch::apply::{FieldSet, reset_fields};
 use keelson_api::resources::{self, ResourceInfo};
@@ -234,6 +235,25 @@ pub fn builtin_specs() -> Vec<KindSpec> {
     specs
 }
 
+/// The rows as they are now, for those who are not the registry. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct KindSource(Arc<ArcSwap<KindTable>>);
+
+impl KindSource {
+    pub(super) fn new(table: KindTable) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(table)))
+    }
+
+    /// All rows.
+    pub fn load(&self) -> Arc<KindTable> {
+        self.0.load_full()
+    }
+
+    pub(super) fn table(&self) -> &ArcSwap<KindTable> {
+        &self.0
+    }
+}
+
 /// All rows, by group, version and resource.
 #[derive(Clone, Default)]
 pub struct KindTable {
@@ -291,6 +311,11 @@ impl KindTable {
         self.rows
             .iter()
             .find(|k| k.info.group == group && k.info.plural == resource)
+    }
+
+    /// The row of objects of this kind.
+    pub fn by_kind(&self, gvk: &GroupVersionKind) -> Option<Arc<Kind>> {
+        self.rows.iter().find(|k| k.gvk == *gvk).cloned()
     }
 
     /// All rows in discovery's order.

@@ -26,7 +26,7 @@ pub use context::Context;
 pub use convert::Conversion;
 pub use delete::Deleted;
 pub use engine::{Registry, served, status_of, store_status};
-pub use kind::{Kind, KindSchema, KindTable, Traits, builtin_specs};
+pub use kind::{Kind, KindSchema, KindSource, KindTable, Traits, builtin_specs};
 pub use select::Selection;
 pub use service::ServiceAllocator;
 pub use update::{Update, Updated};

@@ -32,11 +32,19 @@ pub(crate) struct TestServer {
 
 impl TestServer {
     pub(crate) async fn start() -> Self {
-        let directory = TempDir::new().unwrap();
-        Self::start_in(directory).await
+        Self::start_with(|_| {}).await
     }
 
-    async fn start_in(directory: TempDir) -> Self {
+    /// Starts with another configuration.
+    pub(crate) async fn start_with(adjust: impl FnOnce(&mut ApiServerConfig)) -> Self {
+        let directory = TempDir::new().unwrap();
+        Self::start_in(directory, adjust).await.unwrap()
+    }
+
+    async fn start_in(
+        directory: TempDir,
+        adjust: impl FnOnce(&mut ApiServerConfig),
+    ) -> Result<Self, keelson_apiserver::StartError> {
         let pki = Pki::ensure(
             &directory.path().join("pki"),
             &ClusterNames::default(),
@@ -60,25 +68,51 @@ impl TestServer {
             },
             ca_pem: Some(pki.ca.certificate().to_pem().into_bytes()),
         });
+        let front = pki.leaf(Identity::FrontProxyClient);
+        config.proxy_client = Some(CertificateAndKey {
+            certificate_pem: front.certificate.to_pem().into_bytes(),
+            key_pem: front.key.to_pem().into_bytes(),
+        });
         config.service_account = ServiceAccountConfig {
             signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             ..ServiceAccountConfig::default()
         };
-        let server = ApiServer::start(config).await.unwrap();
-        Self {
-            server,
-            store,
-            pki,
-            directory,
+        adjust(&mut config);
+        match ApiServer::start(config).await {
+            Ok(server) => Ok(Self {
+                server,
+                store,
+                pki,
+                directory,
+            }),
+            Err(error) => {
+                store.close().await;
+                Err(error)
+            }
         }
     }
 
     /// Stops the server and starts it again on the same store.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await.unwrap()
+    }
+
+    /// As [`Self::restart`] with another configuration.
+    pub(crate) async fn restart_with(
+        self,
+        adjust: impl FnOnce(&mut ApiServerConfig),
+    ) -> Result<Self, keelson_apiserver::StartError> {
         self.server.shutdown().await;
         self.store.close().await;
-        Self::start_in(self.directory).await
+        Self::start_in(self.directory, adjust).await
+    }
+
+    /// What the store has on its disk for a key.
+    pub(crate) async fn stored(&self, key: &str) -> String {
+        use keelson_store::Store;
+        let found = self.store.get(key.as_bytes(), None).await.unwrap().unwrap();
+        String::from_utf8_lossy(&found.value).into_owned()
     }
 
     pub(crate) async fn stop(self) {
@@ -153,6 +187,57 @@ impl TestServer {
             String::from_utf8(body.to_vec()).unwrap(),
         )
     }
+}
+
+/// Asks again and again until there is an answer, for at most 20 seconds.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut pause = tokio::time::interval(std::time::Duration::from_millis(20));
+    loop {
+        pause.tick().await;
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "waited in vain for {what}"
+        );
+    }
+}
+
+/// A TLS server on loopback, with a certificate of the cluster's authority for `names`.
+pub(crate) async fn tls_server<H, F>(
+    pki: &Pki,
+    names: &[&str],
+    handler: H,
+) -> (SocketAddr, tokio_util::sync::CancellationToken)
+where
+    H: Fn(Request<hyper::body::Incoming>, Arc<keelson_apiserver::http::Connection>) -> F,
+    H: Clone + Send + Sync + 'static,
+    F: Future<Output = http::Response<keelson_apiserver::http::Body>> + Send + 'static,
+{
+    let hosts: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+    let leaf = pki
+        .issue_node_server("test", &hosts, jiff::Timestamp::now())
+        .unwrap();
+    let certificate = keelson_pki::tls::ServingCertificate::new(&leaf).unwrap();
+    let tls = keelson_pki::tls::server_config(certificate, &[]).unwrap();
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    tokio::spawn(keelson_apiserver::http::serve(
+        listener,
+        acceptor,
+        handler,
+        stop.clone(),
+    ));
+    (address, stop)
 }
 
 pub(crate) fn config_map(name: &str, value: &str) -> ConfigMap {

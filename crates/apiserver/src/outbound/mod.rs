@@ -1,0 +1,12 @@
+//! Connections that the server opens to others over HTTPS: extension API servers and admission webhooks.
+//!
+//! A [`Client`] belongs to one destination and keeps its connections for reuse. Connections are tasks of the server: they
+//! end with it.
+
+mod client;
+mod resolve;
+mod tls;
+
+pub(crate) use client::{Client, Place};
+pub(crate) use resolve::{ServiceRef, endpoints, resolve};
+pub(crate) use tls::{TlsOptions, accept_any, client_config};

@@ -61,6 +61,30 @@ pub(crate) struct ApiserverArgs {
     /// Common names allowed with it [default: any]
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub(crate) requestheader_allowed_names: Vec<String>,
+    /// Client certificate towards extension API servers, of the authority in --requestheader-client-ca-file
+    #[arg(long, value_name = "FILE", requires = "proxy_client_key_file")]
+    pub(crate) proxy_client_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "proxy_client_cert_file")]
+    pub(crate) proxy_client_key_file: Option<PathBuf>,
+    /// Audit policy: what is recorded of requests
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub(crate) audit_policy_file: Option<PathBuf>,
+    /// Where audit events are written to, as lines of JSON
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub(crate) audit_log_path: Option<PathBuf>,
+    /// Megabytes before the audit log is put aside [default: never]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "MB")]
+    pub(crate) audit_log_maxsize: u64,
+    /// Audit logs put aside that are kept [default: all]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub(crate) audit_log_maxbackup: usize,
+    /// Days that audit logs put aside are kept [default: for ever]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "DAYS")]
+    pub(crate) audit_log_maxage: u32,
+    /// EncryptionConfiguration: what is encrypted in the store
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encryption_provider_config: Option<PathBuf>,
     /// Issuer of service account tokens
     #[arg(long, value_name = "URL")]
     pub(crate) service_account_issuer: String,

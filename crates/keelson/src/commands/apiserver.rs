@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use keelson_apiserver::{
-    ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
+    ApiServer, ApiServerConfig, AuditConfig, AuditLog, AuditPolicy, CertificateAndKey, EncryptionConfig,
+    KubeletClientConfig, ServiceAccountConfig,
 };
 use keelson_cluster::backend::Backend;
 use keelson_store::Store;
@@ -94,6 +95,29 @@ fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<dyn Store>
         config.request_header_ca_pem = Some(standalone::read("requestheader-client-ca-file", file)?);
     }
     config.request_header_allowed_names = args.requestheader_allowed_names.clone();
+    if let (Some(certificate), Some(key)) = (&args.proxy_client_cert_file, &args.proxy_client_key_file) {
+        config.proxy_client = Some(CertificateAndKey {
+            certificate_pem: standalone::read("proxy-client-cert-file", certificate)?,
+            key_pem: standalone::read("proxy-client-key-file", key)?,
+        });
+    }
+    if let (Some(file), Some(path)) = (&args.audit_policy_file, &args.audit_log_path) {
+        let text = standalone::read("audit-policy-file", file)?;
+        config.audit = Some(AuditConfig {
+            policy: AuditPolicy::parse(&String::from_utf8_lossy(&text))?,
+            log: Some(AuditLog {
+                path: path.clone(),
+                max_size: args.audit_log_maxsize,
+                max_backups: args.audit_log_maxbackup,
+                max_age: args.audit_log_maxage,
+            }),
+            webhook: None,
+        });
+    }
+    if let Some(file) = &args.encryption_provider_config {
+        let text = standalone::read("encryption-provider-config", file)?;
+        config.encryption = Some(EncryptionConfig::parse(&String::from_utf8_lossy(&text))?);
+    }
     config.service_cidrs = args.service_cluster_ip_range.clone();
     config.node_port_range = args.service_node_port_range.clone();
     config.event_ttl = args.event_ttl;

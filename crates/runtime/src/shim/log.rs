@@ -116,10 +116,11 @@ impl LineFormatter {
         }
     }
 
-    /// The stream has ended: what is pending becomes a full entry.
+    /// The stream has ended: what is pending becomes a partial entry, because no newline ended it. Readers do not add one
+    /// then, as with other runtimes.
     pub(super) fn finish(&mut self, now: &str, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
-            self.entry(now, 'F', &[], out);
+            self.entry(now, 'P', &[], out);
         }
     }
 
@@ -166,7 +167,7 @@ mod tests {
     fn lines_are_split_and_joined() {
         check(&[], &[]);
         check(&[b"one\ntwo\n"], &[('F', 3), ('F', 3)]);
-        check(&[b"on", b"e\n\nx"], &[('F', 3), ('F', 0), ('F', 1)]);
+        check(&[b"on", b"e\n\nx"], &[('F', 3), ('F', 0), ('P', 1)]);
         let long = vec![b'a'; MAX_LINE];
         check(&[&long, b"\n"], &[('F', MAX_LINE)]);
         check(&[&long, b"b\n"], &[('P', MAX_LINE), ('F', 1)]);
@@ -174,7 +175,7 @@ mod tests {
         exact.extend_from_slice(b"\nend\n");
         check(&[&exact], &[('F', MAX_LINE), ('F', 3)]);
         let triple = vec![b'c'; 3 * MAX_LINE];
-        check(&[&triple], &[('P', MAX_LINE), ('P', MAX_LINE), ('F', MAX_LINE)]);
+        check(&[&triple], &[('P', MAX_LINE), ('P', MAX_LINE), ('P', MAX_LINE)]);
     }
 
     #[test]

@@ -148,11 +148,11 @@ fn without_record(
     role: Role,
     old: Option<&ContainerStatus>,
 ) -> ContainerStatus {
-    let has_init = !spec::init_containers(input.pod).is_empty();
-    let reason = if has_init && role == Role::Main {
-        "PodInitializing"
-    } else {
+    // Of init containers too, while their turn has not come.
+    let reason = if spec::init_containers(input.pod).is_empty() {
         "ContainerCreating"
+    } else {
+        "PodInitializing"
     };
     let mut status = ContainerStatus {
         name: container.name.clone(),

@@ -278,6 +278,11 @@ fn init_containers_hold_the_pod_back() {
         condition(&status, "Initialized"),
         "False|ContainersNotInitialized|containers with incomplete status: [i]"
     );
+    let not_started = run(&Case {
+        spec: spec("Always"),
+        ..Case::default()
+    });
+    assert_eq!(state(&not_started, "i"), "waiting:PodInitializing");
     let status = run(&Case {
         spec: spec("Always"),
         records: &["i:exited:0", "a:running"],

@@ -59,6 +59,7 @@ pub(super) fn spec(crd: &Value) -> Option<KindSpec> {
             SelectableField {
                 label: path.to_owned(),
                 path: path.split('.').map(str::to_owned).collect(),
+                fallback: Vec::new(),
                 default: String::new(),
             }
         });

@@ -2,7 +2,7 @@
 
 use crate::watch_cache::SelectableField;
 
-/// (group, plural, fields): `label=path|default`; path and default may be left out.
+/// (group, plural, fields): `label=path?fallback|default`; all but the label may be left out.
 const TABLE: &[(&str, &str, &[&str])] = &[
     (
         "",
@@ -32,7 +32,7 @@ const TABLE: &[(&str, &str, &[&str])] = &[
             "involvedObject.fieldPath",
             "reason",
             "reportingComponent",
-            "source=source.component",
+            "source=source.component?reportingComponent",
             "type",
         ],
     ),
@@ -66,10 +66,13 @@ pub(super) fn selectable_fields(group: &str, resource: &str) -> Vec<SelectableFi
     rows.iter()
         .map(|text| {
             let (text, default) = text.split_once('|').unwrap_or((text, ""));
+            let (text, fallback) = text.split_once('?').unwrap_or((text, ""));
             let (label, path) = text.split_once('=').unwrap_or((text, text));
+            let parts = |path: &str| path.split('.').map(str::to_owned).collect();
             SelectableField {
                 label: label.to_owned(),
-                path: path.split('.').map(str::to_owned).collect(),
+                path: parts(path),
+                fallback: if fallback.is_empty() { Vec::new() } else { parts(fallback) },
                 default: default.to_owned(),
             }
         })

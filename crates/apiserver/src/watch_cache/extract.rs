@@ -12,6 +12,8 @@ pub struct SelectableField {
     pub label: String,
     /// Where it stands.
     pub path: Vec<String>,
+    /// Where it is read instead when it is absent or empty there; empty for nowhere.
+    pub fallback: Vec<String>,
     /// What an absent field counts as.
     pub default: String,
 }
@@ -27,7 +29,8 @@ pub struct Extracted {
 
 #[derive(Default, Debug)]
 struct Node {
-    slot: Option<usize>,
+    /// More than one where several labels mean the same field.
+    slots: Vec<usize>,
     labels: bool,
     children: BTreeMap<String, Node>,
 }
@@ -43,12 +46,15 @@ impl FieldExtractor {
     /// An extractor of labels and these fields.
     pub fn new(fields: Vec<SelectableField>) -> Self {
         let mut root = Node::default();
-        for (slot, field) in fields.iter().enumerate() {
+        // The fallbacks' slots follow those of the fields.
+        let fallbacks = fields.iter().map(|field| &field.fallback);
+        let paths = fields.iter().map(|field| &field.path).chain(fallbacks);
+        for (slot, path) in paths.enumerate().filter(|(_, path)| !path.is_empty()) {
             let mut node = &mut root;
-            for part in &field.path {
+            for part in path {
                 node = node.children.entry(part.clone()).or_default();
             }
-            node.slot = Some(slot);
+            node.slots.push(slot);
         }
         root.children
             .entry("metadata".to_owned())
@@ -76,12 +82,19 @@ impl FieldExtractor {
             labels: Vec::new(),
             fields: self.fields.iter().map(|f| f.default.as_str().into()).collect(),
         };
+        out.fields.resize(2 * self.fields.len(), "".into());
         let mut de = serde_json::Deserializer::from_slice(json);
         Seed {
             node: &self.root,
             out: &mut out,
         }
         .deserialize(&mut de)?;
+        let fallbacks = out.fields.split_off(self.fields.len());
+        for (field, fallback) in out.fields.iter_mut().zip(fallbacks) {
+            if field.is_empty() {
+                *field = fallback;
+            }
+        }
         Ok(out)
     }
 }
@@ -101,8 +114,8 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
 
 impl Seed<'_> {
     fn scalar(&mut self, value: &str) {
-        if let Some(slot) = self.node.slot {
-            self.out.fields[slot] = value.into();
+        for slot in &self.node.slots {
+            self.out.fields[*slot] = value.into();
         }
     }
 }
@@ -203,6 +216,7 @@ mod tests {
         let field = |label: &str, default: &str| SelectableField {
             label: label.to_owned(),
             path: label.split('.').map(str::to_owned).collect(),
+            fallback: Vec::new(),
             default: default.to_owned(),
         };
         let e = FieldExtractor::new(vec![
@@ -216,5 +230,30 @@ mod tests {
         let fields: Vec<&str> = got.fields.iter().map(AsRef::as_ref).collect();
         assert_eq!(fields, ["n1", "false", "3"]);
         assert!(e.extract(b"{\"metadata\":").is_err());
+    }
+
+    #[test]
+    fn labels_share_a_path_and_fall_back() {
+        let field = |label: &str, path: &[&str], fallback: &[&str]| SelectableField {
+            label: label.to_owned(),
+            path: path.iter().map(ToString::to_string).collect(),
+            fallback: fallback.iter().map(ToString::to_string).collect(),
+            default: String::new(),
+        };
+        let e = FieldExtractor::new(vec![
+            field("source", &["source", "component"], &["reporter"]),
+            field("reporter", &["reporter"], &[]),
+            field("other", &["reporter"], &[]),
+        ]);
+        let fields = |json: &str| -> Vec<String> {
+            let got = e.extract(json.as_bytes()).unwrap();
+            got.fields.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(fields(r#"{"reporter":"r"}"#), ["r", "r", "r"]);
+        assert_eq!(
+            fields(r#"{"source":{"component":"s"},"reporter":"r"}"#),
+            ["s", "r", "r"]
+        );
+        assert_eq!(fields(r#"{"source":{"component":""}}"#), ["", "", ""]);
     }
 }

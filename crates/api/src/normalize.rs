@@ -130,7 +130,8 @@ pub fn normalize(schema: &Schema, value: &mut Value) -> Result<(), TypeError> {
     Walk { fill: true }.value(schema, value)
 }
 
-/// As [`normalize`], but fills in no structs and keeps zero values: for documents that say only what their author said.
+/// As [`normalize`], but fills in no structs and keeps zero values and undeclared fields: for documents that say only what
+/// their author said.
 pub fn normalize_sparse(schema: &Schema, value: &mut Value) -> Result<(), TypeError> {
     Walk { fill: false }.value(schema, value)
 }
@@ -212,7 +213,8 @@ impl Walk {
                 return true;
             }
             let Some(field) = object.field(name) else {
-                return object.preserve_unknown
+                return !self.fill
+                    || object.preserve_unknown
                     || (object.embedded_resource
                         && matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
             };

@@ -119,14 +119,7 @@ impl Apply<'_> {
     /// The object with the applied configuration merged in, normalized and defaulted; `old` is `None` when it is to be
     /// created.
     pub fn apply(&self, old: Option<&Value>, patch: &Value, cx: &Context<'_>) -> Result<Value, Status> {
-        let validation = cx.options.field_validation;
-        if validation != FieldValidation::Ignore {
-            let problems = json::unknown_fields(patch, self.schema);
-            if !problems.is_empty() && validation == FieldValidation::Strict {
-                return Err(Status::bad_request(json::strict_error(&problems)));
-            }
-            problems.iter().for_each(|p| cx.notes.warn(p));
-        }
+        // Whatever `fieldValidation` says, a field that the schema does not declare is refused by `apply` itself.
         let mut patch = patch.clone();
         normalize_sparse(self.schema, &mut patch).map_err(|e| e.to_status(self.gvk))?;
         let mut fresh = json!({"metadata": {"name": self.name}});

@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
+use http::header::{LOCATION, UPGRADE};
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use keelson_api::status::Status;
 use serde_json::{Map, Value, json};
 
 use super::request::Incoming;
+use super::rewrite::rewrite;
 use super::upstream::{self, Target};
 use crate::admission::{Attributes, Operation};
 use crate::http::{Body, RequestBody};
@@ -62,7 +64,40 @@ pub(super) async fn connect(
     if is_log {
         return log(incoming, target).await;
     }
-    upstream::forward(incoming, target, parts, body, upgrade).await
+    if info.subresource != "proxy" {
+        return upstream::forward(incoming, target, parts, body, upgrade).await;
+    }
+    if let Some(redirect) = to_directory(incoming, parts)? {
+        return Ok(redirect);
+    }
+    let (prefix, authority) = (prefix(incoming, parts), target.authority());
+    let answer = upstream::forward(incoming, target, parts, body, upgrade).await?;
+    Ok(rewrite(answer, prefix, &authority))
+}
+
+/// The path up to and with `/proxy`, as the client wrote it.
+fn prefix<'a>(incoming: &Incoming<'_>, parts: &'a Parts) -> &'a str {
+    let mut path = parts.uri.path().trim_end_matches('/');
+    for _ in incoming.info.parts.iter().skip(3) {
+        path = path.rsplit_once('/').map_or(path, |(before, _)| before);
+    }
+    path
+}
+
+/// Sends who reads `.../proxy` on to `.../proxy/`, where relative links of the target's root hold.
+fn to_directory(incoming: &Incoming<'_>, parts: &Parts) -> Result<Option<Response<Body>>, Status> {
+    let reads = matches!(parts.method, Method::GET | Method::HEAD) && !parts.headers.contains_key(UPGRADE);
+    let path = parts.uri.path();
+    if !reads || incoming.info.parts.len() > 3 || path.ends_with('/') {
+        return Ok(None);
+    }
+    let query = parts.uri.query().map(|query| format!("?{query}"));
+    let location = format!("{path}/{}", query.unwrap_or_default());
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let location = HeaderValue::try_from(location).map_err(Status::internal)?;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(Some(response))
 }
 
 async fn admit(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<(), Status> {

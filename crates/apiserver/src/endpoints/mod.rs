@@ -10,6 +10,7 @@ mod patch;
 mod read;
 mod request;
 pub mod reviews;
+mod rewrite;
 mod scale;
 mod status_of;
 mod table;

@@ -102,7 +102,8 @@ impl Target {
         }
     }
 
-    fn authority(&self) -> String {
+    /// `host:port`
+    pub(super) fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {

@@ -12,7 +12,7 @@ use super::read::{read_list, reply_object, reply_value};
 use super::request::Incoming;
 use super::scale;
 use crate::admission::{Attributes, Operation};
-use crate::http::{Body, Reply, RequestBody};
+use crate::http::{Body, Reply, RequestBody, Transform};
 use crate::registry::model::{self, BodyType};
 use crate::registry::options::{DeleteOptions, ListOptions};
 use crate::registry::{Context, Deleted, Kind, Selection, Update, metadata, served};
@@ -102,6 +102,14 @@ async fn review(
     let Some(handler) = incoming.server.reviews.get(&kind.info.group, resource) else {
         return Err(Status::method_not_allowed());
     };
+    // What is not stored has neither a table nor metadata to be reduced to.
+    if incoming.form.transform != Transform::None {
+        return Err(Status::not_acceptable(&[
+            "application/json",
+            "application/yaml",
+            "application/vnd.kubernetes.protobuf",
+        ]));
+    }
     let attributes = Attributes {
         operation: Operation::Create,
         resource: &kind.gvr,

@@ -85,6 +85,29 @@ fn check_cpu(usage: &Value, expected: f64) {
     );
 }
 
+/// A node whose kubelet listens on `port`, and two pods on it.
+async fn populate(admin: &Client, port: u16) {
+    let node =
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"zone": "a"}}});
+    call(admin, Request::post("/api/v1/nodes"), node).await;
+    let status = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"zone": "a"}},
+        "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+    call(admin, Request::put("/api/v1/nodes/n1/status"), status).await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    call(
+        admin,
+        Request::post("/api/v1/namespaces/default/serviceaccounts"),
+        account,
+    )
+    .await;
+    for name in ["p", "q"] {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+        call(admin, Request::post("/api/v1/namespaces/default/pods"), pod).await;
+    }
+}
+
 #[tokio::test]
 async fn usage_of_nodes_and_pods() {
     let directory = tempfile::TempDir::new().unwrap();
@@ -119,25 +142,7 @@ async fn usage_of_nodes_and_pods() {
 
     let scrapes = Arc::new(AtomicU64::new(0));
     let port = kubelet(&pki, scrapes.clone(), stop.clone()).await;
-    let node =
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"zone": "a"}}});
-    call(&admin, Request::post("/api/v1/nodes"), node).await;
-    let status = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"zone": "a"}},
-        "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
-    call(&admin, Request::put("/api/v1/nodes/n1/status"), status).await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    call(
-        &admin,
-        Request::post("/api/v1/namespaces/default/serviceaccounts"),
-        account,
-    )
-    .await;
-    for name in ["p", "q"] {
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
-            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
-        call(&admin, Request::post("/api/v1/namespaces/default/pods"), pod).await;
-    }
+    populate(&admin, port).await;
     assert_eq!(scrapes.load(Ordering::SeqCst), 0, "nobody has asked");
 
     // The first answer has two points, and the APIService is a local one.

@@ -72,7 +72,11 @@ pub(super) fn selectable_fields(group: &str, resource: &str) -> Vec<SelectableFi
             SelectableField {
                 label: label.to_owned(),
                 path: parts(path),
-                fallback: if fallback.is_empty() { Vec::new() } else { parts(fallback) },
+                fallback: if fallback.is_empty() {
+                    Vec::new()
+                } else {
+                    parts(fallback)
+                },
                 default: default.to_owned(),
             }
         })

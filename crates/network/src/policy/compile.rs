@@ -137,6 +137,9 @@ struct Compiler<'a> {
     out: Desired,
 }
 
+/// What a rule of either direction says; `None` and empty are any.
+type PeersAndPorts = (Option<Vec<NetworkPolicyPeer>>, Option<Vec<NetworkPolicyPort>>);
+
 /// Ways that a rule allows; each is what a packet must match.
 type Ways = Vec<Vec<Expr>>;
 
@@ -146,7 +149,7 @@ impl Compiler<'_> {
         let spec = policy.spec.clone().unwrap_or_default();
         let namespace = policy.metadata.namespace.clone().unwrap_or_default();
         let name = policy.metadata.name.clone().unwrap_or_default();
-        let rules: Vec<(Option<Vec<NetworkPolicyPeer>>, Option<Vec<NetworkPolicyPort>>)> = match direction {
+        let rules: Vec<PeersAndPorts> = match direction {
             Direction::Ingress => {
                 let rules = spec.ingress.unwrap_or_default();
                 rules.into_iter().map(|rule| (rule.from, rule.ports)).collect()

@@ -162,9 +162,8 @@ impl Follower {
             .iter()
             .filter_map(|event| event.kv())
             .next_back();
-        let Some(last) = last.map(|kv| unsigned(kv.mod_revision())) else {
-            return None;
-        };
+        // Progress and confirmations have no events.
+        let last = unsigned(last?.mod_revision());
         let events: Vec<Event> = response
             .events()
             .iter()

@@ -1,7 +1,7 @@
 //! `cargo xtask dependencies`: every crate in the lock file has a licence that `deny.toml` allows, comes from the
 //! default registry, and is asked for by version.
 //!
-//! `deny.toml` is written for `cargo deny check licenses bans sources`, which is too slow to build in CI; this reads the
+//! `deny.toml` is written for `cargo deny check licenses bans sources`, which the version that comes built cannot read; this reads the
 //! same file and checks what it says in the sections `licenses`, `bans` and `sources`. Advisories need a database from
 //! the network and are not checked; neither are the texts of licences.
 

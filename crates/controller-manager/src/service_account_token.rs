@@ -247,9 +247,10 @@ impl Tokens {
             secrets.any(|reference| reference.name.as_deref() == Some(secret))
         };
         let again = self.secrets.get(&NamespacedName::new(&account.namespace, secret));
-        if again.is_some() || !self.accounts.get(account).is_some_and(|account| refers(&account)) {
+        if again.is_some() {
             return Ok(Reconciled::Done);
         }
+        // The server is asked: the cache may be behind whoever wrote the reference just before.
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &account.namespace);
         let Some(mut found) = api.get_opt(&account.name).await? else {
             return Ok(Reconciled::Done);

@@ -356,21 +356,24 @@ pub(crate) fn secure(
     config
 }
 
-/// The entries of a CRI log: stream and line.
+/// The entries of a CRI log, all of them whole lines: stream and line.
 pub(crate) fn read_log(path: &str) -> Vec<(String, String)> {
+    let entries = read_tagged_log(path).into_iter().map(|(stream, tag, line)| {
+        assert_eq!(tag, "F", "{line}");
+        (stream, line)
+    });
+    entries.collect()
+}
+
+/// The entries of a CRI log: stream, `F` for a whole line or `P` for a part of one, and line.
+pub(crate) fn read_tagged_log(path: &str) -> Vec<(String, String, String)> {
     let text = fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|line| {
-            let mut fields = line.splitn(4, ' ');
-            let (_time, stream, tag) = (
-                fields.next().unwrap(),
-                fields.next().unwrap(),
-                fields.next().unwrap(),
-            );
-            assert_eq!(tag, "F");
-            (stream.to_owned(), fields.next().unwrap_or_default().to_owned())
-        })
-        .collect()
+    let entries = text.lines().map(|line| {
+        let mut fields = line.splitn(4, ' ').skip(1).map(str::to_owned);
+        let (stream, tag) = (fields.next().unwrap(), fields.next().unwrap());
+        (stream, tag, fields.next().unwrap_or_default())
+    });
+    entries.collect()
 }
 
 /// Packs busybox with a user and a group into an image archive.

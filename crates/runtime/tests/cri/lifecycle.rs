@@ -2,7 +2,7 @@
 
 use keelson_cri::v1;
 
-use crate::fixture::{Node, read_log, shell};
+use crate::fixture::{Node, read_log, read_tagged_log, shell};
 
 #[tokio::test]
 async fn a_container_runs_logs_and_exits() {
@@ -16,10 +16,17 @@ async fn a_container_runs_logs_and_exits() {
         status.created_at <= status.started_at && status.started_at <= status.finished_at,
         "{status:?}"
     );
-    let mut log = read_log(&status.log_path);
+    let mut log = read_tagged_log(&status.log_path);
     log.sort();
-    let expected = [("stderr", "err"), ("stdout", "out"), ("stdout", "unfinished")];
-    assert_eq!(log, expected.map(|(s, l)| (s.to_owned(), l.to_owned())));
+    let expected = [
+        ("stderr", "F", "err"),
+        ("stdout", "F", "out"),
+        ("stdout", "P", "unfinished"),
+    ];
+    assert_eq!(
+        log,
+        expected.map(|(stream, tag, line)| (stream.to_owned(), tag.to_owned(), line.to_owned()))
+    );
     let request = v1::PodSandboxStatusRequest {
         pod_sandbox_id: sandbox.clone(),
         verbose: true,

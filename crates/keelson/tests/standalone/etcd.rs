@@ -41,9 +41,9 @@ pub(crate) fn two_servers() {
     let cluster = Cluster::new();
     in_own_network(|| {
         let _etcd = Etcd::start(&cluster);
-        let servers = "--etcd-servers=http://127.0.0.1:2379".to_owned();
-        let first = cluster.apiserver_with(6443, &[servers.clone()]);
-        let second = cluster.apiserver_with(6444, &[servers.clone()]);
+        let servers = ["--etcd-servers=http://127.0.0.1:2379".to_owned()];
+        let first = cluster.apiserver_with(6443, &servers);
+        let second = cluster.apiserver_with(6444, &servers);
         let other = "--server=https://127.0.0.1:6444";
         for n in 0..20 {
             let name = format!("m{n}");
@@ -90,7 +90,7 @@ pub(crate) fn two_servers() {
 
         // Nothing is on this machine but in etcd.
         assert!(!cluster.path("data").join("store").exists());
-        let third = cluster.apiserver_with(6444, &[servers]);
+        let third = cluster.apiserver_with(6444, &servers);
         let again = cluster.run(&["get", "configmap", "-o", "name"]);
         assert_eq!(names, again);
         third.stop(Signal::SIGTERM);

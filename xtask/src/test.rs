@@ -43,6 +43,8 @@ pub(crate) fn run_all(fast: bool) -> Result<()> {
         "cargo",
         &[&xtask[..], &["--", "demo", "--isolated"], &keelson].concat(),
     )?;
+    // The rows that do not need dozens of containers.
     let bench = ["--features=bench", "--bin=bench", "--", "--quick"];
-    run("cargo", &[&xtask[..], &bench, &keelson].concat())
+    let rows = ["--only=start", "--only=idle", "--only=pods", "--only=store"];
+    run("cargo", &[&xtask[..], &bench, &rows, &keelson].concat())
 }

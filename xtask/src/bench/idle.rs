@@ -64,7 +64,9 @@ fn written(directory: &Path) -> Result<f64> {
     let source = run(Command::new("findmnt")
         .args(["-n", "-o", "SOURCE", "--target"])
         .arg(directory))?;
-    let device = source.trim().trim_start_matches("/dev/");
+    // Of file systems mounted one over the other the last is the one that is seen.
+    let device = source.lines().next_back().unwrap_or_default().trim();
+    let device = device.trim_start_matches("/dev/");
     let path = format!("/sys/class/block/{device}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let sectors = stat.split_whitespace().nth(6).context("a short stat")?;

@@ -6,7 +6,7 @@ use keelson_api::gvk::{GroupVersionKind, Str};
 use keelson_api::resources::{ResourceInfo, Subresource};
 use serde_json::Value;
 
-use super::schema;
+use super::{rules, schema};
 use crate::registry::Kind;
 use crate::watch_cache::{CacheSet, KindSpec, SelectableField};
 
@@ -113,18 +113,16 @@ fn row(crd: &Value, version: &Value, caches: &CacheSet) -> Kind {
         subresources,
     };
     let props = &version["schema"]["openAPIV3Schema"];
-    Kind::custom(info, caches, schema::root(props), Arc::new(props.clone()))
+    let mut kind = Kind::custom(info, caches, schema::root(props), Arc::new(props.clone()));
+    kind.rules = rules::compile(props, true).map(Arc::new);
+    kind
 }
 
 /// What the definition uses that is not evaluated here.
 pub(crate) fn unsupported(crd: &Value) -> Vec<&'static str> {
     let text = crd["spec"]["versions"].to_string();
     let mut found = Vec::new();
-    for (needle, name) in [
-        ("\"x-kubernetes-validations\":", "x-kubernetes-validations"),
-        ("\"pattern\":\"", "pattern"),
-        ("\"scale\":{", "subresources.scale"),
-    ] {
+    for (needle, name) in [("\"scale\":{", "subresources.scale")] {
         if text.contains(needle) {
             found.push(name);
         }

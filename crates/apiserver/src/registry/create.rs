@@ -99,7 +99,7 @@ impl Registry {
     ) -> Result<Arc<CachedObject>, Status> {
         let dry_run = cx.options.dry_run;
         model::prepare_for_create(kind, &mut object);
-        if kind.info.plural == "customresourcedefinitions" && kind.info.group == "apiextensions.k8s.io" {
+        if is_definition(kind) {
             for field in crate::custom::unsupported(&object) {
                 cx.notes.warn(format!("{field} is not evaluated by this server"));
             }
@@ -107,7 +107,10 @@ impl Registry {
         let reservation = hooks::before_create(self, kind, &mut object, dry_run).await?;
         let result = async {
             let mut errors = model::validate_create(kind, &object);
-            errors.extend(crate::custom::validate(kind, &object));
+            if is_definition(kind) {
+                errors.extend(crate::custom::validate_definition(&object, None));
+            }
+            errors.extend(crate::custom::validate(kind, &object, None, cx.notes));
             if !errors.is_empty() {
                 return Err(Status::invalid(&kind.gk, name, &errors));
             }
@@ -187,6 +190,11 @@ pub(super) fn cached(
     CachedObject::new(spec, key, bytes, revision)
         .map(Arc::new)
         .map_err(|e| super::engine::status_of(&e))
+}
+
+/// Whether this is the kind of CustomResourceDefinitions.
+pub(super) fn is_definition(kind: &Kind) -> bool {
+    kind.info.plural == "customresourcedefinitions" && kind.info.group == "apiextensions.k8s.io"
 }
 
 fn is_already_exists(status: &Status) -> bool {

@@ -41,6 +41,8 @@ pub struct Kind {
     pub api_version: String,
     /// The `openAPIV3Schema` of a custom resource.
     pub openapi: Option<Arc<serde_json::Value>>,
+    /// The compiled rules of a custom resource's schema.
+    pub(crate) rules: Option<Arc<crate::custom::RuleNode>>,
     /// Generation and UID of the definition of a custom resource.
     pub definition: (i64, String),
     /// Fields that writes through the object itself, its status and other subresources do not own.
@@ -142,6 +144,7 @@ impl Kind {
             api_version: info.group_version().to_string(),
             reset: reset_sets(info),
             openapi: None,
+            rules: None,
             definition: (0, String::new()),
             schema: schema_of(&info.gvk()).map_or(KindSchema::Missing, KindSchema::Builtin),
             info: info.clone(),

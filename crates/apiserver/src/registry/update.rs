@@ -7,7 +7,7 @@ use keelson_api::status::Status;
 use keelson_store::{Precondition, WriteOutcome};
 use serde_json::Value;
 
-use super::create::{cached, check_size, place_in_namespace};
+use super::create::{cached, check_size, is_definition, place_in_namespace};
 use super::engine::{Registry, attributes, served, store_status};
 use super::kind::Kind;
 use super::{Context, hooks, managed_fields, metadata, model};
@@ -143,7 +143,10 @@ impl Registry {
         let reservation = hooks::before_update(self, kind, subresource, &mut new, &old, dry_run).await?;
         let result = async {
             let mut errors = model::validate_update(kind, subresource, &new, &old);
-            errors.extend(crate::custom::validate(kind, &new));
+            if is_definition(kind) && subresource.is_empty() {
+                errors.extend(crate::custom::validate_definition(&new, Some(&old)));
+            }
+            errors.extend(crate::custom::validate(kind, &new, Some(&old), cx.notes));
             if !errors.is_empty() {
                 return Err(Status::invalid(&kind.gk, name, &errors));
             }

@@ -7,6 +7,17 @@ use crate::run;
 /// Builds, then measures with `arguments`.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     run("cargo", &["build", "--release", "--package", "keelson"])?;
+    run(
+        "cargo",
+        &[
+            "build",
+            "--release",
+            "--package",
+            "keelson-apiserver",
+            "--example",
+            "bench",
+        ],
+    )?;
     let mut command = vec![
         "run",
         "--release",

@@ -24,3 +24,9 @@ pub mod status;
 pub mod strategy;
 pub mod time;
 pub mod validation;
+
+#[cfg(test)]
+#[path = "../tests/arbitrary/mod.rs"]
+mod arbitrary;
+#[cfg(test)]
+extern crate self as keelson_api;

@@ -180,7 +180,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         while let Some(name) = access.next_key::<String>()? {
             let at = At::Field(self.at, &name);
             let schema = self.schema.and_then(|schema| schema.entry(&name));
-            if self.schema.is_some_and(|schema| is_unknown(schema, &name)) {
+            if schema.is_none() && self.schema.is_some_and(|schema| is_unknown(schema, &name)) {
                 report(self.problems, "unknown", &at);
             } else if fields.contains_key(&name) {
                 report(self.problems, "duplicate", &at);

@@ -14,12 +14,24 @@ const MAX_COPIED: usize = 3 * 1024 * 1024;
 /// Deepest document that a patch may make: what JSON decoding accepts again.
 const MAX_DEPTH: usize = 120;
 
-fn depth(value: &Value) -> usize {
+/// Most values that the operations of one patch may look at or shift: moving a large value around, or inserting at the
+/// front of a long list, costs its size each time.
+const MAX_WORK: usize = 50_000_000;
+
+/// How deep a value is; counts the values that it looks at.
+fn depth(value: &Value, work: &mut usize) -> usize {
+    *work += 1;
     match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        Value::Array(items) => 1 + items.iter().map(|item| depth(item, work)).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(|field| depth(field, work)).max().unwrap_or(0),
         _ => 0,
     }
+}
+
+/// How many elements a list has that the last part of a path inserts into or removes from.
+fn shifted(document: &Value, path: &str) -> usize {
+    let list = path.rsplit_once('/').and_then(|(list, _)| document.pointer(list));
+    list.and_then(Value::as_array).map_or(0, Vec::len)
 }
 
 /// Applies a JSON patch; the document is unchanged on error.
@@ -37,7 +49,7 @@ pub fn json_patch(document: &mut Value, patch: &Value) -> Result<(), Status> {
     let patch: Patch = serde_json::from_value(patch.clone())
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
     let mut patched = document.clone();
-    let mut copied = 0;
+    let (mut copied, mut work) = (0, 0);
     for operation in &patch.0 {
         let (path, value) = match operation {
             PatchOperation::Add(add) => (add.path.as_str(), Some(&add.value)),
@@ -49,7 +61,14 @@ pub fn json_patch(document: &mut Value, patch: &Value) -> Result<(), Status> {
         if let (PatchOperation::Copy(_), Some(value)) = (operation, value) {
             copied += value.to_string().len();
         }
-        if copied > MAX_COPIED || path.matches('/').count() + value.map_or(0, depth) > MAX_DEPTH {
+        let deepest = path.matches('/').count() + value.map_or(0, |value| depth(value, &mut work));
+        work += match operation {
+            PatchOperation::Add(_) | PatchOperation::Copy(_) => shifted(&patched, path),
+            PatchOperation::Remove(remove) => shifted(&patched, remove.path.as_str()),
+            PatchOperation::Move(shift) => shifted(&patched, path) + shifted(&patched, shift.from.as_str()),
+            PatchOperation::Replace(_) | PatchOperation::Test(_) => 0,
+        };
+        if copied > MAX_COPIED || deepest > MAX_DEPTH || work > MAX_WORK {
             return Err(rejected());
         }
         json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|_| rejected())?;
@@ -142,6 +161,28 @@ mod tests {
         let grow: Vec<Value> = (0..9)
             .map(|n| json!({"op": "copy", "from": "/a", "path": format!("/{n}")}))
             .collect();
+        let shift: Vec<Value> = (0..9_000)
+            .map(|_| json!({"op": "add", "path": "/a/0", "value": 1}))
+            .collect();
+        let mut long = json!({"a": vec![0; 100_000]});
+        assert_eq!(
+            json_patch(&mut long, &Value::Array(shift))
+                .expect_err("work")
+                .code,
+            422
+        );
+        let shift: Vec<Value> = (0..9_000)
+            .map(
+                |n| json!({"op": "move", "from": format!("/{}", n % 2), "path": format!("/{}", (n + 1) % 2)}),
+            )
+            .collect();
+        let mut large = json!({"0": vec![0; 100_000]});
+        assert_eq!(
+            json_patch(&mut large, &Value::Array(shift))
+                .expect_err("work")
+                .code,
+            422
+        );
         let mut large = json!({"a": "x".repeat(1 << 20)});
         assert_eq!(
             json_patch(&mut large, &Value::Array(grow))

@@ -26,9 +26,9 @@ impl Priority {
         let classes = self.classes.list(None);
         let defaults = classes
             .iter()
-            .map(|c| c.parse())
+            .map(|c| c.value())
             .filter(|c| c["globalDefault"] == true);
-        defaults.min_by_key(value_of)
+        defaults.min_by_key(|c| value_of(c)).map(|c| Value::clone(c))
     }
 }
 

@@ -64,23 +64,23 @@ impl MutatingPlugin for ServiceAccount {
             );
             return Err(forbidden(attributes, Some(pod), why));
         };
-        let account = account.parse();
+        let account = account.value();
         if text(
-            &account,
+            account,
             "/metadata/annotations/kubernetes.io~1enforce-mountable-secrets",
         ) == "true"
         {
-            check_secrets(pod, &account).map_err(|why| forbidden(attributes, Some(pod), why))?;
+            check_secrets(pod, account).map_err(|why| forbidden(attributes, Some(pod), why))?;
         }
         let wants = |o: &Value, pointer: &str| o.pointer(pointer).and_then(Value::as_bool);
         let automount = wants(pod, "/spec/automountServiceAccountToken")
-            .or_else(|| wants(&account, "/automountServiceAccountToken"))
+            .or_else(|| wants(account, "/automountServiceAccountToken"))
             .unwrap_or(true);
         if automount {
             mount_token(pod, &random_suffix());
         }
         if list(pod, "/spec/imagePullSecrets").is_empty() {
-            let secrets = list(&account, "/imagePullSecrets");
+            let secrets = list(account, "/imagePullSecrets");
             if !secrets.is_empty() {
                 pod["spec"]["imagePullSecrets"] = secrets.to_vec().into();
             }

@@ -4,6 +4,7 @@
 //! client holds the key, nothing more is taken from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use dashmap::DashMap;
@@ -43,10 +44,16 @@ pub(super) fn user_of(certificate: &Certificate) -> Option<UserInfo> {
     })
 }
 
+/// A leaf that was found good, and who it is.
+struct Known {
+    leaf: Certificate,
+    user: Option<UserInfo>,
+}
+
 /// Chains judged lately.
 struct Verified {
     verifier: ClientVerifier,
-    known: DashMap<[u8; 32], (i64, Certificate)>,
+    known: DashMap<[u8; 32], (i64, Arc<Known>)>,
 }
 
 impl Verified {
@@ -61,7 +68,7 @@ impl Verified {
         })
     }
 
-    fn check(&self, chain: &[CertificateDer<'static>], now: Timestamp) -> Result<Certificate, String> {
+    fn check(&self, chain: &[CertificateDer<'static>], now: Timestamp) -> Result<Arc<Known>, String> {
         let mut hash = Sha256::new();
         for certificate in chain {
             hash.update((certificate.len() as u64).to_be_bytes());
@@ -81,8 +88,10 @@ impl Verified {
         if self.known.len() >= REMEMBERED {
             self.known.clear();
         }
-        self.known.insert(key, (until, leaf.clone()));
-        Ok(leaf)
+        let user = user_of(&leaf);
+        let known = Arc::new(Known { leaf, user });
+        self.known.insert(key, (until, known.clone()));
+        Ok(known)
     }
 }
 
@@ -139,11 +148,11 @@ impl Authenticator for CertificateAuthenticator {
             // A transport inside the process has no TLS; it says itself who it is.
             return Ok(request.certificate_user.cloned());
         };
-        let leaf = self
+        let known = self
             .verified
             .check(chain, Timestamp::now())
             .map_err(AuthenticationError)?;
-        Ok(user_of(&leaf))
+        Ok(known.user.clone())
     }
 }
 
@@ -191,10 +200,10 @@ impl Authenticator for RequestHeaderAuthenticator {
             return Ok(None);
         };
         // A certificate of another authority is not wrong here: it is the next authenticator's.
-        let Ok(leaf) = self.verified.check(chain, Timestamp::now()) else {
+        let Ok(known) = self.verified.check(chain, Timestamp::now()) else {
             return Ok(None);
         };
-        let proxy = &leaf.subject().common_name;
+        let proxy = &known.leaf.subject().common_name;
         if !self.allowed_names.is_empty() && !self.allowed_names.contains(proxy) {
             return Err(AuthenticationError(format!(
                 "x509: subject with cn={proxy} is not in the allowed list"

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -47,7 +48,7 @@ struct Bound {
     node: Option<Reference>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Claims {
     audiences: Vec<String>,
     not_before: i64,
@@ -56,6 +57,9 @@ struct Claims {
     bound: Bound,
     /// Of a token from a Secret.
     legacy: bool,
+    /// Revisions of the account and of the pod, secret or node at which they were found to be the right ones: while they stay
+    /// as they are, they need not be read again.
+    seen: [AtomicU64; 4],
 }
 
 /// An identity, with the audiences of the token that the caller accepts.
@@ -170,6 +174,7 @@ impl ServiceAccountTokens {
                 id: String::new(),
                 bound,
                 legacy,
+                seen: Default::default(),
             }));
         }
         let audiences = match claims.get("aud") {
@@ -192,6 +197,7 @@ impl ServiceAccountTokens {
             id: text("jti"),
             bound,
             legacy,
+            seen: Default::default(),
         }))
     }
 
@@ -231,32 +237,32 @@ impl ServiceAccountTokens {
             secret,
             node,
         } = &claims.bound;
-        let deleted = format!(
-            "service account {namespace}/{} has been deleted",
-            serviceaccount.name
-        );
         let (namespace, name) = (namespace.as_str(), serviceaccount.name.as_str());
-        let account = alive(&self.accounts, namespace, name, &deleted, now).await?;
-        if identity(&account).metadata.uid != serviceaccount.uid {
-            let uid = identity(&account).metadata.uid;
+        let deleted = || format!("service account {namespace}/{name} has been deleted");
+        let [of_account, of_pod, of_secret, of_node] = &claims.seen;
+        let (_, other) = alive(
+            &self.accounts,
+            namespace,
+            serviceaccount,
+            of_account,
+            deleted,
+            now,
+        )
+        .await?;
+        if let Some(uid) = other {
             return Err(format!(
                 "service account UID ({uid}) does not match claim ({})",
                 serviceaccount.uid
             ));
         }
+        let invalidated = || "service account token has been invalidated".to_owned();
         if let Some(secret) = secret {
-            let object = alive(
-                &self.secrets,
-                namespace,
-                &secret.name,
-                "service account token has been invalidated",
-                now,
-            )
-            .await?;
+            let (object, other) =
+                alive(&self.secrets, namespace, secret, of_secret, invalidated, now).await?;
             if claims.legacy {
                 check_secret(&object.parse(), token)?;
             } else {
-                same(&object, secret, "secret")?;
+                same(other, secret, "secret")?;
             }
         }
         let mut extra = BTreeMap::new();
@@ -267,30 +273,16 @@ impl ServiceAccountTokens {
             );
         };
         if let Some(pod) = pod {
-            let object = alive(
-                &self.pods,
-                namespace,
-                &pod.name,
-                "service account token has been invalidated",
-                now,
-            )
-            .await?;
-            same(&object, pod, "pod")?;
+            let (_, other) = alive(&self.pods, namespace, pod, of_pod, invalidated, now).await?;
+            same(other, pod, "pod")?;
             say("pod-name", &pod.name);
             say("pod-uid", &pod.uid);
         }
         if let Some(node) = node {
             // Bound to the node alone, it dies with the node; with a pod it only names the node.
             if pod.is_none() {
-                let object = alive(
-                    &self.nodes,
-                    "",
-                    &node.name,
-                    "service account token has been invalidated",
-                    now,
-                )
-                .await?;
-                same(&object, node, "node")?;
+                let (_, other) = alive(&self.nodes, "", node, of_node, invalidated, now).await?;
+                same(other, node, "node")?;
             }
             say("node-name", &node.name);
             say("node-uid", &node.uid);
@@ -321,34 +313,43 @@ fn identity(object: &CachedObject) -> Identity {
     })
 }
 
-/// The object, unless it is gone or has been on its way out for longer than the leeway.
+/// The object, unless it is gone or has been on its way out for longer than the leeway, and its UID where that is another than
+/// the reference's. At the revision `seen` nothing is read.
 async fn alive(
     reader: &Reader,
     namespace: &str,
-    name: &str,
-    gone: &str,
+    reference: &Reference,
+    seen: &AtomicU64,
+    gone: impl Fn() -> String,
     now: Timestamp,
-) -> Result<Arc<CachedObject>, String> {
-    let object = match reader.get(namespace, name) {
+) -> Result<(Arc<CachedObject>, Option<String>), String> {
+    let object = match reader.get(namespace, &reference.name) {
         Some(object) => object,
         // It may have been created a moment ago.
-        None => match reader.get_latest(namespace, name).await {
+        None => match reader.get_latest(namespace, &reference.name).await {
             Ok(Some(object)) => object,
-            Ok(None) => return Err(gone.to_owned()),
+            Ok(None) => return Err(gone()),
             Err(error) => return Err(error.to_string()),
         },
     };
-    match identity(&object).metadata.deletion_timestamp {
-        Some(at) if at.as_second() + DELETION_LEEWAY < now.as_second() => Err(gone.to_owned()),
-        _ => Ok(object),
+    if object.revision() == seen.load(Ordering::Relaxed) {
+        return Ok((object, None));
     }
+    let IdentityMetadata {
+        uid,
+        deletion_timestamp,
+    } = identity(&object).metadata;
+    let same = uid == reference.uid;
+    match deletion_timestamp {
+        Some(at) if at.as_second() + DELETION_LEEWAY < now.as_second() => return Err(gone()),
+        None if same => seen.store(object.revision(), Ordering::Relaxed),
+        _ => {}
+    }
+    Ok((object, (!same).then_some(uid)))
 }
 
-fn same(object: &CachedObject, reference: &Reference, kind: &str) -> Result<(), String> {
-    let uid = identity(object).metadata.uid;
-    if uid == reference.uid {
-        return Ok(());
-    }
+fn same(other: Option<String>, reference: &Reference, kind: &str) -> Result<(), String> {
+    let Some(uid) = other else { return Ok(()) };
     Err(format!(
         "{kind} UID ({uid}) does not match service account {kind} ref claim ({})",
         reference.uid

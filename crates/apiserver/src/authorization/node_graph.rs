@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::resources::Resources;
-use crate::watch_cache::{CachedObject, EventType, KindCache, PageRequest};
+use crate::watch_cache::{CachedObject, EventType, Follower, Interest, KindCache, PageRequest};
 
 /// A kind that nodes reach through pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -333,8 +333,8 @@ pub(super) struct FollowingGraph {
 struct Followed {
     vertex: Vertex,
     cache: Arc<KindCache>,
-    /// Position in the ring of events; `None` before the first listing and after it was overrun.
-    position: Option<u64>,
+    /// Place in the events; `None` before the first listing and after it was overrun.
+    follower: Option<Follower>,
 }
 
 impl FollowingGraph {
@@ -342,7 +342,7 @@ impl FollowingGraph {
         let kind = |vertex, group: &str, resource: &str| Followed {
             vertex,
             cache: resources.caches().kind(group, resource),
-            position: None,
+            follower: None,
         };
         Self {
             graph: NodeGraph::default(),
@@ -366,21 +366,19 @@ impl FollowingGraph {
 
 impl Followed {
     fn catch_up(&mut self, graph: &mut NodeGraph) {
-        while let Some(position) = self.position {
-            match self.cache.events_from(position, 256) {
-                Ok((events, _)) if events.is_empty() => return,
-                Ok((events, next)) => {
-                    self.position = Some(next);
-                    for event in events {
-                        match event.kind {
-                            EventType::Deleted => {
-                                graph.remove(self.vertex, event.object.namespace(), event.object.name());
-                            }
-                            _ => self.put(graph, &event.object),
-                        }
+        while let Some(mut follower) = self.follower.take() {
+            let Ok(batch) = follower.read(256) else { break };
+            self.follower = Some(follower);
+            for event in &batch.events {
+                match event.kind {
+                    EventType::Deleted => {
+                        graph.remove(self.vertex, event.object.namespace(), event.object.name());
                     }
+                    _ => self.put(graph, &event.object),
                 }
-                Err(_) => self.position = None,
+            }
+            if batch.drained {
+                return;
             }
         }
         let Ok(page) = self.cache.page(&PageRequest::default(), |_| true) else {
@@ -397,7 +395,7 @@ impl Followed {
         for object in &page.objects {
             self.put(graph, object);
         }
-        self.position = self.cache.position_after(page.revision).ok();
+        self.follower = Follower::new(self.cache.clone(), Interest::All, page.revision).ok();
     }
 
     fn put(&self, graph: &mut NodeGraph, object: &CachedObject) {

@@ -1,5 +1,7 @@
 //! GET of one object and of lists.
 
+mod list_body;
+
 use std::sync::Arc;
 
 use http::Response;
@@ -8,7 +10,7 @@ use serde_json::Value;
 
 use super::request::Incoming;
 use super::{scale, table};
-use crate::http::{Body, Format, Reply, Transform};
+use crate::http::{Body, Format, Reply, Transform, chunked_response, protobuf_response};
 use crate::registry::continue_token::ContinueToken;
 use crate::registry::options::{ListOptions, VersionMatch, parse_revision};
 use crate::registry::{Kind, Selection, served, status_of, store_status};
@@ -92,12 +94,17 @@ pub(super) async fn list(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Re
     let selection = Selection::parse(&incoming.query, kind)?;
     let listed = read_list(incoming, kind, &options, &selection).await?;
     match incoming.form.transform {
-        Transform::None if incoming.form.format == Format::Json && !incoming.form.pretty => {
-            let json = list_json(kind, &listed);
-            Ok(Reply::ok(json).into_response(incoming.form, incoming.headers))
+        Transform::None if incoming.form.format == Format::Protobuf && kind.schema().is_ok() => {
+            let bytes = list_body::protobuf(kind, &listed).await?;
+            Ok(protobuf_response(bytes, incoming.headers))
         }
         Transform::None => {
-            let json = list_json(kind, &listed);
+            let plain = incoming.form.format == Format::Json && !incoming.form.pretty;
+            if plain && list_body::is_spliced(kind) {
+                let (pieces, length) = list_body::pieces(kind, listed);
+                return Ok(chunked_response(pieces, length, incoming.headers));
+            }
+            let json = list_body::whole(kind, listed);
             Ok(Reply::ok(json).into_response(incoming.form, incoming.headers))
         }
         Transform::Table => {
@@ -145,37 +152,6 @@ pub(super) fn write_list_meta(out: &mut Vec<u8>, listed: &Listed) {
         push_number(out, remaining as u64);
     }
     out.push(b'}');
-}
-
-fn list_json(kind: &Kind, listed: &Listed) -> Vec<u8> {
-    let size: usize = listed.page.objects.iter().map(|o| o.len_hint()).sum();
-    let mut out = Vec::with_capacity(size + 256);
-    out.extend_from_slice(b"{\"kind\":\"");
-    out.extend_from_slice(kind.info.list_kind.as_bytes());
-    out.extend_from_slice(b"\",\"apiVersion\":\"");
-    out.extend_from_slice(kind.gvk.api_version().as_bytes());
-    out.extend_from_slice(b"\",");
-    write_list_meta(&mut out, listed);
-    out.extend_from_slice(b",\"items\":[");
-    for (at, object) in listed.page.objects.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        if !kind.conversion.is_same() {
-            let mut value = served(kind, object);
-            if let Some(map) = value.as_object_mut() {
-                map.remove("kind");
-                map.remove("apiVersion");
-            }
-            serde_json::to_writer(&mut out, &value).expect("invariant: a value can be written");
-        } else if kind.traits.typed_items {
-            object.write_json_as(&kind.head, &mut out);
-        } else {
-            object.write_item(&mut out);
-        }
-    }
-    out.extend_from_slice(b"]}");
-    out
 }
 
 /// Reads the objects of a list request.

@@ -1,6 +1,7 @@
 //! WATCH: frames from the ring, filtered by selector, with bookmarks, until the time is over.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,7 @@ use http::{Response, StatusCode};
 use keelson_api::status::Status;
 use rand::Rng;
 use serde_json::{Value, json};
-use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, Interval};
-use tokio_util::sync::CancellationToken;
 
 use super::request::Incoming;
 use super::table;
@@ -22,7 +21,7 @@ use crate::http::{Body, BodyError, Format, Transform, protobuf};
 use crate::registry::options::ListOptions;
 use crate::registry::{Kind, Selection, served, status_of};
 use crate::watch_cache::{
-    CacheSet, CachedEvent, CachedObject, EventType, KindCache, PageRequest, json_frame,
+    CacheSet, CachedEvent, CachedObject, EventType, Follower, Interest, KindCache, PageRequest, json_frame,
 };
 
 /// Bookmarks come about this often, as upstream's.
@@ -48,33 +47,31 @@ pub(super) async fn watch(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<R
         _ if !kind.info.namespaced => None,
         namespace => Some(namespace.to_owned()),
     };
-    let mut watcher = Watcher {
-        frames: Frames {
-            kind: kind.clone(),
-            everything: selection.is_everything(),
-            selection,
-            namespace,
-            transform: incoming.form.transform,
-            protobuf: incoming.form.format == Format::Protobuf,
-            query: incoming.query.raw().to_owned(),
-            columns_sent: false,
-        },
-        position: 0,
-        revision: 0,
-        pending: VecDeque::new(),
-        changes: cache.changes(),
+    let interest = interest(kind, &selection, namespace.as_deref());
+    let deadline = Instant::now() + timeout(incoming, &options);
+    let shutdown = incoming.server.shutdown.clone();
+    let frames = Frames {
+        kind: kind.clone(),
+        everything: selection.is_everything(),
+        selection,
+        namespace,
+        transform: incoming.form.transform,
+        protobuf: incoming.form.format == Format::Protobuf,
+        query: incoming.query.raw().to_owned(),
+        columns_sent: false,
+    };
+    let source = Source {
         cache,
         caches,
-        bookmarks: options.bookmarks.then(|| {
-            let mut interval = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
-            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            interval
-        }),
-        deadline: Instant::now() + timeout(incoming, &options),
-        shutdown: incoming.server.shutdown.clone(),
-        ended: false,
+        interest,
     };
-    watcher.start(&options).await?;
+    let end = Box::pin(async move {
+        tokio::select! {
+            () = shutdown.cancelled_owned() => End::Shutdown,
+            () = tokio::time::sleep_until(deadline) => End::Deadline,
+        }
+    });
+    let watcher = source.start(frames, &options, end).await?;
     let body = stream::unfold(watcher, |mut watcher| async move {
         let chunk = watcher.next().await?;
         Some((Ok::<_, BodyError>(chunk), watcher))
@@ -101,21 +98,48 @@ fn timeout(incoming: &Incoming<'_>, options: &ListOptions) -> Duration {
     }
 }
 
-struct Watcher {
-    frames: Frames,
+/// What wakes a watcher. Small topics keep a change of one pod from waking every kubelet.
+fn interest(kind: &Kind, selection: &Selection, namespace: Option<&str>) -> Interest {
+    if let Some(name) = &selection.name {
+        match namespace {
+            _ if !kind.info.namespaced => return Interest::Key(name.as_str().into()),
+            Some(namespace) => return Interest::Key(format!("{namespace}/{name}").into()),
+            None => {}
+        }
+    }
+    if let Some((slot, value)) = selection.equal_field() {
+        return Interest::Field(slot, value.into());
+    }
+    match namespace {
+        Some(namespace) => Interest::Namespace(namespace.into()),
+        None => Interest::All,
+    }
+}
+
+/// Why a watch is over.
+#[derive(Clone, Copy)]
+enum End {
+    Shutdown,
+    Deadline,
+}
+
+struct Source {
     cache: Arc<KindCache>,
     caches: Arc<CacheSet>,
-    changes: Receiver<u64>,
-    /// Position in the ring.
-    position: u64,
+    interest: Interest,
+}
+
+struct Watcher {
+    frames: Frames,
+    caches: Arc<CacheSet>,
+    /// None when there is nothing to follow: the watch is over once `pending` is sent.
+    follower: Option<Follower>,
     /// Everything up to here has been sent.
     revision: u64,
     /// Initial objects, then whatever has to follow them.
     pending: VecDeque<Pending>,
     bookmarks: Option<Interval>,
-    deadline: Instant,
-    shutdown: CancellationToken,
-    ended: bool,
+    end: Pin<Box<dyn Future<Output = End> + Send>>,
 }
 
 enum Pending {
@@ -123,9 +147,14 @@ enum Pending {
     Frame(Bytes),
 }
 
-impl Watcher {
-    /// Finds the place in the ring, and the objects to send first.
-    async fn start(&mut self, options: &ListOptions) -> Result<(), Status> {
+impl Source {
+    /// Finds the place in the events, and the objects to send first.
+    async fn start(
+        self,
+        frames: Frames,
+        options: &ListOptions,
+        end: Pin<Box<dyn Future<Output = End> + Send>>,
+    ) -> Result<Watcher, Status> {
         let requested = options.revision()?;
         match requested {
             None if options.send_initial_events.is_some() => self.caches.wait_until_current().await,
@@ -133,115 +162,114 @@ impl Watcher {
             Some(revision) => self.caches.wait_for(revision).await,
         }
         .map_err(|e| status_of(&e))?;
+        let mut watcher = Watcher {
+            frames,
+            caches: self.caches,
+            follower: None,
+            revision: 0,
+            pending: VecDeque::new(),
+            bookmarks: options.bookmarks.then(|| {
+                let mut interval = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+                interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                interval
+            }),
+            end,
+        };
         let initial = options
             .send_initial_events
             .unwrap_or(matches!(requested, None | Some(0)));
         if !initial {
-            let from = match requested {
+            watcher.revision = match requested {
                 None | Some(0) => self.cache.revision(),
                 Some(revision) => revision,
             };
-            match self.cache.position_after(from) {
-                Ok(position) => (self.position, self.revision) = (position, from),
+            match Follower::new(self.cache, self.interest, watcher.revision) {
+                Ok(follower) => watcher.follower = Some(follower),
                 Err(too_old) => {
-                    self.pending.push_back(Pending::Frame(
-                        self.frames.error(&Status::expired(too_old.to_string())),
-                    ));
-                    self.ended = true;
+                    let error = watcher.frames.error(&Status::expired(too_old.to_string()));
+                    watcher.pending.push_back(Pending::Frame(error));
                 }
             }
-            return Ok(());
+            return Ok(watcher);
         }
         if requested.is_none() {
-            self.caches
+            watcher
+                .caches
                 .wait_until_current()
                 .await
                 .map_err(|e| status_of(&e))?;
         }
+        let frames = &watcher.frames;
         let request = PageRequest {
-            namespace: self.frames.namespace.as_deref(),
+            namespace: frames.namespace.as_deref(),
             ..PageRequest::default()
         };
-        let frames = &self.frames;
         let page = self
             .cache
             .page(&request, |o| frames.everything || frames.selection.matches(o));
         let page = page.map_err(|e| Status::expired(e.to_string()))?;
-        self.revision = page.revision;
-        self.position = self
-            .cache
-            .position_after(page.revision)
-            .map_err(|e| Status::expired(e.to_string()))?;
-        self.pending
+        watcher.revision = page.revision;
+        let follower = Follower::new(self.cache, self.interest, page.revision);
+        watcher.follower = Some(follower.map_err(|e| Status::expired(e.to_string()))?);
+        watcher
+            .pending
             .extend(page.objects.into_iter().map(Pending::Initial));
         if options.send_initial_events == Some(true) && options.bookmarks {
-            let bookmark = self.frames.bookmark(page.revision, true);
-            self.pending.push_back(Pending::Frame(bookmark));
+            let bookmark = watcher.frames.bookmark(page.revision, true);
+            watcher.pending.push_back(Pending::Frame(bookmark));
         }
-        Ok(())
+        Ok(watcher)
     }
+}
 
+impl Watcher {
     /// The next chunk of frames; `None` when the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(chunk) = self.initial_chunk() {
             return Some(chunk);
         }
         loop {
-            if self.ended {
-                return None;
-            }
+            let follower = self.follower.as_mut()?;
             // Everything up to here is in the ring once the events are read.
             let applied = self.caches.revision();
-            match self.cache.events_from(self.position, BATCH) {
-                Ok((events, next)) => {
-                    let drained = events.len() < BATCH;
-                    self.position = next;
-                    if let Some(last) = events.last() {
-                        self.revision = self.revision.max(last.revision());
-                    }
-                    if drained {
-                        self.revision = self.revision.max(applied);
-                    }
-                    if let Some(chunk) = self.frames.chunk(&events) {
-                        return Some(chunk);
-                    }
-                    if !drained {
-                        continue;
-                    }
-                }
-                Err(_) => {
-                    self.ended = true;
-                    let status = Status::expired("The resourceVersion for the provided watch is too old.");
-                    return Some(self.frames.error(&status));
-                }
+            let Ok(batch) = follower.read(BATCH) else {
+                self.follower = None;
+                let status = Status::expired("The resourceVersion for the provided watch is too old.");
+                return Some(self.frames.error(&status));
+            };
+            if let Some(last) = batch.events.last() {
+                self.revision = self.revision.max(last.revision());
+            }
+            if batch.drained {
+                self.revision = self.revision.max(applied);
+            }
+            if let Some(chunk) = self.frames.chunk(&batch.events) {
+                return Some(chunk);
+            }
+            if !batch.drained {
+                continue;
             }
             tokio::select! {
                 biased;
-                changed = self.changes.changed() => {
-                    if changed.is_err() {
+                served = follower.changed() => {
+                    if !served {
                         return None;
                     }
                 }
-                () = self.shutdown.cancelled() => return None,
-                () = tokio::time::sleep_until(self.deadline) => {
-                    self.ended = true;
+                end = &mut self.end => {
+                    self.follower = None;
                     // The last thing said is how far the watch came, so that the next one starts there.
-                    return self.bookmarks.is_some().then(|| self.frames.bookmark(self.revision, false));
+                    let says = matches!(end, End::Deadline) && self.bookmarks.is_some();
+                    return says.then(|| self.frames.bookmark(self.revision, false));
                 }
                 () = tick(&mut self.bookmarks) => {
-                    self.revision = self.revision.max(self.settled());
+                    let applied = self.caches.revision();
+                    if self.follower.as_ref().is_some_and(Follower::is_settled) {
+                        self.revision = self.revision.max(applied);
+                    }
                     return Some(self.frames.bookmark(self.revision, false));
                 }
             }
-        }
-    }
-
-    /// The server's revision, if the ring has nothing beyond our position.
-    fn settled(&self) -> u64 {
-        let applied = self.caches.revision();
-        match self.cache.events_from(self.position, 1) {
-            Ok((events, _)) if events.is_empty() => applied,
-            _ => 0,
         }
     }
 

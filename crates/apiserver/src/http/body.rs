@@ -23,6 +23,11 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
+    Chunks {
+        chunks: Box<dyn Iterator<Item = Bytes> + Send>,
+        /// Bytes that are still to come, where that is known.
+        left: Option<u64>,
+    },
     Stream(Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>),
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
@@ -31,6 +36,14 @@ impl Body {
     /// No body.
     pub fn empty() -> Self {
         Self(Kind::Empty)
+    }
+
+    /// A body that is made piece by piece while it is sent; `length` is the length of all pieces, where it is known.
+    pub fn chunks(chunks: impl Iterator<Item = Bytes> + Send + 'static, length: Option<u64>) -> Self {
+        Self(Kind::Chunks {
+            chunks: Box::new(chunks),
+            left: length,
+        })
     }
 
     /// A body that ends when the stream ends.
@@ -99,6 +112,13 @@ impl http_body::Body for Body {
                 self.0 = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
+            Kind::Chunks { chunks, left } => {
+                let chunk = chunks.next();
+                if let (Some(left), Some(chunk)) = (left, &chunk) {
+                    *left = left.saturating_sub(chunk.len() as u64);
+                }
+                Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
+            }
             Kind::Stream(stream) => stream
                 .as_mut()
                 .poll_next(cx)
@@ -110,6 +130,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
+            Kind::Chunks { left, .. } => *left == Some(0),
             Kind::Boxed(body) => body.is_end_stream(),
             _ => false,
         }
@@ -119,7 +140,8 @@ impl http_body::Body for Body {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Stream(_) => SizeHint::default(),
+            Kind::Chunks { left: Some(left), .. } => SizeHint::with_exact(*left),
+            Kind::Chunks { left: None, .. } | Kind::Stream(_) => SizeHint::default(),
             Kind::Boxed(body) => body.size_hint(),
         }
     }

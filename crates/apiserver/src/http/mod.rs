@@ -11,5 +11,5 @@ mod serve;
 
 pub use body::{Body, BodyError, RequestBody};
 pub use negotiate::{Format, Negotiated, Offer, Transform};
-pub use respond::{Reply, error_response, text_response};
+pub use respond::{Reply, chunked_response, error_response, protobuf_response, text_response};
 pub use serve::{Connection, serve};

@@ -31,25 +31,68 @@ impl Reply {
     /// The response in the agreed form.
     pub fn into_response(self, form: Negotiated, request: &HeaderMap) -> Response<Body> {
         let (bytes, form) = encode(self.json, form);
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = self.code;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-        if bytes.len() >= compress::THRESHOLD && compress::accepts_gzip(request) {
-            match compress::gzip(&bytes) {
-                Ok(small) => {
-                    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-                    *response.body_mut() = small.into();
-                    return response;
-                }
-                Err(error) => tracing::debug!(%error, "an answer is sent uncompressed"),
-            }
-        }
-        *response.body_mut() = bytes.into();
-        response
+        whole_response(self.code, form.content_type(), bytes, request)
     }
+}
+
+/// 200 with a protobuf body.
+pub fn protobuf_response(bytes: Vec<u8>, request: &HeaderMap) -> Response<Body> {
+    let form = Negotiated {
+        format: Format::Protobuf,
+        ..Negotiated::JSON
+    };
+    whole_response(StatusCode::OK, form.content_type(), bytes.into(), request)
+}
+
+fn whole_response(
+    code: StatusCode,
+    content_type: &'static str,
+    bytes: Bytes,
+    request: &HeaderMap,
+) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    if bytes.len() >= compress::THRESHOLD && compress::accepts_gzip(request) {
+        match compress::gzip(&bytes) {
+            Ok(small) => {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+                *response.body_mut() = small.into();
+                return response;
+            }
+            Err(error) => tracing::debug!(%error, "an answer is sent uncompressed"),
+        }
+    }
+    *response.body_mut() = bytes.into();
+    response
+}
+
+/// The answer that is made piece by piece while it is sent, `length` bytes of JSON.
+pub fn chunked_response(
+    chunks: impl Iterator<Item = Bytes> + Send + 'static,
+    length: u64,
+    request: &HeaderMap,
+) -> Response<Body> {
+    let gzip = length >= compress::THRESHOLD as u64 && compress::accepts_gzip(request);
+    let mut response = Response::new(if gzip {
+        Body::chunks(compress::GzipChunks::new(chunks), None)
+    } else {
+        Body::chunks(chunks, Some(length))
+    });
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(Negotiated::JSON.content_type()),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    if gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    response
 }
 
 /// The document in the agreed form, and the form it really has.

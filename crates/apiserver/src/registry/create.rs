@@ -146,7 +146,7 @@ impl Registry {
             {
                 return Err(Status::already_exists(&kind.gr, name));
             }
-            return cached(spec, &key, bytes, 0);
+            return Ok(written(spec, &key, bytes, 0));
         }
         let lease = if kind.traits.expires {
             Some(
@@ -163,7 +163,7 @@ impl Registry {
             .put(key.clone(), bytes.clone(), Precondition::Absent, lease)
             .await;
         match outcome.map_err(|e| store_status(&e))? {
-            WriteOutcome::Committed { revision, .. } => cached(spec, &key, bytes, revision.0),
+            WriteOutcome::Committed { revision, .. } => Ok(written(spec, &key, bytes, revision.0)),
             WriteOutcome::Conflict { .. } => Err(Status::already_exists(&kind.gr, name)),
         }
     }
@@ -181,15 +181,24 @@ pub(super) fn check_size(bytes: usize) -> Result<(), Status> {
     Ok(())
 }
 
-pub(super) fn cached(
+/// The object as the store has it.
+pub(super) fn read_back(
+    spec: &Arc<crate::watch_cache::KindSpec>,
+    kv: keelson_store::KeyValue,
+) -> Result<Arc<CachedObject>, Status> {
+    CachedObject::new(spec, &kv.key, kv.value, kv.mod_revision.0)
+        .map(Arc::new)
+        .map_err(|e| super::engine::status_of(&e))
+}
+
+/// The object as it was just encoded and written.
+pub(super) fn written(
     spec: &Arc<crate::watch_cache::KindSpec>,
     key: &bytes::Bytes,
     bytes: bytes::Bytes,
     revision: u64,
-) -> Result<Arc<CachedObject>, Status> {
-    CachedObject::new(spec, key, bytes, revision)
-        .map(Arc::new)
-        .map_err(|e| super::engine::status_of(&e))
+) -> Arc<CachedObject> {
+    Arc::new(CachedObject::written(spec, key, bytes, revision))
 }
 
 /// Whether this is the kind of CustomResourceDefinitions.

@@ -7,7 +7,7 @@ use keelson_api::status::Status;
 use keelson_store::{Precondition, Revision, WriteOutcome};
 use serde_json::Value;
 
-use super::create::cached;
+use super::create::{read_back, written};
 use super::engine::{Registry, attributes, served, store_status};
 use super::kind::Kind;
 use super::options::{DeleteOptions, Propagation};
@@ -109,7 +109,7 @@ impl Registry {
                     kind.conversion.store(&mut marked)?;
                     let bytes = StoredForm::encode(spec, &marked);
                     if dry_run {
-                        return Ok(Deleted::Pending(cached(spec, &key, bytes, object.revision())?));
+                        return Ok(Deleted::Pending(written(spec, &key, bytes, object.revision())));
                     }
                     let outcome = self
                         .inner
@@ -118,16 +118,13 @@ impl Registry {
                         .await;
                     match outcome.map_err(|e| store_status(&e))? {
                         WriteOutcome::Committed { revision, .. } => {
-                            return Ok(Deleted::Pending(cached(spec, &key, bytes, revision.0)?));
+                            return Ok(Deleted::Pending(written(spec, &key, bytes, revision.0)));
                         }
                         WriteOutcome::Conflict { current, .. } => current,
                     }
                 }
             };
-            current = match conflict {
-                Some(kv) => Some(cached(spec, &kv.key.clone(), kv.value, kv.mod_revision.0)?),
-                None => None,
-            };
+            current = conflict.map(|kv| read_back(spec, kv)).transpose()?;
             fresh = true;
         }
         Err(Status::server_timeout(&kind.gr, "delete", 1))

@@ -128,18 +128,9 @@ impl Registry {
     ) -> Result<Option<Arc<CachedObject>>, Status> {
         let spec = kind.cache()?.spec();
         let key = spec.key(kind.key_namespace(namespace), name);
-        let Some(kv) = self
-            .inner
-            .store
-            .get(&key, None)
-            .await
-            .map_err(|e| store_status(&e))?
-        else {
-            return Ok(None);
-        };
-        let object =
-            CachedObject::new(spec, &kv.key, kv.value, kv.mod_revision.0).map_err(|e| status_of(&e))?;
-        Ok(Some(Arc::new(object)))
+        let stored = self.inner.store.get(&key, None).await;
+        let stored = stored.map_err(|e| store_status(&e))?;
+        stored.map(|kv| super::create::read_back(spec, kv)).transpose()
     }
 
     /// The object as it is served: parsed, converted, with the row's `apiVersion` and `kind`.

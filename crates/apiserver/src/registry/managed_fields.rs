@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use keelson_api::patch::apply::{Request, track_update};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::kind::Kind;
 use super::{Context, metadata};
@@ -35,41 +35,34 @@ pub(super) fn updated(cx: &Context<'_>, kind: &Kind, subresource: &str, new: &mu
 
 /// A write that changes nothing but the times in managedFields changes nothing.
 pub(super) fn drop_time_only_change(new: &mut Value, old: &Value) {
-    let fields = |object: &Value| metadata::of(object).and_then(|m| m.get("managedFields")).cloned();
-    let (Some(mut theirs), Some(ours)) = (fields(new), fields(old)) else {
+    let (Some(theirs), Some(ours)) = (metadata::of(new), metadata::of(old)) else {
         return;
     };
-    if theirs == ours {
+    let (Some(list), Some(live)) = (theirs.get("managedFields"), ours.get("managedFields")) else {
         return;
-    }
-    let without_times = |value: &Value| -> Vec<Value> {
-        let mut entries = value.as_array().cloned().unwrap_or_default();
-        for entry in &mut entries {
-            if let Some(map) = entry.as_object_mut() {
-                map.remove("time");
-            }
-        }
-        entries
     };
-    if without_times(&theirs) != without_times(&ours) {
-        return;
-    }
-    let metadata_of_new = metadata::of_mut(new);
-    let rest_is_same = metadata::of(old).is_some_and(|old| {
-        old.len() == metadata_of_new.len()
-            && old
-                .iter()
-                .all(|(k, v)| k == "managedFields" || metadata_of_new.get(k) == Some(v))
-    });
-    if rest_is_same && same_but_metadata(new, old) {
-        theirs = ours;
-        metadata::of_mut(new).insert("managedFields".to_owned(), theirs);
+    // The rest first: it is what nearly every write changes.
+    let same = same_but(theirs, ours, "managedFields")
+        && matches!((&*new, old), (Value::Object(new), Value::Object(old)) if same_but(new, old, "metadata"))
+        && list != live
+        && same_but_times(list, live);
+    if same {
+        let live = live.clone();
+        metadata::of_mut(new).insert("managedFields".to_owned(), live);
     }
 }
 
-fn same_but_metadata(new: &Value, old: &Value) -> bool {
-    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
+fn same_but(new: &Map<String, Value>, old: &Map<String, Value>, field: &str) -> bool {
+    new.len() == old.len() && new.iter().all(|(k, v)| k == field || old.get(k) == Some(v))
+}
+
+fn same_but_times(new: &Value, old: &Value) -> bool {
+    let (Value::Array(new), Value::Array(old)) = (new, old) else {
         return false;
     };
-    new.len() == old.len() && new.iter().all(|(k, v)| k == "metadata" || old.get(k) == Some(v))
+    new.len() == old.len()
+        && new.iter().zip(old).all(|(new, old)| match (new, old) {
+            (Value::Object(new), Value::Object(old)) => same_but(new, old, "time"),
+            (new, old) => new == old,
+        })
 }

@@ -75,6 +75,14 @@ impl Selection {
         Ok(selection)
     }
 
+    /// A selectable field that must have one value.
+    pub fn equal_field(&self) -> Option<(usize, &str)> {
+        self.fields.iter().find_map(|(slot, value, negated)| match slot {
+            Slot::Field(at) if !negated => Some((*at, value.as_str())),
+            _ => None,
+        })
+    }
+
     /// Whether every object matches.
     pub fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_empty()

@@ -7,7 +7,7 @@ use keelson_api::status::Status;
 use keelson_store::{Precondition, WriteOutcome};
 use serde_json::Value;
 
-use super::create::{cached, check_size, is_definition, place_in_namespace};
+use super::create::{check_size, is_definition, place_in_namespace, read_back, written};
 use super::engine::{Registry, attributes, served, store_status};
 use super::kind::Kind;
 use super::{Context, hooks, managed_fields, metadata, model};
@@ -176,13 +176,13 @@ impl Registry {
         let precondition = Precondition::ModRevision(keelson_store::Revision(object.revision()));
         if super::delete::is_finished(kind, new) {
             if dry_run {
-                return Ok(Attempt::Done(cached(spec, &key, bytes, object.revision())?));
+                return Ok(Attempt::Done(written(spec, &key, bytes, object.revision())));
             }
             let outcome = self.inner.store.delete(key.clone(), precondition).await;
             return match outcome.map_err(|e| store_status(&e))? {
                 WriteOutcome::Committed { revision, .. } => {
                     hooks::after_delete(self, kind, new).await;
-                    Ok(Attempt::Done(cached(spec, &key, bytes, revision.0)?))
+                    Ok(Attempt::Done(written(spec, &key, bytes, revision.0)))
                 }
                 WriteOutcome::Conflict { current, .. } => changed(spec, current),
             };
@@ -191,7 +191,15 @@ impl Registry {
             return Ok(Attempt::Done(object.clone()));
         }
         if dry_run {
-            return Ok(Attempt::Done(cached(spec, &key, bytes, object.revision())?));
+            return Ok(Attempt::Done(written(spec, &key, bytes, object.revision())));
+        }
+        if bytes == *object.stored() {
+            // Nothing changes, so nothing is written, unless it is not the newest state that it was compared with.
+            let newest = self.stored(kind, object.namespace(), object.name()).await?;
+            return Ok(match newest {
+                Some(newest) if newest.revision() == object.revision() => Attempt::Done(newest),
+                newest => Attempt::Changed(newest),
+            });
         }
         let lease = if kind.traits.expires {
             let lease = self.inner.leases.lease(self.inner.store.as_ref()).await;
@@ -206,7 +214,7 @@ impl Registry {
             .await;
         match outcome.map_err(|e| store_status(&e))? {
             WriteOutcome::Committed { revision, .. } => {
-                Ok(Attempt::Done(cached(spec, &key, bytes, revision.0)?))
+                Ok(Attempt::Done(written(spec, &key, bytes, revision.0)))
             }
             WriteOutcome::Conflict { current, .. } => changed(spec, current),
         }
@@ -222,10 +230,7 @@ fn changed(
     spec: &Arc<crate::watch_cache::KindSpec>,
     current: Option<keelson_store::KeyValue>,
 ) -> Result<Attempt, Status> {
-    let current = match current {
-        Some(kv) => Some(cached(spec, &kv.key.clone(), kv.value, kv.mod_revision.0)?),
-        None => None,
-    };
+    let current = current.map(|kv| read_back(spec, kv)).transpose()?;
     Ok(Attempt::Changed(current))
 }
 

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::object::{CachedObject, KindSpec};
+use super::topics::{Interest, Topics};
 
 /// The ring keeps at most this many events of a kind,
 const RING_EVENTS: usize = 8192;
@@ -146,6 +147,7 @@ struct State {
     complete_after: u64,
     /// Revision of the last event.
     last: u64,
+    topics: Topics,
 }
 
 /// The cache of one kind.
@@ -176,10 +178,14 @@ impl KindCache {
     pub(super) fn reset(&self, objects: Vec<Arc<CachedObject>>, revision: u64) {
         let mut state = self.state.write();
         let next = state.first + state.ring.len() as u64 + 1;
+        let mut topics = std::mem::take(&mut state.topics);
+        topics.reset(next);
+        let touched = topics.take_touched();
         *state = State {
             first: next,
             complete_after: revision,
             last: revision,
+            topics,
             ..State::default()
         };
         for object in objects {
@@ -191,6 +197,7 @@ impl KindCache {
             state.objects.insert(object.key().clone(), object);
         }
         drop(state);
+        tell(&touched, revision);
         self.changed.send_replace(revision);
     }
 
@@ -212,7 +219,9 @@ impl KindCache {
         }
         state.last = last;
         state.trim();
+        let touched = state.topics.take_touched();
         drop(state);
+        tell(&touched, last);
         self.changed.send_replace(last);
     }
 
@@ -341,9 +350,13 @@ impl KindCache {
         Ok(page)
     }
 
-    /// The position behind all events up to `revision`: where a watch from there starts reading.
-    pub fn position_after(&self, revision: u64) -> Result<u64, TooOld> {
-        let state = self.state.read();
+    /// Adds a follower of `interest` after `revision`: the events that it has not seen, the place behind them, and who wakes.
+    pub(super) fn follow(
+        &self,
+        interest: &Interest,
+        revision: u64,
+    ) -> Result<(Vec<Arc<CachedEvent>>, u64, watch::Receiver<u64>), TooOld> {
+        let mut state = self.state.write();
         if revision < state.complete_after {
             return Err(TooOld {
                 requested: revision,
@@ -351,22 +364,70 @@ impl KindCache {
             });
         }
         let skip = state.ring.partition_point(|e| e.revision() <= revision);
-        Ok(state.first + skip as u64)
+        let later = state.ring.range(skip..);
+        let backlog = later.filter(|e| interest.wants(e)).cloned().collect();
+        let next = state.first + state.ring.len() as u64;
+        let changed = state.topics.follow(interest);
+        Ok((backlog, next, changed.unwrap_or_else(|| self.changed.subscribe())))
     }
 
-    /// Up to `max` events from `position` on, and the position behind them.
-    pub fn events_from(&self, position: u64, max: usize) -> Result<(Vec<Arc<CachedEvent>>, u64), TooOld> {
+    pub(super) fn unfollow(&self, interest: &Interest) {
+        if *interest != Interest::All {
+            self.state.write().topics.unfollow(interest);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn follows(&self, interest: &Interest) -> bool {
+        self.state.read().topics.get(interest).is_some()
+    }
+
+    /// Up to `max` events of `interest` from place `from` on, the place behind them, and whether they are all there are.
+    pub(super) fn events_of(
+        &self,
+        interest: &Interest,
+        from: u64,
+        max: usize,
+    ) -> Result<(Vec<Arc<CachedEvent>>, u64, bool), TooOld> {
         let state = self.state.read();
-        let Some(skip) = position.checked_sub(state.first) else {
-            return Err(TooOld {
-                requested: 0,
-                oldest: state.complete_after,
-            });
+        let end = state.first + state.ring.len() as u64;
+        let too_old = TooOld {
+            requested: 0,
+            oldest: state.complete_after,
         };
-        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-        let events: Vec<_> = state.ring.iter().skip(skip).take(max).cloned().collect();
-        let next = position + events.len() as u64;
-        Ok((events, next))
+        let at = |place: u64| -> Option<Arc<CachedEvent>> {
+            let index = usize::try_from(place.checked_sub(state.first)?).ok()?;
+            state.ring.get(index).cloned()
+        };
+        let Some(topic) = state.topics.get(interest) else {
+            // Everything, or a topic that nobody follows.
+            let skip = from.checked_sub(state.first).ok_or(too_old)?;
+            let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(state.ring.len());
+            let events: Vec<_> = state.ring.range(skip..).take(max).cloned().collect();
+            let next = from + events.len() as u64;
+            return Ok((events, next, next >= end));
+        };
+        if from < topic.lost_before {
+            return Err(too_old);
+        }
+        let start = topic.places.partition_point(|place| *place < from);
+        let events: Option<Vec<_>> = topic
+            .places
+            .range(start..)
+            .take(max)
+            .map(|place| at(*place))
+            .collect();
+        let events = events.ok_or(too_old)?;
+        match topic.places.get(start + events.len()) {
+            Some(next) => Ok((events, *next, false)),
+            None => Ok((events, end, true)),
+        }
+    }
+}
+
+fn tell(touched: &[Arc<watch::Sender<u64>>], revision: u64) {
+    for sender in touched {
+        sender.send_replace(revision);
     }
 }
 
@@ -414,6 +475,8 @@ impl State {
 
     fn push(&mut self, event: CachedEvent) {
         self.ring_bytes += event_bytes(&event);
+        let place = self.first + self.ring.len() as u64;
+        self.topics.publish(&event, place, self.first);
         self.ring.push_back(Arc::new(event));
     }
 
@@ -493,125 +556,5 @@ fn contains(bounds: &Bounds, key: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cache() -> KindCache {
-        let spec = Arc::new(KindSpec::new("", "pods", "v1", "Pod", Vec::new()));
-        KindCache::new(spec, Arc::new(AtomicU64::new(0)))
-    }
-
-    fn put(c: &KindCache, ns: &str, name: &str, revision: u64) {
-        let key = c.spec.key(ns, name);
-        let value = format!(
-            r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{ns}"}}}}"#
-        );
-        let object = CachedObject::new(&c.spec, &key, value.into(), revision).unwrap();
-        c.apply(vec![Change::Put(Arc::new(object))]);
-    }
-
-    fn delete(c: &KindCache, ns: &str, name: &str, revision: u64) {
-        c.apply(vec![Change::Delete(format!("{ns}/{name}").into(), revision)]);
-    }
-
-    fn check(c: &KindCache, request: &PageRequest<'_>, expected: &str) {
-        let page = c.page(request, |_| true).unwrap();
-        let names: Vec<_> = page
-            .objects
-            .iter()
-            .map(|o| format!("{}/{}@{}", o.namespace(), o.name(), o.revision()))
-            .collect();
-        assert_eq!(
-            format!("{} more={} {:?}", names.join(" "), page.more, page.remaining),
-            expected
-        );
-    }
-
-    #[test]
-    fn pages_and_history() {
-        let c = cache();
-        put(&c, "a", "x", 1);
-        put(&c, "a", "y", 2);
-        put(&c, "b", "x", 3);
-        put(&c, "a", "x", 4);
-        delete(&c, "a", "y", 5);
-        check(&c, &PageRequest::default(), "a/x@4 b/x@3 more=false None");
-        let exact = |exact| PageRequest {
-            exact: Some(exact),
-            ..PageRequest::default()
-        };
-        check(&c, &exact(3), "a/x@1 a/y@2 b/x@3 more=false None");
-        check(&c, &exact(1), "a/x@1 more=false None");
-        check(
-            &c,
-            &PageRequest {
-                namespace: Some("a"),
-                ..Default::default()
-            },
-            "a/x@4 more=false None",
-        );
-        let first = PageRequest {
-            limit: 1,
-            exact: Some(4),
-            count_remaining: true,
-            ..PageRequest::default()
-        };
-        check(&c, &first, "a/x@4 more=true Some(2)");
-        check(
-            &c,
-            &PageRequest {
-                limit: 1,
-                count_remaining: true,
-                ..Default::default()
-            },
-            "a/x@4 more=true Some(1)",
-        );
-        let second = PageRequest {
-            start: Some(b"a/x\0"),
-            exact: Some(4),
-            ..PageRequest::default()
-        };
-        check(&c, &second, "a/y@2 b/x@3 more=false None");
-        let named = PageRequest {
-            namespace: Some("b"),
-            name: Some("x"),
-            ..PageRequest::default()
-        };
-        check(&c, &named, "b/x@3 more=false None");
-        let beyond = PageRequest {
-            namespace: Some("a"),
-            start: Some(b"z/z"),
-            ..PageRequest::default()
-        };
-        check(&c, &beyond, " more=false None");
-    }
-
-    #[test]
-    fn ring_positions() {
-        let c = cache();
-        for revision in 1..=10_000 {
-            put(&c, "a", "x", revision);
-        }
-        let error = c.position_after(5).unwrap_err();
-        assert!(
-            error.to_string().starts_with("too old resource version: 5 ("),
-            "{error}"
-        );
-        let at = c.position_after(9_990).unwrap();
-        let (events, next) = c.events_from(at, 100).unwrap();
-        assert_eq!(events.len(), 10);
-        assert_eq!(events[0].revision(), 9_991);
-        assert_eq!(c.events_from(next, 100).unwrap().0.len(), 0);
-        assert!(c.events_from(0, 1).is_err());
-        assert!(
-            c.page(
-                &PageRequest {
-                    exact: Some(7),
-                    ..Default::default()
-                },
-                |_| true
-            )
-            .is_err()
-        );
-    }
-}
+#[path = "kind_tests.rs"]
+pub(super) mod tests;

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::error::WatchCacheError;
-use super::extract::{FieldExtractor, SelectableField};
+use super::extract::{Extracted, FieldExtractor, SelectableField};
 
 const METADATA: &[u8] = b"\"metadata\":{";
+const RESOURCE_VERSION: &[u8] = b"\"resourceVersion\":\"";
 
 /// How a kind is stored.
 #[derive(Debug)]
@@ -89,7 +90,8 @@ impl StoredForm {
             write_entries(&mut out, map, &["kind", "apiVersion", "metadata"], true);
         }
         out.push(b'}');
-        out.into()
+        // These bytes stay in memory for as long as the object lives: exactly as many as it needs.
+        out.into_boxed_slice().into()
     }
 }
 
@@ -117,8 +119,7 @@ pub struct CachedObject {
     namespace_len: u16,
     bytes: Bytes,
     revision: u64,
-    labels: Box<[(Box<str>, Box<str>)]>,
-    fields: Box<[Box<str>]>,
+    extracted: OnceLock<Extracted>,
     parsed: OnceLock<Arc<Value>>,
 }
 
@@ -157,10 +158,25 @@ impl CachedObject {
             namespace_len: u16::try_from(namespace_len).map_err(|e| corrupt(e.to_string()))?,
             bytes,
             revision,
-            labels: extracted.labels.into(),
-            fields: extracted.fields.into(),
+            extracted: extracted.into(),
             parsed: OnceLock::new(),
         })
+    }
+
+    /// The object that this server has just written in the stored form: not read again.
+    pub fn written(spec: &Arc<KindSpec>, key: &Bytes, stored: Bytes, revision: u64) -> Self {
+        let relative = key.slice(spec.prefix.len()..);
+        let namespace_len = relative.iter().position(|b| *b == b'/').unwrap_or(0);
+        Self {
+            spec: spec.clone(),
+            key: relative,
+            namespace_len: u16::try_from(namespace_len)
+                .expect("invariant: namespaces have at most 63 characters"),
+            bytes: stored,
+            revision,
+            extracted: OnceLock::new(),
+            parsed: OnceLock::new(),
+        }
     }
 
     /// The same object at a later revision: what a DELETED event carries.
@@ -171,8 +187,7 @@ impl CachedObject {
             namespace_len: self.namespace_len,
             bytes: self.bytes.clone(),
             revision,
-            labels: self.labels.clone(),
-            fields: self.fields.clone(),
+            extracted: OnceLock::new(),
             parsed: OnceLock::new(),
         }
     }
@@ -209,19 +224,26 @@ impl CachedObject {
         self.revision
     }
 
+    fn extracted(&self) -> &Extracted {
+        self.extracted.get_or_init(|| {
+            let read = self.spec.extractor.extract(&self.bytes);
+            read.expect("invariant: the stored form is JSON")
+        })
+    }
+
     /// `metadata.labels`.
     pub fn labels(&self) -> &[(Box<str>, Box<str>)] {
-        &self.labels
+        &self.extracted().labels
     }
 
     /// One label.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
+        self.labels().iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
     }
 
     /// The selectable field in this slot of the kind's extractor.
     pub fn field(&self, slot: usize) -> &str {
-        &self.fields[slot]
+        &self.extracted().fields[slot]
     }
 
     /// The stored bytes, without `resourceVersion`.
@@ -252,10 +274,16 @@ impl CachedObject {
         self.write_tail(out);
     }
 
+    /// Exactly how many bytes [`Self::write_json_as`] (with a head of `head` bytes) or [`Self::write_item`] (1) appends.
+    pub fn written_len(&self, head: usize) -> usize {
+        let tail = self.bytes.len() - self.spec.head.len() - METADATA.len();
+        head + METADATA.len() + RESOURCE_VERSION.len() + digits(self.revision) + 2 + tail
+    }
+
     fn write_tail(&self, out: &mut Vec<u8>) {
         let at = self.spec.head.len() + METADATA.len();
         out.extend_from_slice(METADATA);
-        out.extend_from_slice(b"\"resourceVersion\":\"");
+        out.extend_from_slice(RESOURCE_VERSION);
         push_number(out, self.revision);
         out.extend_from_slice(b"\",");
         out.extend_from_slice(&self.bytes[at..]);
@@ -278,6 +306,10 @@ impl CachedObject {
     pub fn value(&self) -> &Arc<Value> {
         self.parsed.get_or_init(|| Arc::new(self.parse()))
     }
+}
+
+fn digits(n: u64) -> usize {
+    n.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
 /// Appends a number in decimal.
@@ -313,12 +345,16 @@ mod tests {
         assert_eq!(cached.label("x"), Some("y"));
         let mut out = Vec::new();
         cached.write_json(&mut out);
+        assert_eq!(out.len(), cached.written_len(spec.head.len()));
+        let written = CachedObject::written(&spec, &key, cached.stored().clone(), 7);
+        assert_eq!((written.namespace(), written.label("x")), ("n", Some("y")));
         let mut expected = object.clone();
         expected["metadata"]["resourceVersion"] = json!("1234567890");
         assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
         assert_eq!(cached.parse(), expected);
         out.clear();
         cached.write_item(&mut out);
+        assert_eq!(out.len(), cached.written_len(1));
         let item: Value = serde_json::from_slice(&out).unwrap();
         assert!(item.get("kind").is_none() && item["metadata"]["resourceVersion"] == "1234567890");
         // Foreign order of keys is brought into form.

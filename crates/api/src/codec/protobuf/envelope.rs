@@ -102,21 +102,31 @@ pub fn encode_envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Writes the body of a list from its `metadata` and the messages of its items.
-pub fn encode_list<'a>(
-    api_version: &str,
-    kind: &str,
-    metadata: &Value,
-    items: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<Vec<u8>, Error> {
-    let name = format!("{META}.ListMeta");
-    let schema = registry().by_name(&name).ok_or(Error::UnknownKind(name))?;
-    let mut raw = Vec::new();
-    put_nested(&mut raw, 1, |out| encode_message(schema, metadata, out))?;
-    for item in items {
-        put_bytes(&mut raw, 2, item);
+/// Writes the body of a list, one item after the other.
+#[derive(Clone, Debug)]
+pub struct ListEncoder {
+    raw: Vec<u8>,
+}
+
+impl ListEncoder {
+    /// A list with this `metadata`.
+    pub fn new(metadata: &Value) -> Result<Self, Error> {
+        let name = format!("{META}.ListMeta");
+        let schema = registry().by_name(&name).ok_or(Error::UnknownKind(name))?;
+        let mut raw = Vec::new();
+        put_nested(&mut raw, 1, |out| encode_message(schema, metadata, out))?;
+        Ok(Self { raw })
     }
-    Ok(encode_envelope(api_version, kind, &raw))
+
+    /// Adds an item.
+    pub fn push(&mut self, schema: &Schema, item: &Value) -> Result<(), Error> {
+        put_nested(&mut self.raw, 2, |out| encode_message(schema, item, out))
+    }
+
+    /// The body.
+    pub fn finish(self, api_version: &str, kind: &str) -> Vec<u8> {
+        encode_envelope(api_version, kind, &self.raw)
+    }
 }
 
 /// Writes one frame of a watch: four bytes of length (big endian), then an event of this type around a body.
@@ -192,14 +202,10 @@ mod tests {
         assert_eq!(&body[..4], MAGIC);
         let decoded = decode(&body, |version, kind| registry().by_gvk("", version, kind)).expect("decodes");
         assert_eq!(decoded, pod);
-        let envelope = open(&body).expect("envelope");
-        let list = encode_list(
-            "v1",
-            "PodList",
-            &json!({"resourceVersion": "7"}),
-            [envelope.raw, envelope.raw],
-        );
-        let list = decode(&list.expect("list"), |version, kind| {
+        let mut list = ListEncoder::new(&json!({"resourceVersion": "7"})).expect("metadata");
+        list.push(schema, &pod).expect("item");
+        list.push(schema, &pod).expect("item");
+        let list = decode(&list.finish("v1", "PodList"), |version, kind| {
             registry().by_gvk("", version, kind)
         })
         .expect("decodes");

@@ -12,7 +12,7 @@ mod wire;
 pub use decode::decode_message;
 pub use encode::encode_message;
 pub use envelope::{
-    Envelope, MAGIC, decode, encode, encode_envelope, encode_list, open, partial_object_metadata,
+    Envelope, ListEncoder, MAGIC, decode, encode, encode_envelope, open, partial_object_metadata,
     partial_object_metadata_list, watch_frame,
 };
 pub use wire::Error;

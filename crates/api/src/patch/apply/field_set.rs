@@ -55,6 +55,18 @@ pub(super) fn canonical(value: &Value) -> String {
     }
 }
 
+/// Appends a JSON string; nearly all need no escapes.
+fn quote(value: &str, out: &mut String) {
+    let plain = |b: u8| b >= 0x20 && b != b'"' && b != b'\\';
+    if value.bytes().all(plain) {
+        out.push('"');
+        out.push_str(value);
+        out.push('"');
+    } else {
+        out.push_str(&Value::from(value).to_string());
+    }
+}
+
 impl PathElement {
     /// A field of a struct or an entry of a map.
     pub fn field(name: &str) -> Self {
@@ -62,8 +74,23 @@ impl PathElement {
     }
 
     /// The element of a keyed list with these key fields.
-    pub fn key(fields: Map<String, Value>) -> Self {
-        Self(["k:", &canonical(&Value::Object(fields))].concat())
+    pub fn key(mut fields: Vec<(&str, &Value)>) -> Self {
+        fields.sort_unstable_by_key(|(name, _)| *name);
+        let mut text = String::with_capacity(48);
+        text.push_str("k:{");
+        for (at, (name, value)) in fields.into_iter().enumerate() {
+            if at > 0 {
+                text.push(',');
+            }
+            quote(name, &mut text);
+            text.push(':');
+            match value {
+                Value::String(value) => quote(value, &mut text),
+                value => text.push_str(&canonical(value)),
+            }
+        }
+        text.push('}');
+        Self(text)
     }
 
     /// The element of a set with this value.
@@ -79,6 +106,11 @@ impl PathElement {
     /// The name of the field or map entry that this is.
     pub fn as_field(&self) -> Option<&str> {
         self.0.strip_prefix("f:")
+    }
+
+    /// The form in `FieldsV1`.
+    pub(super) fn into_wire(self) -> String {
+        self.0
     }
 
     fn parse(text: String) -> Result<Self, ParseError> {
@@ -330,6 +362,27 @@ impl FieldSet {
         result
     }
 
+    /// Whether some path has more than one element.
+    pub(super) fn is_deep(&self) -> bool {
+        self.entries.iter().any(|(_, entry)| !entry.children.is_empty())
+    }
+
+    /// Whether every path is in the set that `FieldsV1` in canonical form says.
+    pub(super) fn is_within(&self, wire: &Value) -> bool {
+        self.entries.iter().all(|(element, entry)| {
+            wire.get(&element.0)
+                .is_some_and(|below| (!entry.member || is_member(below)) && entry.children.is_within(below))
+        })
+    }
+
+    /// Whether some path is in the set that `FieldsV1` in canonical form says.
+    pub(super) fn touches(&self, wire: &Value) -> bool {
+        self.entries.iter().any(|(element, entry)| {
+            wire.get(&element.0)
+                .is_some_and(|below| (entry.member && is_member(below)) || entry.children.touches(below))
+        })
+    }
+
     /// Reads `FieldsV1`.
     pub fn from_wire(value: Value) -> Result<Self, ParseError> {
         Self::read(value, 0)
@@ -374,6 +427,12 @@ impl FieldSet {
         }
         Value::Object(fields)
     }
+}
+
+fn is_member(below: &Value) -> bool {
+    below
+        .as_object()
+        .is_some_and(|below| below.is_empty() || below.contains_key("."))
 }
 
 /// A path as error messages give it: `.spec.containers[name="a"].image`.

@@ -1,5 +1,7 @@
 //! Applying and tracking: upstream's field manager.
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -14,7 +16,7 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Fields that nobody owns, because the server does.
-const STRIPPED: &[&[&str]] = &[
+pub(super) const STRIPPED: &[&[&str]] = &[
     &["apiVersion"],
     &["kind"],
     &["metadata"],
@@ -28,6 +30,12 @@ const STRIPPED: &[&[&str]] = &[
     &["metadata", "managedFields"],
     &["metadata", "resourceVersion"],
 ];
+
+/// [`STRIPPED`] as a set.
+pub(super) fn stripped() -> &'static FieldSet {
+    static SET: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(STRIPPED));
+    &SET
+}
 
 /// Who writes, and through what.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +79,7 @@ pub fn reset_fields(kind: &str, has_status: bool, subresource: &str) -> FieldSet
 }
 
 impl Request<'_> {
-    fn entry(&self, manager: &str, operation: Operation, fields: FieldSet) -> ManagedEntry {
+    pub(super) fn entry(&self, manager: &str, operation: Operation, fields: FieldSet) -> ManagedEntry {
         ManagedEntry {
             manager: manager.to_owned(),
             operation,
@@ -173,11 +181,11 @@ fn apply_once(
     force: bool,
 ) -> Result<(Value, Managed), ApplyError> {
     let ty = Type::new(request.schema);
-    let stripped = FieldSet::of_fields(STRIPPED);
+    let stripped = stripped();
     if managed.entries.is_empty() {
         let fields = compare(ty, &Value::Object(Map::new()), live)
             .added
-            .difference(&stripped);
+            .difference(stripped);
         if !fields.is_empty() {
             let entry = ManagedEntry {
                 subresource: String::new(),
@@ -205,7 +213,7 @@ fn apply_once(
         return Err(ApplyError::Conflicts(conflicts));
     }
     release(&comparison, &mut managed);
-    entry.fields = entry.fields.difference(&stripped);
+    entry.fields = entry.fields.difference(stripped);
     let same_fields = |managed: &Managed, entry: &ManagedEntry| {
         managed.entries.len() + 1 == former.entries.len()
             && last
@@ -258,7 +266,7 @@ fn find_conflicts(comparison: &Comparison, others: &Managed) -> Vec<Conflict> {
 }
 
 /// Takes changed and removed fields away from the other managers.
-fn release(comparison: &Comparison, others: &mut Managed) {
+pub(super) fn release(comparison: &Comparison, others: &mut Managed) {
     for entry in &mut others.entries {
         entry.fields.subtract(&comparison.modified);
         entry.fields.subtract(&comparison.added);
@@ -352,56 +360,4 @@ fn write_last_applied(object: &mut Value, config: &Value) {
     {
         annotations.insert(LAST_APPLIED.to_owned(), Value::String(format!("{config}\n")));
     }
-}
-
-/// Records in `new` what a create (`live` is `None`), update or other patch changed.
-///
-/// `managedFields` that the client sends replace the live ones; an unreadable or empty list does not, and a list of one
-/// empty entry forgets all managers. An object that has none yet stays without until it is applied.
-pub fn track_update(request: &Request<'_>, live: Option<&Value>, new: &mut Value) {
-    let live_list = || live.and_then(|live| live.get("metadata")?.get("managedFields"));
-    let of_live = || {
-        live_list()
-            .and_then(|list| Managed::read(list.clone()).ok())
-            .unwrap_or_default()
-    };
-    let sent = managed::take(new);
-    let reset = request.subresource.is_empty() && sent.as_ref().is_some_and(Managed::is_reset);
-    // An unchanged list, as clients send it back, counts as the live one.
-    let sent = sent.filter(|list| request.subresource.is_empty() && !reset && Some(list) != live_list());
-    let sent = sent
-        .and_then(|list| Managed::read(list).ok())
-        .filter(|managed| !managed.entries.is_empty());
-    let keeps_live = !reset && sent.is_none();
-    if live.is_some() && (reset || (keeps_live && live_list().is_none())) {
-        return;
-    }
-    let ty = Type::new(request.schema);
-    let empty = Value::Object(Map::new());
-    let mut comparison = compare(ty, live.unwrap_or(&empty), new);
-    let stripped = FieldSet::of_fields(STRIPPED);
-    let mut fields = match live {
-        Some(_) => comparison.added.union(&comparison.modified),
-        None => std::mem::take(&mut comparison.added),
-    };
-    fields.subtract_recursive(request.ignored);
-    fields.subtract(&stripped);
-    if keeps_live && fields.is_empty() && comparison.removed.difference(&stripped).is_empty() {
-        // Nothing changed, so neither do the managers.
-        if let Some(list) = live_list() {
-            managed::put(new, list.clone());
-        }
-        return;
-    }
-    let mut managed = sent.unwrap_or_else(of_live);
-    release(&comparison, &mut managed);
-    if !fields.is_empty() {
-        let mut entry = request.entry(request.manager, Operation::Update, fields);
-        if let Some(at) = managed.position(&entry) {
-            entry.fields.extend(managed.entries.swap_remove(at).fields);
-        }
-        managed.entries.push(entry);
-    }
-    managed.cap();
-    managed.write(new);
 }

@@ -8,8 +8,10 @@ mod field_set;
 mod managed;
 mod manager;
 mod merge;
+mod track;
 mod typed;
 
 pub use field_set::{FieldSet, ParseError, PathElement};
 pub use managed::{Managed, ManagedEntry, Operation};
-pub use manager::{Applied, Request, apply, reset_fields, track_update};
+pub use manager::{Applied, Request, apply, reset_fields};
+pub use track::track_update;

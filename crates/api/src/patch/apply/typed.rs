@@ -85,6 +85,43 @@ impl<'a> Type<'a> {
         )
     }
 
+    /// Whether this is a struct.
+    pub(super) fn is_struct(self) -> bool {
+        self.schema.and_then(Schema::object).is_some()
+    }
+
+    /// Whether the zero value of the Go struct has this field: a struct that is no pointer, or a list or map that is written
+    /// even when it is null. A field that is there already is not new when something is put into it.
+    pub(super) fn has_zero(self, name: &str) -> bool {
+        self.schema
+            .and_then(|schema| schema.field(name))
+            .is_some_and(|field| match &field.schema {
+                Schema::Def(_) => field.omit_zero,
+                Schema::List(_) | Schema::Map(_) => field.required && !field.omit_zero,
+                _ => false,
+            })
+    }
+
+    /// The zero value of the Go struct, as far as [`Self::has_zero`] goes.
+    pub(super) fn zero(self) -> Value {
+        let mut fields = Map::new();
+        for field in self
+            .schema
+            .and_then(Schema::object)
+            .into_iter()
+            .flat_map(|o| &o.fields)
+        {
+            if self.has_zero(&field.name) {
+                let value = match &field.schema {
+                    Schema::Def(_) => Type::of_field(field).zero(),
+                    _ => Value::Null,
+                };
+                fields.insert(field.name.clone().into_owned(), value);
+            }
+        }
+        Value::Object(fields)
+    }
+
     /// Whether the schema knows no entry of this name.
     fn is_undeclared(self, name: &str) -> bool {
         let embedded = |name| matches!(name, "apiVersion" | "kind" | "metadata");
@@ -125,21 +162,16 @@ impl<'a> Type<'a> {
             };
             return Err(format!("associative list with keys may not have {what}"));
         };
-        let mut key = Map::new();
+        let mut key = Vec::with_capacity(keys.len());
         for name in keys {
             let default = || {
                 self.schema
                     .and_then(|schema| schema.field(name))
                     .and_then(Field::default)
-                    .cloned()
             };
-            if let Some(value) = fields
-                .get(&**name)
-                .filter(|value| !value.is_null())
-                .cloned()
-                .or_else(default)
-            {
-                key.insert(name.clone().into_owned(), value);
+            let given = fields.get(&**name).filter(|value| !value.is_null());
+            if let Some(value) = given.or_else(default) {
+                key.push((&**name, value));
             }
         }
         if key.is_empty() {
@@ -273,7 +305,7 @@ pub(super) fn compare(ty: Type<'_>, old: &Value, new: &Value) -> Comparison {
     }
 }
 
-fn is_vacant(value: &Value) -> bool {
+pub(super) fn is_vacant(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),

@@ -15,6 +15,7 @@ use crate::aggregation::{self, Forwarded};
 use crate::audit::Recorder;
 use crate::authentication::{AuthenticationRequest, impersonate};
 use crate::authorization::{Decision, forbidden};
+use crate::flow::Ticket;
 use crate::http::query::Query;
 use crate::http::{Body, Connection, Negotiated, Offer, RequestBody, error_response, text_response};
 use crate::request_info::RequestInfo;
@@ -50,6 +51,7 @@ pub(crate) async fn dispatch(
         .as_ref()
         .map(|audit| Recorder::new(audit, &parts, &audit_id, connection));
     let mut info = None;
+    let mut ticket = None;
     let notes = Notes::default();
     let result = match RequestInfo::parse(&parts.method, parts.uri.path(), &query) {
         Err(error) => Err(Status::bad_request(error.to_string())),
@@ -64,7 +66,7 @@ pub(crate) async fn dispatch(
                 connection,
                 recorder: recorder.as_ref(),
             };
-            inside.run(&mut form, body, upgrade).await
+            inside.run(&mut form, body, upgrade, &mut ticket).await
         }
     };
     let mut response = match result {
@@ -84,6 +86,9 @@ pub(crate) async fn dispatch(
     };
     let headers = response.headers_mut();
     headers.insert("Audit-Id", audit_id);
+    if let Some(ticket) = ticket {
+        ticket.mark(headers);
+    }
     for warning in notes.take_warnings() {
         let text = format!("299 - {}", quote_warning(&warning));
         if let Ok(value) = HeaderValue::from_str(&text) {
@@ -114,8 +119,8 @@ fn quote_warning(text: &str) -> String {
     format!("\"{}\"", clean.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-struct Inside<'a> {
-    server: &'a Arc<Inner>,
+struct Inside<'a, 's> {
+    server: &'s Arc<Inner>,
     parts: &'a Parts,
     query: Query<'a>,
     info: &'a RequestInfo,
@@ -124,12 +129,14 @@ struct Inside<'a> {
     recorder: Option<&'a Recorder>,
 }
 
-impl Inside<'_> {
+impl<'s> Inside<'_, 's> {
+    /// Answers the request; `ticket` gets its seats, which are kept until the answer begins.
     async fn run(
         &self,
         form: &mut Negotiated,
         body: RequestBody,
         upgrade: Option<hyper::upgrade::OnUpgrade>,
+        ticket: &mut Option<Ticket<'s>>,
     ) -> Result<Response<Body>, Status> {
         let (server, info) = (self.server, self.info);
         let user = match &self.connection.local_user {
@@ -146,6 +153,7 @@ impl Inside<'_> {
             Some(other) => Arc::new(other),
             None => user,
         };
+        *ticket = Some(server.flow.admit(&user, info, self.listed()).await?);
         self.authorize(&user).await?;
         let body = self.recorded(body).await?;
         if let Some(entry) = server.aggregator.view().route(self.parts.uri.path()) {
@@ -156,9 +164,7 @@ impl Inside<'_> {
                 upgrade,
                 remote: self.connection.remote,
             };
-            let mut response = aggregation::serve(server, entry, request).await?;
-            server.flow.mark(&user, response.headers_mut());
-            return Ok(response);
+            return aggregation::serve(server, entry, request).await;
         }
         if !info.is_resource {
             return self.non_resource(*form).await;
@@ -187,13 +193,11 @@ impl Inside<'_> {
             form: *form,
             connection: self.connection,
         };
-        let mut response = if connect::is_connect(info) {
-            connect::connect(&incoming, &kind, self.parts, body, upgrade).await?
+        if connect::is_connect(info) {
+            connect::connect(&incoming, &kind, self.parts, body, upgrade).await
         } else {
-            self.resource(&incoming, &kind, body).await?
-        };
-        server.flow.mark(&user, response.headers_mut());
-        Ok(response)
+            self.resource(&incoming, &kind, body).await
+        }
     }
 
     /// The body, of which a copy went into the audit event when the policy asks for it.
@@ -206,6 +210,21 @@ impl Inside<'_> {
                 Ok(RequestBody::local(http_body_util::Full::new(bytes)))
             }
             _ => Ok(body),
+        }
+    }
+
+    /// How many objects a list may have.
+    fn listed(&self) -> usize {
+        if self.info.verb != "list" {
+            return 0;
+        }
+        let caches = self.server.registry.resources().caches();
+        let stored = caches
+            .try_kind(&self.info.api_group, &self.info.resource)
+            .map_or(0, |cache| cache.len());
+        match self.query.get("limit").and_then(|l| l.parse::<usize>().ok()) {
+            Some(limit) if limit > 0 => stored.min(limit),
+            _ => stored,
         }
     }
 
@@ -306,6 +325,9 @@ impl Inside<'_> {
                     .insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
                 return Ok(response);
             }
+        }
+        if let Some(response) = crate::flow::dump(&server.flow, path) {
+            return Ok(response);
         }
         match path {
             "/version" => Ok(version::respond(form, headers)),

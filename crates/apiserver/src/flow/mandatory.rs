@@ -1,49 +1,10 @@
-//! Priority and fairness, as far as it is visible in every answer: which FlowSchema and PriorityLevelConfiguration a request
-//! belongs to. Requests are not queued by it.
+//! The objects that must always exist, as upstream's mandatory configuration.
 
-use http::HeaderMap;
-use http::header::HeaderValue;
 use serde_json::Value;
 
-use crate::resources::{Reader, Resources};
-use crate::user::{SYSTEM_MASTERS, UserInfo};
+use crate::user::SYSTEM_MASTERS;
 
-/// Reads the flow control objects.
-pub(crate) struct Flow {
-    schemas: Reader,
-    levels: Reader,
-}
-
-impl Flow {
-    pub(crate) fn new(resources: &Resources) -> Self {
-        Self {
-            schemas: resources.resource("flowcontrol.apiserver.k8s.io", "flowschemas"),
-            levels: resources.resource("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
-        }
-    }
-
-    /// Adds the `X-Kubernetes-PF-*` headers.
-    pub(crate) fn mark(&self, user: &UserInfo, headers: &mut HeaderMap) {
-        let name = if user.in_group(SYSTEM_MASTERS) {
-            "exempt"
-        } else {
-            "catch-all"
-        };
-        let uid = |reader: &Reader| -> Option<HeaderValue> {
-            let object = reader.get("", name)?;
-            let uid = object.value()["metadata"]["uid"].as_str()?.to_owned();
-            HeaderValue::from_str(&uid).ok()
-        };
-        if let Some(uid) = uid(&self.schemas) {
-            headers.insert("X-Kubernetes-Pf-Flowschema-Uid", uid);
-        }
-        if let Some(uid) = uid(&self.levels) {
-            headers.insert("X-Kubernetes-Pf-Prioritylevel-Uid", uid);
-        }
-    }
-}
-
-/// The two objects that must always exist, as upstream's mandatory configuration.
+/// Resource and object, levels before the schemas that name them.
 pub(crate) fn mandatory() -> [(&'static str, Value); 4] {
     use serde_json::json;
     let level = |name: &str, spec: Value| {

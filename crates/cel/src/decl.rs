@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use crate::check::Type;
 use crate::limits::MAX_REQUEST_BYTES;
+use crate::syntax::is_keyword;
 
 const MAX_DURATION_SIZE: i64 = 32;
 const MAX_DATETIME_SIZE: i64 = 32;
@@ -371,31 +372,6 @@ pub fn max_cardinality(min_serialized_size: i64) -> u64 {
     u64::try_from(MAX_REQUEST_BYTES / (min_serialized_size + 1)).unwrap_or(u64::MAX)
 }
 
-/// Words of the language that cannot name a field.
-const KEYWORDS: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 /// The identifier that stands for a property's name in expressions, if there is one: `__dot__`, `__dash__`,
 /// `__slash__` and `__underscores__` replace characters, and keywords are framed in two underscores.
 pub fn escape(name: &str) -> Option<String> {
@@ -403,7 +379,7 @@ pub fn escape(name: &str) -> Option<String> {
     if first.is_ascii_digit() {
         return None;
     }
-    if KEYWORDS.contains(&name) {
+    if is_keyword(name) {
         return Some(format!("__{name}__"));
     }
     let mut escaped = String::with_capacity(name.len());

@@ -86,16 +86,10 @@ pub(crate) async fn start(context: Context) {
     let ready = async {
         tokio::join!(maps.synced(), secrets.synced());
     };
-    if !context.before_shutdown(ready).await {
-        return;
-    }
     context
-        .work(
-            queue,
-            1,
-            signer,
-            |signer, key| async move { signer.sync(&key).await },
-        )
+        .work_after(ready, queue, 1, signer, |signer, key| async move {
+            signer.sync(&key).await
+        })
         .await;
 }
 

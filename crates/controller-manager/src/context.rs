@@ -170,6 +170,26 @@ impl Context {
         run_workers(self.name(), queue, workers, self.shutdown(), reconcile).await;
     }
 
+    /// As [`Self::work`], beginning as soon as the caches that `reconcile` reads are complete.
+    pub async fn work_after<T, S, F, Fut, E>(
+        &self,
+        ready: impl Future<Output = ()>,
+        queue: WorkQueue<T>,
+        workers: usize,
+        state: Arc<S>,
+        reconcile: F,
+    ) where
+        T: Eq + Hash + Clone + Display + Send + Sync + 'static,
+        S: Send + Sync + 'static,
+        F: Fn(Arc<S>, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Reconciled, E>> + Send,
+        E: std::error::Error + 'static,
+    {
+        if self.before_shutdown(ready).await {
+            self.work(queue, workers, state, reconcile).await;
+        }
+    }
+
     /// Records events as `component`, which is the controller's name for most, `node-controller` for some.
     pub fn recorder(&self, component: &str) -> EventRecorder {
         let source = EventSource {

@@ -84,11 +84,8 @@ pub(crate) async fn start(context: Context) {
     let ready = async {
         tokio::join!(endpoints.synced(), services.synced(), slices.synced());
     };
-    if !context.before_shutdown(ready).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, syncer, |syncer, key| async move {
+        .work_after(ready, queue, WORKERS, syncer, |syncer, key| async move {
             syncer.sync(&key).await
         })
         .await;

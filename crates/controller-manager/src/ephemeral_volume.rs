@@ -82,11 +82,8 @@ pub(crate) async fn start(context: Context) {
     let ready = async {
         tokio::join!(pods.synced(), claims.synced());
     };
-    if !context.before_shutdown(ready).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, syncer, |syncer, key| async move {
+        .work_after(ready, queue, WORKERS, syncer, |syncer, key| async move {
             syncer.sync(&key).await
         })
         .await;

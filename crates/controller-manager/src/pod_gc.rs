@@ -83,13 +83,14 @@ pub(crate) async fn start(context: Context) {
             }
         });
     }
-    if !context.before_shutdown(pods.synced()).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, collector, |collector, task| async move {
-            collector.carry_out(task).await
-        })
+        .work_after(
+            pods.synced(),
+            queue,
+            WORKERS,
+            collector,
+            |collector, task| async move { collector.carry_out(task).await },
+        )
         .await;
 }
 

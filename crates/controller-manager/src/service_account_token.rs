@@ -119,11 +119,8 @@ pub(crate) async fn start(context: Context) {
     let ready = async {
         tokio::join!(accounts.synced(), secrets.synced());
     };
-    if !context.before_shutdown(ready).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, tokens, |tokens, task| async move {
+        .work_after(ready, queue, WORKERS, tokens, |tokens, task| async move {
             match task {
                 Task::AccountGone { account, uid } => tokens.account_gone(&account, &uid).await,
                 Task::Fill(secret) => tokens.fill(&secret).await,

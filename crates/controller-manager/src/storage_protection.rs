@@ -104,11 +104,8 @@ pub(crate) async fn start_claims(context: Context) {
     let ready = async {
         tokio::join!(claims.synced(), pods.synced());
     };
-    if !context.before_shutdown(ready).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, state, |state, key| async move {
+        .work_after(ready, queue, WORKERS, state, |state, key| async move {
             state.sync(&key).await
         })
         .await;
@@ -251,11 +248,8 @@ pub(crate) async fn start_attributes_classes(context: Context) {
     let ready = async {
         tokio::join!(classes.synced(), claims.synced(), volumes.synced());
     };
-    if !context.before_shutdown(ready).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, protected, |protected, key| async move {
+        .work_after(ready, queue, WORKERS, protected, |protected, key| async move {
             protected.sync(&key).await
         })
         .await;

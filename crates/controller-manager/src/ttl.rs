@@ -107,11 +107,8 @@ pub(crate) async fn start(context: Context) {
             sink.add(key);
         }
     });
-    if !context.before_shutdown(nodes.synced()).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, state, |state, key| async move {
+        .work_after(nodes.synced(), queue, WORKERS, state, |state, key| async move {
             state.sync(&key).await
         })
         .await;

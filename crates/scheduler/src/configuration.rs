@@ -52,9 +52,7 @@ struct File {
     percentage_of_nodes_to_score: Option<u32>,
     pod_initial_backoff_seconds: Option<u64>,
     pod_max_backoff_seconds: Option<u64>,
-    /// Decides how many nodes are judged at once, and nothing that a pod could see.
-    #[serde(rename = "parallelism")]
-    _parallelism: Option<u32>,
+    parallelism: Option<i64>,
     #[serde(default)]
     profiles: Vec<ProfileFile>,
 }
@@ -143,6 +141,12 @@ impl Configuration {
                 "podMaxBackoffSeconds must not be less than podInitialBackoffSeconds, which must be positive"
                     .into(),
             );
+        }
+        if let Some(given) = file.parallelism {
+            if given <= 0 {
+                return invalid(format!("parallelism: {given} must be greater than 0"));
+            }
+            tracing::warn!("parallelism: {given} has no effect: nodes are judged one after another");
         }
         let percentages = file
             .profiles

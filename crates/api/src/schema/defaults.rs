@@ -2,9 +2,9 @@
 
 use serde_json::{Map as JsonMap, Value};
 
-use super::model::{Object, Schema, is_zero};
+use super::model::{Object, Schema};
 
-/// Fills absent fields with the schema's defaults, at every depth; zero defaults are not written.
+/// Fills absent fields with the schema's defaults, at every depth; zero defaults are written only where the schema says so.
 ///
 /// The value is expected to be normalized. Defaults that depend on other fields are the kinds' own.
 pub fn apply_defaults(schema: &Schema, value: &mut Value) {
@@ -39,8 +39,7 @@ fn default_fields(object: &Object, fields: &mut JsonMap<String, Value>) {
         return;
     }
     for field in &object.fields {
-        if let Some(default) = field.default()
-            && !is_zero(default)
+        if let Some(default) = field.written_default()
             && !fields.contains_key(&*field.name)
         {
             fields.insert(field.name.clone().into_owned(), default.clone());

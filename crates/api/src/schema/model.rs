@@ -148,8 +148,11 @@ pub type TagPath = [u8; 3];
 /// What few fields have.
 #[derive(Clone, Debug, Default)]
 pub struct FieldExtra {
-    /// Default value; zero values only serve as keys of list elements.
+    /// Default value.
     pub default: Option<Value>,
+    /// Whether a default is written that is the zero value of its type. Custom resources know no zero values; those of Go's
+    /// types only serve as keys of list elements.
+    pub writes_zero: bool,
     /// Values of the enumeration.
     pub enumeration: Vec<Str>,
     /// Strategic-merge directives.
@@ -173,6 +176,7 @@ pub struct PatchStrategy {
 
 static NO_EXTRA: FieldExtra = FieldExtra {
     default: None,
+    writes_zero: false,
     enumeration: Vec::new(),
     patch_strategy: PatchStrategy {
         merge: false,
@@ -333,8 +337,14 @@ impl Field {
         }
     }
 
+    /// The default that an absent field gets.
+    pub(super) fn written_default(&self) -> Option<&Value> {
+        self.default()
+            .filter(|default| self.extra().writes_zero || !is_zero(default))
+    }
+
     fn has_defaults(&self) -> bool {
-        self.default().is_some_and(|default| !is_zero(default)) || schema_has_defaults(&self.schema)
+        self.written_default().is_some() || schema_has_defaults(&self.schema)
     }
 }
 
@@ -349,7 +359,7 @@ fn schema_has_defaults(schema: &Schema) -> bool {
 }
 
 /// Whether a value is the zero value of its Go type.
-pub(crate) fn is_zero(value: &Value) -> bool {
+fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::model::{
-    DefId, Field, FieldExtra, List, ListType, Map, MapType, Object, PatchStrategy, Schema, TagPath, is_zero,
+    DefId, Field, FieldExtra, List, ListType, Map, MapType, Object, PatchStrategy, Schema, TagPath,
 };
 use crate::gvk::{GroupVersionKind, Str};
 
@@ -246,8 +246,7 @@ fn mark_defaults(definitions: &mut [Object]) {
                 continue;
             }
             let below = definitions[at].fields.iter().any(|field| {
-                field.default().is_some_and(|default| !is_zero(default))
-                    || leads_to_default(&field.schema, definitions)
+                field.written_default().is_some() || leads_to_default(&field.schema, definitions)
             });
             if below {
                 definitions[at].has_defaults = true;

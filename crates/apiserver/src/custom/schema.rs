@@ -52,6 +52,7 @@ fn field(name: &str, props: &Value) -> Field {
     if let Some(default) = props.get("default").filter(|d| !d.is_null()) {
         field.extra = Some(Box::new(FieldExtra {
             default: Some(default.clone()),
+            writes_zero: true,
             ..FieldExtra::default()
         }));
     }

@@ -163,7 +163,10 @@ impl Registry {
             .put(key.clone(), bytes.clone(), Precondition::Absent, lease)
             .await;
         match outcome.map_err(|e| store_status(&e))? {
-            WriteOutcome::Committed { revision, .. } => Ok(written(spec, &key, bytes, revision.0)),
+            WriteOutcome::Committed { revision, .. } => {
+                self.settle(kind, revision).await;
+                Ok(written(spec, &key, bytes, revision.0))
+            }
             WriteOutcome::Conflict { .. } => Err(Status::already_exists(&kind.gr, name)),
         }
     }

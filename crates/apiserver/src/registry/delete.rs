@@ -99,6 +99,7 @@ impl Registry {
                         .map_err(|e| store_status(&e))?
                     {
                         WriteOutcome::Committed { revision, .. } => {
+                            self.settle(kind, revision).await;
                             hooks::after_delete(self, kind, &old).await;
                             return Ok(Deleted::Gone(Arc::new(object.at_revision(revision.0))));
                         }
@@ -118,6 +119,7 @@ impl Registry {
                         .await;
                     match outcome.map_err(|e| store_status(&e))? {
                         WriteOutcome::Committed { revision, .. } => {
+                            self.settle(kind, revision).await;
                             return Ok(Deleted::Pending(written(spec, &key, bytes, revision.0)));
                         }
                         WriteOutcome::Conflict { current, .. } => current,

@@ -119,6 +119,16 @@ impl Registry {
         }
     }
 
+    /// Waits until the caches know of a write, where requests are decided by them.
+    pub(super) async fn settle(&self, kind: &Kind, revision: keelson_store::Revision) {
+        if kind.traits.decides
+            && let Err(error) = self.inner.resources.caches().wait_for(revision.0).await
+        {
+            // The write stands; it is only not known yet whether it is in force.
+            tracing::warn!(%error, kind = %kind.gvk, "a write was answered before it was in force");
+        }
+    }
+
     /// The state of an object in the store.
     pub(super) async fn stored(
         &self,

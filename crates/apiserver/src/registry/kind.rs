@@ -79,6 +79,8 @@ pub struct Traits {
     pub expires: bool,
     /// Items of lists carry `apiVersion` and `kind` (custom resources).
     pub typed_items: bool,
+    /// This server decides requests by these objects: a write is answered when the decisions know of it.
+    pub decides: bool,
 }
 
 impl Traits {
@@ -124,6 +126,7 @@ impl Traits {
             ),
             expires: matches!((group, resource), ("" | "events.k8s.io", "events")),
             typed_items: false,
+            decides: matches!(group, "rbac.authorization.k8s.io" | "admissionregistration.k8s.io"),
         }
     }
 }
@@ -165,6 +168,7 @@ impl Kind {
             orphan_by_default: false,
             expires: false,
             typed_items: true,
+            decides: false,
         };
         Self {
             schema: KindSchema::Custom(Arc::new(schema)),

@@ -181,6 +181,7 @@ impl Registry {
             let outcome = self.inner.store.delete(key.clone(), precondition).await;
             return match outcome.map_err(|e| store_status(&e))? {
                 WriteOutcome::Committed { revision, .. } => {
+                    self.settle(kind, revision).await;
                     hooks::after_delete(self, kind, new).await;
                     Ok(Attempt::Done(written(spec, &key, bytes, revision.0)))
                 }
@@ -214,6 +215,7 @@ impl Registry {
             .await;
         match outcome.map_err(|e| store_status(&e))? {
             WriteOutcome::Committed { revision, .. } => {
+                self.settle(kind, revision).await;
                 Ok(Attempt::Done(written(spec, &key, bytes, revision.0)))
             }
             WriteOutcome::Conflict { current, .. } => changed(spec, current),

@@ -8,4 +8,4 @@ mod parser;
 mod source;
 
 pub(crate) use ast::{ACCUMULATOR, Comprehension, Expr, ExprId, Kind, Literal};
-pub(crate) use parser::{Parsed, parse};
+pub(crate) use parser::{Parsed, is_keyword, parse};

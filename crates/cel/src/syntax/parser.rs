@@ -46,6 +46,11 @@ const RESERVED: &[&str] = &[
     "while",
 ];
 
+/// Whether a word of the language stands in the way of a name, also as the name of a field.
+pub(crate) fn is_keyword(word: &str) -> bool {
+    matches!(word, "true" | "false" | "null" | "in") || RESERVED.contains(&word)
+}
+
 const EXPECTED_PRIMARY: &str = "expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
 /// How tightly a binary operator binds; zero for every other token.

@@ -36,11 +36,8 @@ pub(crate) async fn start(context: Context) {
     let synced = async {
         tokio::join!(cron_jobs.synced(), jobs.synced());
     };
-    if !context.before_shutdown(synced).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, syncer, |syncer, key| async move {
+        .work_after(synced, queue, WORKERS, syncer, |syncer, key| async move {
             syncer.sync(&key).await
         })
         .await;

@@ -137,11 +137,8 @@ pub(crate) async fn start(context: Context) {
     let ready = async {
         tokio::join!(nodes.synced(), pods.synced());
     };
-    if !context.before_shutdown(ready).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, evictor, |evictor, key| async move {
+        .work_after(ready, queue, WORKERS, evictor, |evictor, key| async move {
             evictor.sync(&key).await
         })
         .await;

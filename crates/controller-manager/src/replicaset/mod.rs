@@ -52,11 +52,8 @@ async fn start_kind<O: Replicated>(context: Context, component: &str) {
     let synced = async {
         tokio::join!(sets.synced(), pods.synced());
     };
-    if !context.before_shutdown(synced).await {
-        return;
-    }
     context
-        .work(queue, WORKERS, syncer, |syncer, key| async move {
+        .work_after(synced, queue, WORKERS, syncer, |syncer, key| async move {
             syncer.sync(&key).await
         })
         .await;

@@ -105,11 +105,8 @@ pub(crate) async fn start(context: Context) {
     let ready = async {
         tokio::join!(all.synced(), pods.synced(), services.synced(), claims.synced());
     };
-    if !context.before_shutdown(ready).await {
-        return;
-    }
     context
-        .work(quotas.queue, WORKERS, syncer, |syncer, key| async move {
+        .work_after(ready, quotas.queue, WORKERS, syncer, |syncer, key| async move {
             syncer.sync(&key).await
         })
         .await;

@@ -42,6 +42,31 @@ pub(crate) struct Cluster {
     _directory: TempDir,
 }
 
+/// A kind of objects that live in namespaces, with all that the functions below need of it.
+pub(crate) trait Kind:
+    Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+    + Serialize
+    + DeserializeOwned
+    + Clone
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Kind for K where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + Debug
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 impl Cluster {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -143,22 +168,12 @@ impl Cluster {
     }
 
     /// The objects of a kind in namespace `default`.
-    pub(crate) fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-    {
+    pub(crate) fn api<K: Kind>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), "default")
     }
 
     /// Creates an object in namespace `default`.
-    pub(crate) async fn create<K>(&self, object: Value) -> K
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + serde::Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
+    pub(crate) async fn create<K: Kind>(&self, object: Value) -> K {
         let object: K = serde_json::from_value(object).unwrap();
         self.api::<K>()
             .create(&PostParams::default(), &object)
@@ -167,24 +182,12 @@ impl Cluster {
     }
 
     /// All objects of a kind in namespace `default`.
-    pub(crate) async fn list<K>(&self) -> Vec<K>
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
+    pub(crate) async fn list<K: Kind>(&self) -> Vec<K> {
         self.api::<K>().list(&ListParams::default()).await.unwrap().items
     }
 
     /// Changes an object in namespace `default` by a merge patch.
-    pub(crate) async fn patch<K>(&self, name: &str, patch: Value) -> K
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
+    pub(crate) async fn patch<K: Kind>(&self, name: &str, patch: Value) -> K {
         let patch = Patch::Merge(patch);
         self.api::<K>()
             .patch(name, &PatchParams::default(), &patch)
@@ -193,13 +196,7 @@ impl Cluster {
     }
 
     /// Changes the status of an object in namespace `default` by a merge patch, as its kubelet or controller would.
-    pub(crate) async fn patch_status<K>(&self, name: &str, status: Value) -> K
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
+    pub(crate) async fn patch_status<K: Kind>(&self, name: &str, status: Value) -> K {
         let patch = Patch::Merge(json!({ "status": status }));
         self.api::<K>()
             .patch_status(name, &PatchParams::default(), &patch)
@@ -208,17 +205,7 @@ impl Cluster {
     }
 
     /// Waits until the controller has seen the newest spec and the status has these fields; null means absent.
-    pub(crate) async fn until_status<K>(&self, name: &str, fields: Value) -> K
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + DeserializeOwned
-            + Serialize
-            + Clone
-            + Debug
-            + Send
-            + Sync
-            + 'static,
-    {
+    pub(crate) async fn until_status<K: Kind>(&self, name: &str, fields: Value) -> K {
         let holds = |object: &K| {
             let object = serde_json::to_value(object).unwrap();
             let (status, seen) = (&object["status"], &object["status"]["observedGeneration"]);
@@ -239,16 +226,12 @@ impl Cluster {
     }
 
     /// Waits until the object satisfies `holds`.
-    pub(crate) async fn until<K>(&self, name: &str, what: &str, holds: impl Fn(&K) -> bool + Send) -> K
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + Sync
-            + 'static,
-    {
+    pub(crate) async fn until<K: Kind>(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&K) -> bool + Send,
+    ) -> K {
         struct Holds<F>(F);
         impl<K, F: Fn(&K) -> bool> Awaited<K> for Holds<F> {
             fn matches_object(&self, object: Option<&K>) -> bool {
@@ -267,16 +250,7 @@ impl Cluster {
     }
 
     /// Waits until the objects of a kind satisfy `holds`.
-    pub(crate) async fn until_all<K>(&self, what: &str, holds: impl Fn(&[K]) -> bool) -> Vec<K>
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + Sync
-            + 'static,
-    {
+    pub(crate) async fn until_all<K: Kind>(&self, what: &str, holds: impl Fn(&[K]) -> bool) -> Vec<K> {
         let tracker = TaskTracker::new();
         let done = CancellationToken::new();
         let informer = Informer::spawn(self.api::<K>(), InformerOptions::default(), &tracker, &done);

@@ -36,7 +36,6 @@ pub(crate) fn run_all(fast: bool) -> Result<()> {
         return Ok(());
     }
     // The other promises of the README, kept on the binary that the tests have built: they must not rot.
-    run("cargo", &["build", "--package", "keelson"])?;
     let keelson = ["--keelson", "target/debug/keelson"];
     let xtask = ["run", "--quiet", "--package", "xtask"];
     run(

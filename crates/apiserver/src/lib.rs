@@ -19,6 +19,7 @@ mod flow;
 pub mod http;
 mod local;
 mod masters;
+mod metrics;
 mod outbound;
 pub mod registry;
 pub mod request_info;

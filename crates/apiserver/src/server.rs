@@ -27,11 +27,12 @@ use crate::custom;
 use crate::discovery::DiscoveryCache;
 use crate::encryption::EncryptedStore;
 use crate::endpoints::reviews::ReviewHandlers;
-use crate::endpoints::{KubeletProxy, Metrics, dispatch};
+use crate::endpoints::{KubeletProxy, dispatch};
 use crate::flow::Flow;
 use crate::http::{RequestBody, serve};
 use crate::local::LocalService;
 use crate::masters;
+use crate::metrics::Metrics;
 use crate::registry::{Registry, ServiceAllocator, builtin_specs};
 use crate::resources::Resources;
 use crate::user::UserInfo;
@@ -143,6 +144,7 @@ impl ApiServer {
             .map(|files| chain(files).map(|(leaf, _)| leaf))
             .transpose()?;
         let (shutdown, streams) = (CancellationToken::new(), TaskTracker::new());
+        let metrics = crate::metrics::Registry::new();
         if let Some(encryption) = config.encryption.take() {
             let store = EncryptedStore::new(config.store.clone(), encryption);
             let rewritten = store.rewrite().await.map_err(StartError::Encryption)?;
@@ -175,11 +177,11 @@ impl ApiServer {
         let inner = Arc::new(Inner {
             reviews: authentication::reviews(&config, &resources, &authenticator, &authorizer),
             token_documents: authentication::discovery_documents(&config),
-            metrics: Metrics::default(),
+            flow: Flow::new(&resources, &metrics),
+            metrics: Metrics::new(metrics),
             discovery: DiscoveryCache::default(),
             audit,
             aggregator: Aggregator::new(&resources, proxy_client, &streams, &shutdown),
-            flow: Flow::new(&resources),
             kubelets,
             shutdown: shutdown.clone(),
             streams,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -164,7 +163,7 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
         let (what, seconds) = (what.to_owned(), options.timeout.as_secs());
         move |_| Error::TimedOut { what, seconds }
     };
-    if server_runs(&options.paths, settings.api_port).await? {
+    if server_runs(&options.paths).await? {
         progress.done("server process already running");
         if existing.is_some_and(|existing| {
             ClusterSettings {
@@ -210,16 +209,21 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
     })
 }
 
+/// Whether the API server answers a request: the socket of one that was killed takes connections until the process is gone.
+async fn answers(paths: &Paths) -> bool {
+    let Ok(client) = keelson_client::client_from_kubeconfig(&paths.admin_kubeconfig()).await else {
+        return false;
+    };
+    let asked = tokio::time::timeout(DYING, client.apiserver_version()).await;
+    asked.is_ok_and(|answer| answer.is_ok())
+}
+
 /// Whether the server process is there to stay: one that does not answer may just be dying, which is waited for.
-async fn server_runs(paths: &Paths, api_port: u16) -> Result<bool, Error> {
+async fn server_runs(paths: &Paths) -> Result<bool, Error> {
     let Some(server) = ProcessRecord::read(&paths.server_record()) else {
         return Ok(false);
     };
-    if server.is_running()
-        && tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, api_port))
-            .await
-            .is_ok()
-    {
+    if server.is_running() && answers(paths).await {
         return Ok(true);
     }
     let ended = tokio::task::spawn_blocking(move || server.wait(DYING)).await;

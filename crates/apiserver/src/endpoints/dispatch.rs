@@ -18,6 +18,7 @@ use crate::authorization::{Decision, forbidden};
 use crate::flow::Ticket;
 use crate::http::query::Query;
 use crate::http::{Body, Connection, Negotiated, Offer, RequestBody, error_response, text_response};
+use crate::metrics::Observed;
 use crate::request_info::RequestInfo;
 use crate::server::Inner;
 use crate::user::UserInfo;
@@ -57,6 +58,8 @@ pub(crate) async fn dispatch(
         Err(error) => Err(Status::bad_request(error.to_string())),
         Ok(parsed) => {
             let info = info.insert(parsed);
+            let observed = observed(&parts, &query, info);
+            let _counted = observed.as_ref().and_then(|o| server.metrics.requests.begin(o));
             let inside = Inside {
                 server,
                 parts: &parts,
@@ -95,15 +98,27 @@ pub(crate) async fn dispatch(
             headers.append(WARNING, value);
         }
     }
-    if let Some(info) = &info {
-        server
-            .metrics
-            .request(info, response.status().as_u16(), started.elapsed());
+    if let Some(info) = &info
+        && let Some(observed) = observed(&parts, &Query::new(&raw_query), info)
+    {
+        let metrics = &server.metrics.requests;
+        let size = http_body::Body::size_hint(response.body()).exact();
+        metrics.answered(&observed, response.status(), started.elapsed(), size);
+        if observed.is_long_running() && response.status() == http::StatusCode::OK {
+            let running = metrics.runs_long(&observed);
+            response = response.map(|body| body.holding(running));
+        }
     }
     match recorder {
         Some(recorder) => recorder.answered(response, &notes).await,
         None => response,
     }
+}
+
+fn observed<'a>(parts: &Parts, query: &Query<'_>, info: &'a RequestInfo) -> Option<Observed<'a>> {
+    let kind = parts.headers.get(http::header::CONTENT_TYPE);
+    let apply = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply-patch"));
+    Observed::of(&parts.method, info, apply, query.get("dryRun").is_some())
 }
 
 fn audit_id(parts: &Parts) -> HeaderValue {
@@ -331,7 +346,7 @@ impl<'s> Inside<'_, 's> {
         }
         match path {
             "/version" => Ok(version::respond(form, headers)),
-            "/metrics" => Ok(server.metrics.respond(&server.registry)),
+            "/metrics" => Ok(server.metrics.respond(&server.registry).await),
             _ => Ok(not_found()),
         }
     }

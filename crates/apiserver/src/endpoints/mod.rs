@@ -5,7 +5,6 @@ mod connect;
 mod dispatch;
 mod eviction;
 mod health;
-mod metrics;
 mod patch;
 mod read;
 mod request;
@@ -21,5 +20,5 @@ mod write;
 
 pub(crate) use connect::KubeletProxy;
 pub(crate) use dispatch::dispatch;
-pub(crate) use metrics::Metrics;
 pub(crate) use upstream::{strip_hop_by_hop, tunnel};
+pub(crate) use version::{GIT_VERSION, platform};

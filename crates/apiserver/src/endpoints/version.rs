@@ -9,18 +9,26 @@ use crate::http::{Body, Negotiated, Reply};
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
 
+/// `gitVersion`.
+pub(crate) const GIT_VERSION: &str = concat!("v1.36.0+keelson-", env!("CARGO_PKG_VERSION"));
+
+/// Operating system and architecture, as Go names them.
+pub(crate) fn platform() -> String {
+    format!("{}/{}", std::env::consts::OS, go_arch())
+}
+
 /// Answers `/version`.
 pub(super) fn respond(form: Negotiated, headers: &HeaderMap) -> Response<Body> {
     let version = json!({
         "major": MAJOR,
         "minor": MINOR,
-        "gitVersion": format!("v{MAJOR}.{MINOR}.0+keelson-{}", env!("CARGO_PKG_VERSION")),
+        "gitVersion": GIT_VERSION,
         "gitCommit": "",
         "gitTreeState": "",
         "buildDate": "",
         "goVersion": "",
         "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, go_arch()),
+        "platform": platform(),
     });
     let json = serde_json::to_vec(&version).expect("invariant: a value can be written");
     Reply::ok(json).into_response(Negotiated { pretty: true, ..form }, headers)

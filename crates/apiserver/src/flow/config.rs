@@ -1,5 +1,7 @@
 //! FlowSchemas and PriorityLevelConfigurations, ready to be matched.
 
+use std::sync::Arc;
+
 use keelson_api::status::Status;
 use serde_json::Value;
 
@@ -17,9 +19,9 @@ pub(super) enum Distinguisher {
 /// A FlowSchema.
 #[derive(Debug)]
 pub(super) struct Schema {
-    pub(super) name: String,
-    pub(super) uid: String,
-    pub(super) level: String,
+    pub(super) name: Arc<str>,
+    pub(super) uid: Arc<str>,
+    pub(super) level: Arc<str>,
     pub(super) precedence: i64,
     pub(super) distinguisher: Distinguisher,
     rules: Vec<Rule>,
@@ -69,9 +71,9 @@ impl Schema {
         let spec = &object["spec"];
         let rules = spec["rules"].as_array().into_iter().flatten();
         Self {
-            name: text(&object["metadata"]["name"]),
-            uid: text(&object["metadata"]["uid"]),
-            level: text(&spec["priorityLevelConfiguration"]["name"]),
+            name: text(&object["metadata"]["name"]).into(),
+            uid: text(&object["metadata"]["uid"]).into(),
+            level: text(&spec["priorityLevelConfiguration"]["name"]).into(),
             precedence: spec["matchingPrecedence"].as_i64().unwrap_or(1000),
             distinguisher: match spec["distinguisherMethod"]["type"].as_str() {
                 Some("ByUser") => Distinguisher::ByUser,
@@ -197,7 +199,7 @@ pub(super) enum Limit {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LevelSpec {
     pub(super) name: String,
-    pub(super) uid: String,
+    pub(super) uid: Arc<str>,
     pub(super) exempt: bool,
     pub(super) shares: u64,
     /// Percent of its seats that others may have.
@@ -219,7 +221,7 @@ impl LevelSpec {
             |field: &str, other: u64| usize::try_from(number(&queuing[field], other).max(1)).unwrap_or(1);
         Self {
             name: text(&object["metadata"]["name"]),
-            uid: text(&object["metadata"]["uid"]),
+            uid: text(&object["metadata"]["uid"]).into(),
             exempt,
             shares: number(&part["nominalConcurrencyShares"], if exempt { 0 } else { 30 }),
             lendable: number(&part["lendablePercent"], 0).min(100),

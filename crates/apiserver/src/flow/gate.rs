@@ -4,17 +4,20 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use http::header::HeaderValue;
 use keelson_api::status::Status;
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use tokio::sync::oneshot;
 
 use super::config::{LevelSpec, Schema, too_many};
+use super::counts::{Counts, FlowCounts};
 use super::level::{Decision, Id, Levels, Waiting};
+use crate::metrics::Registry;
 use crate::request_info::RequestInfo;
 use crate::resources::{Reader, Resources};
 use crate::user::UserInfo;
@@ -31,9 +34,9 @@ const MOST_SEATS: u64 = 10;
 #[derive(Default)]
 struct Table {
     at: (u64, u64),
-    schemas: Vec<Schema>,
+    schemas: Vec<(Schema, Arc<FlowCounts>)>,
     /// UID of each level by name.
-    levels: HashMap<String, String>,
+    levels: HashMap<String, Arc<str>>,
 }
 
 /// Decides which requests are served.
@@ -43,6 +46,7 @@ pub(crate) struct Flow {
     table: ArcSwap<Table>,
     pub(super) state: Mutex<State>,
     next: AtomicU64,
+    counts: Counts,
 }
 
 /// Seats, and how those who wait are told.
@@ -67,20 +71,18 @@ impl State {
 /// A request's seats; given back when dropped.
 pub(crate) struct Ticket<'a> {
     flow: &'a Flow,
-    level: String,
+    level: Arc<str>,
     seats: u64,
-    schema_uid: String,
-    level_uid: String,
+    schema_uid: Arc<str>,
+    level_uid: Arc<str>,
+    /// Of requests that have their seats.
+    running: Option<Arc<FlowCounts>>,
 }
 
 impl Flow {
-    pub(crate) fn new(resources: &Resources) -> Self {
-        Self::with_seats(resources, SEATS)
-    }
-
-    /// As [`Self::new`] with another number of seats.
-    pub(super) fn with_seats(resources: &Resources, seats: u64) -> Self {
+    pub(crate) fn new(resources: &Resources, metrics: &Registry) -> Self {
         Self {
+            counts: Counts::new(metrics),
             schemas: resources.resource("flowcontrol.apiserver.k8s.io", "flowschemas"),
             levels: resources.resource("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
             table: ArcSwap::from_pointee(Table {
@@ -88,7 +90,7 @@ impl Flow {
                 ..Table::default()
             }),
             state: Mutex::new(State {
-                levels: Levels::new(seats),
+                levels: Levels::new(SEATS),
                 waiting: HashMap::new(),
             }),
             next: AtomicU64::new(0),
@@ -106,13 +108,17 @@ impl Flow {
         if table.at == at {
             return table;
         }
-        let mut schemas: Vec<Schema> = self
+        let mut schemas: Vec<(Schema, Arc<FlowCounts>)> = self
             .schemas
             .list(None)
             .iter()
-            .map(|o| Schema::of(o.value()))
+            .map(|o| {
+                let schema = Schema::of(o.value());
+                let counts = self.counts.of(&schema.name, &schema.level);
+                (schema, Arc::new(counts))
+            })
             .collect();
-        schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
+        schemas.sort_by(|(a, _), (b, _)| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
         let specs: Vec<LevelSpec> = self
             .levels
             .list(None)
@@ -121,6 +127,7 @@ impl Flow {
             .collect();
         let levels = specs.iter().map(|s| (s.name.clone(), s.uid.clone())).collect();
         let ready = state.levels.configure(specs);
+        self.counts.configured(&state.levels);
         state.wake(ready);
         let table = Arc::new(Table { at, schemas, levels });
         self.table.store(table.clone());
@@ -136,18 +143,20 @@ impl Flow {
         objects: usize,
     ) -> Result<Ticket<'_>, Status> {
         let table = self.table();
-        let schema = table
-            .schemas
-            .iter()
-            .find(|s| table.levels.contains_key(&s.level) && s.matches(user, request));
-        let (level, schema_uid, flow) = match schema {
-            Some(schema) => (
-                schema.level.as_str(),
-                schema.uid.clone(),
-                schema.flow(user, request),
-            ),
+        let found = table.schemas.iter().find_map(|(schema, counts)| {
+            let level = table.levels.get(&*schema.level)?;
+            schema.matches(user, request).then_some((schema, counts, level))
+        });
+        let Some((schema, counts, level_uid)) = found else {
             // The catch-all schema exists from the start on; nothing is limited before.
-            None => ("", String::new(), ""),
+            return Ok(Ticket {
+                flow: self,
+                level: "".into(),
+                seats: 0,
+                schema_uid: "".into(),
+                level_uid: "".into(),
+                running: None,
+            });
         };
         let seats = match request.verb.as_str() {
             "list" => u64::try_from(objects.div_ceil(OBJECTS_PER_SEAT)).unwrap_or(MOST_SEATS),
@@ -155,38 +164,41 @@ impl Flow {
         };
         let ticket = Ticket {
             flow: self,
-            level: level.to_owned(),
+            level: schema.level.clone(),
             seats: seats.clamp(1, MOST_SEATS),
-            schema_uid,
-            level_uid: table.levels.get(level).cloned().unwrap_or_default(),
+            schema_uid: schema.uid.clone(),
+            level_uid: level_uid.clone(),
+            running: None,
         };
-        let mut hasher = DefaultHasher::new();
-        (&ticket.schema_uid, flow).hash(&mut hasher);
-        self.wait(ticket, schema.map_or("", |s| &s.name), flow, hasher.finish())
+        self.wait(ticket, schema, counts, schema.flow(user, request))
             .await
     }
 
     async fn wait<'a>(
         &'a self,
         ticket: Ticket<'a>,
-        schema: &str,
+        schema: &Schema,
+        counts: &Arc<FlowCounts>,
         flow: &str,
-        hash: u64,
     ) -> Result<Ticket<'a>, Status> {
+        let mut hasher = DefaultHasher::new();
+        (&schema.uid, flow).hash(&mut hasher);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let receiver = {
             let mut state = self.state.lock();
             let request = Waiting {
                 id,
                 seats: ticket.seats,
-                schema: schema.to_owned(),
+                schema: schema.name.clone(),
                 flow: flow.to_owned(),
             };
-            match state.levels.arrive(&ticket.level, request, hash) {
-                Decision::Execute => return Ok(ticket),
+            let queues = state.levels.has_queues(&ticket.level);
+            match state.levels.arrive(&ticket.level, request, hasher.finish()) {
+                Decision::Execute => return Ok(ticket.runs(counts)),
                 Decision::Reject => {
                     drop(state);
                     ticket.without_seats();
+                    if queues { &counts.full } else { &counts.limit }.inc();
                     return Err(too_many());
                 }
                 Decision::Wait => {
@@ -201,10 +213,17 @@ impl Flow {
             ticket: Some(ticket),
             id,
             timed_out: false,
+            waiting: counts.waiting.clone(),
         };
+        place.waiting.inc();
+        let since = Instant::now();
         match tokio::time::timeout(LONGEST_WAIT, receiver).await {
-            Ok(_) => Ok(place.take()),
+            Ok(_) => {
+                counts.waited(since.elapsed());
+                Ok(place.take().runs(counts))
+            }
             Err(_) => {
+                counts.timed_out.inc();
                 place.timed_out = true;
                 Err(too_many())
             }
@@ -217,6 +236,7 @@ struct Place<'a> {
     ticket: Option<Ticket<'a>>,
     id: Id,
     timed_out: bool,
+    waiting: IntGauge,
 }
 
 impl<'a> Place<'a> {
@@ -229,6 +249,7 @@ impl<'a> Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        self.waiting.dec();
         let Some(ticket) = self.ticket.take() else { return };
         let mut state = ticket.flow.state.lock();
         state.waiting.remove(&self.id);
@@ -256,6 +277,15 @@ impl Ticket<'_> {
         }
     }
 
+    /// The request has its seats from now on.
+    fn runs(mut self, counts: &Arc<FlowCounts>) -> Self {
+        counts.dispatched.inc();
+        counts.executing.inc();
+        counts.seats.add(i64::try_from(self.seats).unwrap_or(i64::MAX));
+        self.running = Some(counts.clone());
+        self
+    }
+
     /// Ends a ticket that never got seats.
     fn without_seats(mut self) {
         self.seats = 0;
@@ -264,7 +294,11 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        if self.seats == 0 || self.level.is_empty() {
+        if let Some(counts) = self.running.take() {
+            counts.executing.dec();
+            counts.seats.sub(i64::try_from(self.seats).unwrap_or(i64::MAX));
+        }
+        if self.seats == 0 {
             return;
         }
         let mut state = self.flow.state.lock();

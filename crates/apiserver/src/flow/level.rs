@@ -1,6 +1,7 @@
 //! Seats and queues of the levels: pure bookkeeping, told the time by nobody.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::config::{LevelSpec, Limit};
 
@@ -23,7 +24,7 @@ pub(super) enum Decision {
 pub(super) struct Waiting {
     pub(super) id: Id,
     pub(super) seats: u64,
-    pub(super) schema: String,
+    pub(super) schema: Arc<str>,
     pub(super) flow: String,
 }
 
@@ -146,6 +147,13 @@ impl Levels {
             .sum();
         // What is lent away comes back when it is free: until then the nominal seats of a level are its own in turn.
         reserved + wanted <= self.total.max(level.nominal)
+    }
+
+    /// Whether requests of a level wait when there is no seat.
+    pub(super) fn has_queues(&self, name: &str) -> bool {
+        self.levels
+            .get(name)
+            .is_some_and(|level| !level.queues.is_empty())
     }
 
     /// A request of a level arrives.
@@ -283,7 +291,7 @@ mod tests {
     fn spec(name: &str, shares: u64, lendable: u64, limit: Limit) -> LevelSpec {
         LevelSpec {
             name: name.to_owned(),
-            uid: String::new(),
+            uid: "".into(),
             exempt: name == "exempt",
             shares,
             lendable,
@@ -302,7 +310,7 @@ mod tests {
         Waiting {
             id,
             seats: 1,
-            schema: "s".to_owned(),
+            schema: "s".into(),
             flow: flow.to_owned(),
         }
     }

@@ -10,6 +10,7 @@
 //! does not depend on how many watch.
 
 mod config;
+mod counts;
 mod dump;
 mod gate;
 mod level;

@@ -14,9 +14,9 @@ use keelson_api::status::Status;
 /// What can end a body early.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A response's body: bytes that are there, or a stream.
+/// A response's body: bytes that are there, or a stream; with what lives as long as it.
 #[derive(Default)]
-pub struct Body(Kind);
+pub struct Body(Kind, Option<Box<dyn std::any::Any + Send>>);
 
 #[derive(Default)]
 enum Kind {
@@ -35,20 +35,18 @@ enum Kind {
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Self(Kind::Empty)
+        Self(Kind::Empty, None)
     }
 
     /// A body that is made piece by piece while it is sent; `length` is the length of all pieces, where it is known.
     pub fn chunks(chunks: impl Iterator<Item = Bytes> + Send + 'static, length: Option<u64>) -> Self {
-        Self(Kind::Chunks {
-            chunks: Box::new(chunks),
-            left: length,
-        })
+        let chunks = Box::new(chunks);
+        Self(Kind::Chunks { chunks, left: length }, None)
     }
 
     /// A body that ends when the stream ends.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
-        Self(Kind::Stream(Box::pin(stream)))
+        Self(Kind::Stream(Box::pin(stream)), None)
     }
 
     /// Somebody else's body, passed on.
@@ -57,7 +55,13 @@ impl Body {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        Self(Kind::Boxed(body.map_err(Into::into).boxed_unsync()))
+        Self(Kind::Boxed(body.map_err(Into::into).boxed_unsync()), None)
+    }
+
+    /// Keeps `guard` until the body has been sent or is given up.
+    pub(crate) fn holding(mut self, guard: impl Send + 'static) -> Self {
+        self.1 = Some(Box::new(guard));
+        self
     }
 
     /// The bytes, when they are all there.
@@ -71,11 +75,12 @@ impl Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(if bytes.is_empty() {
+        let kind = if bytes.is_empty() {
             Kind::Empty
         } else {
             Kind::Full(bytes)
-        })
+        };
+        Self(kind, None)
     }
 }
 

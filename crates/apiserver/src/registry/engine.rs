@@ -119,6 +119,11 @@ impl Registry {
         }
     }
 
+    /// Size of the store in bytes.
+    pub(crate) async fn store_size(&self) -> Result<u64, keelson_store::Error> {
+        self.inner.store.size().await
+    }
+
     /// Waits until the caches know of a write, where requests are decided by them.
     pub(super) async fn settle(&self, kind: &Kind, revision: keelson_store::Revision) {
         if kind.traits.decides

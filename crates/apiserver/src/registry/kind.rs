@@ -126,7 +126,10 @@ impl Traits {
             ),
             expires: matches!((group, resource), ("" | "events.k8s.io", "events")),
             typed_items: false,
-            decides: matches!(group, "rbac.authorization.k8s.io" | "admissionregistration.k8s.io"),
+            decides: matches!(
+                group,
+                "rbac.authorization.k8s.io" | "admissionregistration.k8s.io"
+            ),
         }
     }
 }

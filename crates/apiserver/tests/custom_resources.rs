@@ -29,15 +29,21 @@ fn definition(spec: &Value) -> Value {
 }
 
 async fn define(server: &TestServer, spec: &Value) {
-    let (code, _, text) = server.send("POST", DEFINITIONS, &JSON, definition(spec).to_string()).await;
+    let (code, _, text) = server
+        .send("POST", DEFINITIONS, &JSON, definition(spec).to_string())
+        .await;
     assert_eq!(code, StatusCode::CREATED, "{text}");
     let definitions: Api<CustomResourceDefinition> = Api::all(server.client());
     let established = await_condition(definitions, "widgets.example.com", is_crd_established());
-    tokio::time::timeout(Duration::from_secs(20), established).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), established)
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 fn widget(name: &str, spec: &Value) -> String {
-    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec}).to_string()
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+        .to_string()
 }
 
 /// Creates a widget and gives the code and the message.
@@ -66,8 +72,14 @@ async fn rules() {
                     "properties": {"name": {"type": "string", "maxLength": 10}, "port": {"type": "integer"}}}}}});
     define(&server, &spec).await;
     for (given, message) in [
-        (json!({"min": 3, "max": 2}), "spec: Invalid value: \"object\": min 3 is above max 2"),
-        (json!({"name": "X"}), "spec.name: Forbidden: name is not lower case"),
+        (
+            json!({"min": 3, "max": 2}),
+            "spec: Invalid value: \"object\": min 3 is above max 2",
+        ),
+        (
+            json!({"name": "X"}),
+            "spec.name: Forbidden: name is not lower case",
+        ),
         (
             json!({"ports": [{"name": "a", "port": 1}, {"name": "b", "port": 0}]}),
             "spec.ports[1]: Invalid value: \"object\": port must be positive",
@@ -100,7 +112,8 @@ async fn rules() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_unchanged_is_not_refused() {
     let server = TestServer::start().await;
-    let open = json!({"type": "object", "properties": {"name": {"type": "string"}, "size": {"type": "integer"}}});
+    let open =
+        json!({"type": "object", "properties": {"name": {"type": "string"}, "size": {"type": "integer"}}});
     define(&server, &open).await;
     let (code, message) = create(&server, "w", &json!({"name": "Upper", "size": 1})).await;
     assert_eq!(code, StatusCode::CREATED, "{message}");
@@ -118,22 +131,44 @@ async fn what_is_unchanged_is_not_refused() {
     let refused = async {
         loop {
             let patch = json!({"spec": {"size": 10}}).to_string();
-            let (code, _, _) = server.send("PATCH", &format!("{path}?dryRun=All"), &MERGE, patch).await;
+            let (code, _, _) = server
+                .send("PATCH", &format!("{path}?dryRun=All"), &MERGE, patch)
+                .await;
             if code == StatusCode::UNPROCESSABLE_ENTITY {
                 return;
             }
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
-    let (code, headers, text) =
-        server.send("PATCH", &path, &MERGE, json!({"spec": {"size": 2}}).to_string()).await;
+    tokio::time::timeout(Duration::from_secs(20), refused)
+        .await
+        .unwrap();
+    let (code, headers, text) = server
+        .send("PATCH", &path, &MERGE, json!({"spec": {"size": 2}}).to_string())
+        .await;
     assert_eq!(code, StatusCode::OK, "{text}");
-    let warnings: Vec<_> = headers.get_all("warning").iter().filter_map(|value| value.to_str().ok()).collect();
-    assert!(warnings.iter().any(|warning| warning.contains("not this name")), "{warnings:?}");
-    let (code, _, text) = server.send("PATCH", &path, &MERGE, json!({"spec": {"name": "Other"}}).to_string()).await;
+    let warnings: Vec<_> = headers
+        .get_all("warning")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    assert!(
+        warnings.iter().any(|warning| warning.contains("not this name")),
+        "{warnings:?}"
+    );
+    let (code, _, text) = server
+        .send(
+            "PATCH",
+            &path,
+            &MERGE,
+            json!({"spec": {"name": "Other"}}).to_string(),
+        )
+        .await;
     assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY, "{text}");
-    assert!(text.contains("spec.name in body should match '^[a-z]+$'"), "{text}");
+    assert!(
+        text.contains("spec.name in body should match '^[a-z]+$'"),
+        "{text}"
+    );
     server.stop().await;
 }
 
@@ -150,12 +185,24 @@ async fn schemas() {
             "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}}});
     define(&server, &spec).await;
     for (given, message) in [
-        (json!({"code": "12a"}), "spec.code: Invalid value: \"12a\": spec.code in body should match '^\\d{3}$'"),
-        (json!({"when": "yesterday"}), "spec.when in body must be of type date-time: \"yesterday\""),
-        (json!({"address": "1.2.3"}), "spec.address in body must be of type ipv4: \"1.2.3\""),
+        (
+            json!({"code": "12a"}),
+            "spec.code: Invalid value: \"12a\": spec.code in body should match '^\\d{3}$'",
+        ),
+        (
+            json!({"when": "yesterday"}),
+            "spec.when in body must be of type date-time: \"yesterday\"",
+        ),
+        (
+            json!({"address": "1.2.3"}),
+            "spec.address in body must be of type ipv4: \"1.2.3\"",
+        ),
         (json!({"set": ["a", "a"]}), "spec.set[1]: Duplicate value: \"a\""),
         (json!({"step": 7}), "spec.step in body should be a multiple of 5"),
-        (json!({"either": {"a": "x", "b": "y"}}), "must validate one and only one schema (oneOf). Found multiple valid alternatives"),
+        (
+            json!({"either": {"a": "x", "b": "y"}}),
+            "must validate one and only one schema (oneOf). Found multiple valid alternatives",
+        ),
     ] {
         let (code, found) = create(&server, "bad", &given).await;
         assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY, "{given}");

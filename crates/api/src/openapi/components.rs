@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::descriptions;
 use crate::resources;
 use crate::schema::{Field, List, ListType, MapType, Object, Schema, registry};
 
@@ -119,10 +120,18 @@ fn list_json(list: &List, flavor: Flavor, needed: &mut BTreeSet<String>) -> Valu
     value
 }
 
-fn field_json(field: &Field, flavor: Flavor, needed: &mut BTreeSet<String>) -> Value {
+fn field_json(
+    field: &Field,
+    flavor: Flavor,
+    needed: &mut BTreeSet<String>,
+    description: Option<&str>,
+) -> Value {
     let mut value = schema_json(&field.schema, flavor, needed);
     let extra = field.extra();
     let mut siblings = Map::new();
+    if let Some(text) = description {
+        siblings.insert("description".to_owned(), json!(text));
+    }
     let mut strategies = Vec::new();
     for (set, name) in [
         (extra.patch_strategy.merge, "merge"),
@@ -185,7 +194,11 @@ fn object_json(object: &Object, flavor: Flavor, needed: &mut BTreeSet<String>) -
         let properties: Map<String, Value> = object
             .fields
             .iter()
-            .map(|field| (field.name.clone().into_owned(), field_json(field, flavor, needed)))
+            .map(|field| {
+                let description = descriptions::of(&object.name, &field.name);
+                let value = field_json(field, flavor, needed, description);
+                (field.name.clone().into_owned(), value)
+            })
             .collect();
         value.insert("properties".to_owned(), Value::Object(properties));
     }

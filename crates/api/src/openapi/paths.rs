@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::components::{Flavor, schema_json};
-use crate::gvk::GroupVersionKind;
+use super::custom::{CustomKind, definition_name};
+use crate::gvk::{GroupVersion, GroupVersionKind};
 use crate::resources::{ResourceInfo, Subresource};
-use crate::schema::Schema;
+use crate::schema::{Schema, registry};
 
 const MEDIA: [&str; 4] = [
     "application/json",
@@ -26,6 +27,14 @@ const PATCHES: [&str; 5] = [
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
     "application/apply-patch+cbor",
+];
+/// What custom resources are served and patched with.
+const CUSTOM_MEDIA: [&str; 2] = ["application/json", "application/yaml"];
+const CUSTOM_STREAMS: [&str; 1] = ["application/json;stream=watch"];
+const CUSTOM_PATCHES: [&str; 3] = [
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
 ];
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
@@ -75,14 +84,13 @@ const DELETE_COLLECTION: &[(&str, &str)] = &[
     ("timeoutSeconds", "integer"),
 ];
 
-/// Where a kind's schema comes from: the registry for built-in kinds, the caller for custom ones.
-pub(super) type Kinds<'a> = &'a dyn Fn(&GroupVersionKind) -> Option<&'a Schema>;
-
-pub(super) struct Writer<'a> {
+/// Writes paths, and collects the names of the definitions that they need.
+pub(super) struct Writer {
     pub(super) flavor: Flavor,
-    pub(super) kinds: Kinds<'a>,
     pub(super) needed: BTreeSet<String>,
     pub(super) paths: Map<String, Value>,
+    /// The group and version of the custom resource that is being written.
+    custom: Option<GroupVersion>,
 }
 
 struct Operation<'b> {
@@ -144,9 +152,38 @@ fn named_parameter(name: &str, place: &str, kind: &str, required: bool, flavor: 
     value
 }
 
-impl<'a> Writer<'a> {
+impl Writer {
+    pub(super) fn new(flavor: Flavor) -> Self {
+        Self {
+            flavor,
+            needed: BTreeSet::new(),
+            paths: Map::new(),
+            custom: None,
+        }
+    }
+
+    /// Writes every path of a custom resource and gives its definitions.
+    pub(super) fn custom(&mut self, kind: &CustomKind<'_>) -> [(String, Value); 2] {
+        self.custom = Some(kind.row.group_version());
+        self.resource(kind.row);
+        self.custom = None;
+        for name in ["ObjectMeta", "ListMeta"] {
+            self.needed.insert(format!("{META}.{name}"));
+        }
+        kind.definitions(self.flavor)
+    }
+
     fn reference(&mut self, kind: &GroupVersionKind) -> Value {
-        match (self.kinds)(kind) {
+        if self
+            .custom
+            .as_ref()
+            .is_some_and(|gv| gv.group == kind.group && gv.version == kind.version)
+        {
+            return self
+                .flavor
+                .reference(&definition_name(&kind.group, &kind.version, &kind.kind));
+        }
+        match registry().by_gvk(&kind.group, &kind.version, &kind.kind) {
             Some(schema @ Schema::Def(_)) => schema_json(schema, self.flavor, &mut self.needed),
             Some(Schema::Object(object)) => self.flavor.reference(&object.name),
             _ => json!({"type": "string"}),
@@ -189,17 +226,19 @@ impl<'a> Writer<'a> {
         let (body, media): (Option<Value>, &[&str]) = match operation.body {
             Body::None => (None, &[]),
             Body::Object(schema) => (Some(schema), &["*/*"]),
+            Body::Patch if self.custom.is_some() => (Some(self.meta("Patch")), &CUSTOM_PATCHES),
             Body::Patch => (Some(self.meta("Patch")), &PATCHES),
             Body::DeleteOptions => (Some(self.meta("DeleteOptions")), &["*/*"]),
         };
         let produced: Vec<&str> = if connect {
             vec!["*/*"]
         } else {
-            MEDIA
-                .iter()
-                .chain(STREAMS.iter().filter(|_| operation.streams))
-                .copied()
-                .collect()
+            let (media, streams): (&[&str], &[&str]) = match self.custom {
+                Some(_) => (&CUSTOM_MEDIA, &CUSTOM_STREAMS),
+                None => (&MEDIA, &STREAMS),
+            };
+            let streams = streams.iter().filter(|_| operation.streams);
+            media.iter().chain(streams).copied().collect()
         };
         let required = !matches!(media, ["*/*"]) || operation.method != "delete";
         match self.flavor {

@@ -22,6 +22,7 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 #[derive(Default)]
 pub(crate) struct DiscoveryCache {
     last: ArcSwapOption<Documents>,
+    openapi: openapi::OpenApiCache,
 }
 
 struct Documents {
@@ -99,6 +100,8 @@ pub(crate) fn respond(
 ) -> Result<Option<Response<Body>>, Status> {
     if path.starts_with("/openapi/") {
         return Ok(openapi::respond(
+            &server.discovery.openapi,
+            &server.registry.kinds(),
             &server.aggregator.view(),
             path,
             query,

@@ -194,6 +194,10 @@ impl ApiServer {
             serving,
         });
         let definitions = tokio::spawn(custom::run(inner.registry.clone(), shutdown.clone()));
+        let policies = tokio::spawn(admission::watch_policies(
+            inner.registry.clone(),
+            shutdown.clone(),
+        ));
         let aggregation = tokio::spawn(aggregation::run(inner.clone(), shutdown.clone()));
         let handler_inner = inner.clone();
         let compactor = tokio::spawn(compact(inner.config.store.clone(), shutdown.clone()));
@@ -214,6 +218,7 @@ impl ApiServer {
             tasks: Arc::new(Mutex::new(vec![
                 listener,
                 definitions,
+                policies,
                 aggregation,
                 feeder,
                 compactor,

@@ -95,40 +95,15 @@ impl Webhooks {
     }
 
     async fn send(&self, method: &str, path: &str, body: Value) -> (StatusCode, HeaderMap, Value) {
-        let kind = match method {
-            "PATCH" => "application/merge-patch+json",
-            _ => "application/json",
-        };
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
-        let (code, headers, text) = self
-            .server
-            .send(method, path, &[("content-type", kind)], body)
-            .await;
-        (
-            code,
-            headers,
-            serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        )
+        self.server.json(method, path, body).await
     }
 
     async fn ok(&self, method: &str, path: &str, body: Value) -> Value {
-        let (code, _, value) = self.send(method, path, body).await;
-        assert!(code.is_success(), "{method} {path}: {value}");
-        value
+        self.server.ok(method, path, body).await
     }
 
-    /// The code and the text of a failure.
     async fn refused(&self, method: &str, path: &str, body: Value) -> (u16, String) {
-        let (code, _, value) = self.send(method, path, body).await;
-        assert!(!code.is_success(), "{method} {path}: {value}");
-        (
-            code.as_u16(),
-            value["message"].as_str().unwrap_or_default().to_owned(),
-        )
+        self.server.refused(method, path, body).await
     }
 
     /// Registers a configuration with one hook; `more` overrides fields of the hook.
@@ -144,19 +119,14 @@ impl Webhooks {
         self.wait(mutating, name, false).await;
     }
 
-    /// Waits until admission sees it: the cache that it reads is the one that watches are fed from.
     async fn wait(&self, mutating: bool, name: &str, there: bool) {
-        let group = "admissionregistration.k8s.io";
         let resource = if mutating {
             "mutatingwebhookconfigurations"
         } else {
             "validatingwebhookconfigurations"
         };
-        let reader = self.server.server.resources().resource(group, resource);
-        support::eventually("the configuration in the cache", || async {
-            (reader.get("", name).is_some() == there).then_some(())
-        })
-        .await;
+        let group = "admissionregistration.k8s.io";
+        self.server.cached(group, resource, name, there).await;
     }
 
     fn configuration(&self, mutating: bool, name: &str, path: &str, rule: &[&str; 4], more: Value) -> Value {
@@ -504,12 +474,97 @@ async fn custom_resources_versions_and_configurations() {
     hooks.remove(false, "other").await;
     hooks.remove(false, "judge").await;
 
-    let conditions = json!({"matchConditions": [{"name": "a", "expression": "true"}]});
-    let object = hooks.configuration(true, "conditions", "/x", &CREATE_MAPS, conditions);
-    let (code, text) = hooks.refused("POST", &configurations(true), object).await;
-    assert!(
-        code == 422 && text.contains("webhooks[0].matchConditions"),
-        "{text}"
-    );
+    hooks.server.stop().await;
+}
+
+#[tokio::test]
+async fn match_conditions_decide_last() {
+    let hooks = Webhooks::start().await;
+    let conditions = |list: Value| json!({"matchConditions": list});
+    // Conformance: mutating and validating configurations with match conditions are stored and updated.
+    for mutating in [true, false] {
+        let list =
+            json!([{"name": "expression-1", "expression": "object.metadata.namespace == 'production'"}]);
+        let object = hooks.configuration(mutating, "stored", "/x", &CREATE_MAPS, conditions(list.clone()));
+        let mut stored = hooks.ok("POST", &configurations(mutating), object).await;
+        assert_eq!(stored["webhooks"][0]["matchConditions"], list);
+        let list = json!([{"name": "expression-2", "expression": "object.metadata.namespace == 'staging'"}]);
+        stored["webhooks"][0]["matchConditions"] = list.clone();
+        let path = format!("{}/stored", configurations(mutating));
+        hooks.ok("PUT", &path, stored).await;
+        let got = hooks.ok("GET", &path, Value::Null).await;
+        assert_eq!(got["webhooks"][0]["matchConditions"], list);
+
+        // Conformance: invalid match conditions are refused.
+        let list = json!([{"name": "a", "expression": "..."}, {"name": "a", "expression": "object.x"},
+            {"name": "b c", "expression": "params.x == 1"}, {"name": "", "expression": " "}]);
+        let object = hooks.configuration(mutating, "broken", "/x", &CREATE_MAPS, conditions(list));
+        let (code, text) = hooks.refused("POST", &configurations(mutating), object).await;
+        assert_eq!(code, 422);
+        let at = "webhooks[0].matchConditions";
+        for expected in [
+            format!(
+                "{at}[0].expression: Invalid value: \"...\": compilation failed: ERROR: <input>:1:1: Syntax error"
+            ),
+            format!("{at}[1].expression: Invalid value: \"object.x\": must evaluate to bool"),
+            format!("{at}[1].name: Duplicate value: \"a\""),
+            "undeclared reference to 'params' (in container '')".to_owned(),
+            format!("{at}[2].name: Invalid value: \"b c\": name part must consist of"),
+            format!("{at}[3].expression: Required value"),
+            format!("{at}[3].name: Required value"),
+        ] {
+            assert!(text.contains(&expected), "{expected}\n{text}");
+        }
+    }
+
+    let lists = [
+        json!([{"name": "not-nodes", "expression": "!('system:nodes' in request.userInfo.groups)"},
+            {"name": "marked", "expression": "has(object.data) && 'marked' in object.data"}]),
+        // False beats an error.
+        json!([{"name": "broken", "expression": "object.data.missing == 'x'"},
+            {"name": "marked", "expression": "object.metadata.name.startsWith('m')"}]),
+        json!([
+            {"name": "group", "expression":
+                "authorizer.group('').resource('configmaps').namespace('default').check('create').allowed()"},
+            {"name": "own", "expression": "authorizer.requestResource.check('create').allowed()"},
+            {"name": "account", "expression":
+                "!authorizer.serviceAccount('default', 'default').group('').resource('pods').check('list').allowed()"},
+            {"name": "marked", "expression": "request.operation == 'CREATE' && request.name.startsWith('m') &&
+                request.kind.kind == 'ConfigMap' && namespaceObject == null && oldObject == null && !request.dryRun"}]),
+    ];
+    for (at, list) in lists.into_iter().enumerate() {
+        let name = format!("c{at}");
+        hooks
+            .register(false, &name, "/deny", &CREATE_MAPS, conditions(list))
+            .await;
+        hooks.ok("POST", MAPS, map(&format!("x{at}"), json!({}))).await;
+        let marked = map(&format!("m{at}"), json!({"marked": "x"}));
+        let (code, text) = hooks.refused("POST", MAPS, marked).await;
+        let expected = if at == 1 {
+            format!(
+                "configmaps \"m{at}\" is forbidden: expression 'object.data.missing == 'x'' resulted in error: no such key: missing"
+            )
+        } else {
+            format!("admission webhook \"c{at}.example.com\" denied the request: not on my watch")
+        };
+        assert_eq!((code, text), (403, expected));
+        hooks.remove(false, &name).await;
+    }
+
+    // Errors count as the failure policy says: the hook is not asked.
+    let mut open = conditions(json!([{"name": "broken", "expression": "object.data.missing == 'x'"}]));
+    open["failurePolicy"] = json!("Ignore");
+    hooks.register(false, "open", "/deny", &CREATE_MAPS, open).await;
+    hooks.ok("POST", MAPS, map("open", json!({}))).await;
+
+    // Mutating hooks have them too.
+    let list = json!([{"name": "one", "expression": "object.metadata.name == 'one'"}]);
+    hooks
+        .register(true, "first", "/first", &CREATE_MAPS, conditions(list))
+        .await;
+    let created = hooks.ok("POST", MAPS, map("one", json!({"start": "x"}))).await;
+    assert_eq!(created["data"]["one"], "1");
+    let created = hooks.ok("POST", MAPS, map("two", json!({"start": "x"}))).await;
+    assert_eq!(created["data"], json!({"start": "x"}));
     hooks.server.stop().await;
 }

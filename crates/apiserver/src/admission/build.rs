@@ -8,13 +8,14 @@ use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
 use super::pod_security::PodSecurity;
+use super::policy::{MutatingPolicies, ValidatingPolicies};
 use super::priority::Priority;
 use super::resource_quota::ResourceQuota;
 use super::runtime_class::RuntimeClass;
 use super::service_account::ServiceAccount;
 use super::storage::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection};
 use super::tolerations::{DefaultTolerationSeconds, TaintNodesByCondition};
-use super::webhook::{MatchConditions, MutatingWebhook, ValidatingWebhook};
+use super::webhook::{MutatingWebhook, Parts, ValidatingWebhook};
 use crate::admission::{Chain, Connections};
 use crate::authorization::{self, Rbac, RbacEscalation};
 use crate::config::ApiServerConfig;
@@ -31,6 +32,12 @@ pub(crate) fn build(
 ) -> Chain {
     let authorizer = authorization::build(config, resources);
     let priority = Priority::new(resources);
+    let outside = Parts {
+        resources,
+        kinds,
+        connections,
+        authorizer: &authorizer,
+    };
     Chain {
         mutating: vec![
             Box::new(NamespaceLifecycle::new(resources)),
@@ -44,7 +51,8 @@ pub(crate) fn build(
             Box::new(StorageObjectInUseProtection),
             Box::new(RuntimeClass::new(resources)),
             Box::new(DefaultIngressClass::new(resources)),
-            Box::new(MutatingWebhook::new(resources, kinds, connections)),
+            Box::new(MutatingPolicies::new(&outside)),
+            Box::new(MutatingWebhook::new(&outside)),
         ],
         validating: vec![
             Box::new(LimitRanger::new(resources)),
@@ -59,9 +67,9 @@ pub(crate) fn build(
                 authorizer: authorizer.clone(),
             }),
             Box::new(CertificateSubjectRestriction),
-            Box::new(RbacEscalation::new(Rbac::new(resources), authorizer)),
-            Box::new(MatchConditions),
-            Box::new(ValidatingWebhook::new(resources, kinds, connections)),
+            Box::new(RbacEscalation::new(Rbac::new(resources), authorizer.clone())),
+            Box::new(ValidatingPolicies::new(&outside)),
+            Box::new(ValidatingWebhook::new(&outside)),
             // Last: what it charges for shall not be refused any more.
             Box::new(ResourceQuota::new(resources, config.store.clone())),
         ],

@@ -5,14 +5,17 @@
 
 mod build;
 mod certificates;
+mod expressions;
 mod ingress_class;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod object;
 mod plugin;
 mod pod_security;
 mod pod_security_checks;
+mod policy;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -23,4 +26,5 @@ mod webhook;
 
 pub(crate) use build::build;
 pub use plugin::{Attributes, Chain, MutatingPlugin, Notes, Operation, Round, ValidatingPlugin};
+pub(crate) use policy::{validate_registration, watch_policies};
 pub(crate) use webhook::Connections;

@@ -111,6 +111,7 @@ impl Registry {
                 errors.extend(crate::custom::validate_definition(&object, None));
             }
             errors.extend(crate::custom::validate(kind, &object, None, cx.notes));
+            errors.extend(crate::admission::validate_registration(kind, &object, None));
             if !errors.is_empty() {
                 return Err(Status::invalid(&kind.gk, name, &errors));
             }

@@ -147,6 +147,7 @@ impl Registry {
                 errors.extend(crate::custom::validate_definition(&new, Some(&old)));
             }
             errors.extend(crate::custom::validate(kind, &new, Some(&old), cx.notes));
+            errors.extend(crate::admission::validate_registration(kind, &new, Some(&old)));
             if !errors.is_empty() {
                 return Err(Status::invalid(&kind.gk, name, &errors));
             }

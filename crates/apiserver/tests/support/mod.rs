@@ -19,7 +19,7 @@ use keelson_apiserver::{
 use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
 use keelson_store::embedded::{EmbeddedStore, Options};
 use kube::api::{Api, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A running server, its store and its keys.
@@ -136,6 +136,48 @@ impl TestServer {
 
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
         self.send("GET", path, headers, String::new()).await
+    }
+
+    /// One request with a JSON body, or none for null; PATCH is a merge patch. The answer is parsed if it can be.
+    pub(crate) async fn json(&self, method: &str, path: &str, body: Value) -> (StatusCode, HeaderMap, Value) {
+        let kind = match method {
+            "PATCH" => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let (code, headers, text) = self.send(method, path, &[("content-type", kind)], body).await;
+        let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        (code, headers, value)
+    }
+
+    /// The answer of a request that succeeds.
+    pub(crate) async fn ok(&self, method: &str, path: &str, body: Value) -> Value {
+        let (code, _, value) = self.json(method, path, body).await;
+        assert!(code.is_success(), "{method} {path}: {value}");
+        value
+    }
+
+    /// The code and the message of a request that fails.
+    pub(crate) async fn refused(&self, method: &str, path: &str, body: Value) -> (u16, String) {
+        let (code, _, value) = self.json(method, path, body).await;
+        assert!(!code.is_success(), "{method} {path}: {value}");
+        (
+            code.as_u16(),
+            value["message"].as_str().unwrap_or_default().to_owned(),
+        )
+    }
+
+    /// Waits until the cache, which admission reads, has an object or has it no more.
+    pub(crate) async fn cached(&self, group: &str, resource: &str, name: &str, there: bool) {
+        let reader = self.server.resources().resource(group, resource);
+        eventually("the object in the cache", || async {
+            (reader.get("", name).is_some() == there).then_some(())
+        })
+        .await;
     }
 
     /// A TLS connection with the administrator's certificate.

@@ -7,9 +7,9 @@ use keelson_api::status::Status;
 use serde_json::Value;
 
 use super::hook::Hook;
-use super::matching::{Invocation, convert};
 use super::review::{self, Verdict};
 use crate::admission::Attributes;
+use crate::admission::matching::{Invocation, convert};
 
 /// Largest answer that is read.
 const MAX_ANSWER: usize = 16 << 20;

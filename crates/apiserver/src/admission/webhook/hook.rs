@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use keelson_api::selector::LabelSelector;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::matching::Rule;
+use crate::admission::expressions::Conditions;
+use crate::admission::matching::Criteria;
 use crate::aggregation::ca_bundle;
 use crate::outbound::{Client, Place, ServiceRef, TlsOptions, client_config};
 use crate::resources::{Reader, Resources};
@@ -23,11 +23,8 @@ pub(super) struct Hook {
     /// Unique among all hooks, and the same while the configuration is.
     pub(super) uid: String,
     pub(super) name: String,
-    pub(super) rules: Vec<Rule>,
-    pub(super) equivalent: bool,
-    pub(super) namespaces: LabelSelector,
-    pub(super) objects: LabelSelector,
-    pub(super) has_match_conditions: bool,
+    pub(super) criteria: Criteria,
+    pub(super) conditions: Arc<Conditions>,
     /// `None` or `NoneOnDryRun`, which may be called for a dry run.
     pub(super) dry_run: bool,
     /// `failurePolicy: Ignore`
@@ -103,27 +100,23 @@ impl Hooks {
 
     fn hook(&self, configuration: &str, at: usize, hook: &Value, before: &[Arc<Hook>]) -> Hook {
         let text = |field: &str| hook[field].as_str().unwrap_or_default();
-        let selector = |field: &str| {
-            // Validation refuses what cannot be read.
-            LabelSelector::from_label_selector_value(&hook[field])
-                .unwrap_or_else(|_| LabelSelector::nothing())
-        };
         let config = &hook["clientConfig"];
         // Connections are kept while the hook's address stays.
         let target = before
             .iter()
             .find(|h| h.target.config == *config)
             .map(|h| h.target.clone());
-        let rules = hook["rules"].as_array().into_iter().flatten();
+        let conditions = before
+            .iter()
+            .find(|h| h.conditions.are_of(&hook["matchConditions"]))
+            .map(|h| h.conditions.clone());
         Hook {
             configuration: configuration.to_owned(),
             uid: format!("{configuration}/{}/{at}", text("name")),
             name: text("name").to_owned(),
-            rules: rules.map(Rule::of).collect(),
-            equivalent: text("matchPolicy") != "Exact",
-            namespaces: selector("namespaceSelector"),
-            objects: selector("objectSelector"),
-            has_match_conditions: hook["matchConditions"].as_array().is_some_and(|c| !c.is_empty()),
+            criteria: Criteria::of_hook(hook),
+            conditions: conditions
+                .unwrap_or_else(|| Arc::new(Conditions::of(&hook["matchConditions"], false))),
             dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),
             ignores_failure: text("failurePolicy") == "Ignore",
             if_needed: text("reinvocationPolicy") == "IfNeeded",

@@ -4,36 +4,121 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keelson_api::field::{self, Path};
-use keelson_api::gvk::{GroupKind, GroupVersionKind};
 use keelson_api::patch::json_patch;
 use keelson_api::schema::Schema;
 use keelson_api::status::Status;
+use keelson_cel::limits::MATCH_CONDITIONS_COST_BUDGET;
 use serde_json::{Value, json};
 
 use super::call::{CallError, call};
 use super::hook::{Connections, Hook, Hooks};
-use super::matching::{Invocation, Matcher, convert, is_exempt};
-use super::review::Verdict;
-use crate::admission::{Attributes, MutatingPlugin, Operation, Round, ValidatingPlugin};
+use super::review::{Verdict, describe};
+use crate::admission::expressions::{Authority, Evaluator, Inputs, Judgement, VariableSet};
+use crate::admission::matching::{Invocation, Matcher, convert, is_exempt};
+use crate::admission::{Attributes, MutatingPlugin, Round, ValidatingPlugin};
+use crate::authorization::Authorizer;
 use crate::registry::options::FieldValidation;
-use crate::registry::{KindSource, metadata, model};
+use crate::registry::{KindSource, model};
 use crate::resources::Resources;
+
+/// What the plugins are made of.
+pub(in crate::admission) struct Parts<'a> {
+    /// Reads configurations and namespaces.
+    pub(in crate::admission) resources: &'a Resources,
+    /// What is served.
+    pub(in crate::admission) kinds: &'a KindSource,
+    /// How hooks are called.
+    pub(in crate::admission) connections: &'a Connections,
+    /// Asked by match conditions.
+    pub(in crate::admission) authorizer: &'a Arc<dyn Authorizer>,
+}
 
 /// What both plugins have.
 struct Dispatcher {
     hooks: Hooks,
     matcher: Matcher,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 impl Dispatcher {
-    fn new(resources: &Resources, resource: &str, kinds: &KindSource, connections: &Connections) -> Self {
+    fn new(parts: &Parts<'_>, resource: &str) -> Self {
+        let Parts {
+            resources,
+            kinds,
+            connections,
+            authorizer,
+        } = parts;
         Self {
             hooks: Hooks::new(resources, resource, connections),
             matcher: Matcher {
                 namespaces: resources.resource("", "namespaces"),
-                kinds: kinds.clone(),
+                kinds: (*kinds).clone(),
             },
+            authorizer: (*authorizer).clone(),
+        }
+    }
+
+    /// How the hook is asked about the request; `None` when it is not asked.
+    async fn invocation(
+        &self,
+        hook: &Hook,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+    ) -> Result<Option<Invocation>, Status> {
+        let invocation = self.matcher.invocation(&hook.criteria, attributes, object);
+        let Some(invocation) = invocation.await? else {
+            return Ok(None);
+        };
+        if !hook.conditions.any() {
+            return Ok(Some(invocation));
+        }
+        match self.judge(hook, attributes, &invocation, object).await? {
+            Judgement::Matches => Ok(Some(invocation)),
+            Judgement::Differs => Ok(None),
+            Judgement::Failed(error) => {
+                tracing::warn!(
+                    webhook = hook.name,
+                    error,
+                    "Failed evaluating match conditions, failing closed"
+                );
+                let resource = attributes.resource.group_resource();
+                Err(Status::forbidden(&resource, attributes.name, error))
+            }
+        }
+    }
+
+    /// What the hook's match conditions say.
+    async fn judge(
+        &self,
+        hook: &Hook,
+        attributes: &Attributes<'_>,
+        invocation: &Invocation,
+        object: Option<&Value>,
+    ) -> Result<Judgement, Status> {
+        let versioned = |object: Option<&Value>| match (object, &invocation.conversion) {
+            (Some(object), Some((from, to))) => convert(from, to, object).map(Some),
+            _ => Ok(None),
+        };
+        let (new, old) = (versioned(object)?, versioned(attributes.old_object)?);
+        let authority = Authority::new(self.authorizer.as_ref(), attributes.user);
+        let request = describe(attributes, invocation);
+        let inputs = Inputs {
+            object: new.as_ref().or(object),
+            old_object: old.as_ref().or(attributes.old_object),
+            request: &request,
+            namespace: None,
+            params: None,
+            authority: &authority,
+        };
+        let variables = VariableSet::default();
+        loop {
+            let judgement = {
+                let mut evaluator = Evaluator::new(&inputs, &variables, MATCH_CONDITIONS_COST_BUDGET);
+                hook.conditions.judge(&mut evaluator, hook.ignores_failure)
+            };
+            if !authority.settle().await {
+                return Ok(judgement);
+            }
         }
     }
 
@@ -84,13 +169,8 @@ struct Invoked {
 }
 
 impl MutatingWebhook {
-    pub(in crate::admission) fn new(
-        resources: &Resources,
-        kinds: &KindSource,
-        connections: &Connections,
-    ) -> Self {
-        let resource = "mutatingwebhookconfigurations";
-        Self(Dispatcher::new(resources, resource, kinds, connections))
+    pub(in crate::admission) fn new(parts: &Parts<'_>) -> Self {
+        Self(Dispatcher::new(parts, "mutatingwebhookconfigurations"))
     }
 
     /// Calls a hook and applies its patch; true when the object is another one now.
@@ -194,11 +274,7 @@ impl MutatingPlugin for MutatingWebhook {
             if again && !invoked.again.remove(&hook.uid) {
                 continue;
             }
-            let invocation = self
-                .0
-                .matcher
-                .invocation(hook, attributes, object.as_deref())
-                .await?;
+            let invocation = self.0.invocation(hook, attributes, object.as_deref()).await?;
             let Some(invocation) = invocation else { continue };
             let result = self.call(hook, &invocation, attributes, &mut object).await;
             let place = format!("webhook.admission.k8s.io/round_{}_index_{at}", u8::from(again));
@@ -235,13 +311,8 @@ impl MutatingPlugin for MutatingWebhook {
 pub(in crate::admission) struct ValidatingWebhook(Dispatcher);
 
 impl ValidatingWebhook {
-    pub(in crate::admission) fn new(
-        resources: &Resources,
-        kinds: &KindSource,
-        connections: &Connections,
-    ) -> Self {
-        let resource = "validatingwebhookconfigurations";
-        Self(Dispatcher::new(resources, resource, kinds, connections))
+    pub(in crate::admission) fn new(parts: &Parts<'_>) -> Self {
+        Self(Dispatcher::new(parts, "validatingwebhookconfigurations"))
     }
 
     async fn ask(
@@ -282,50 +353,12 @@ impl ValidatingPlugin for ValidatingWebhook {
         let hooks = self.0.hooks.all();
         let mut asked = Vec::new();
         for (at, hook) in hooks.1.iter().enumerate() {
-            if let Some(invocation) = self.0.matcher.invocation(hook, attributes, object).await? {
+            if let Some(invocation) = self.0.invocation(hook, attributes, object).await? {
                 asked.push(self.ask(at, hook.clone(), invocation, attributes, object));
             }
         }
         // All are asked at once; the first refusal in their order is the answer.
         let answers = futures::future::join_all(asked).await;
         answers.into_iter().find(Result::is_err).unwrap_or(Ok(()))
-    }
-}
-
-/// Refuses webhook configurations with `matchConditions`, which are not evaluated here.
-pub(in crate::admission) struct MatchConditions;
-
-#[async_trait]
-impl ValidatingPlugin for MatchConditions {
-    fn name(&self) -> &'static str {
-        "WebhookMatchConditions"
-    }
-
-    fn handles(&self, attributes: &Attributes<'_>) -> bool {
-        matches!(attributes.operation, Operation::Create | Operation::Update)
-            && attributes.resource.group == "admissionregistration.k8s.io"
-            && attributes.resource.resource.ends_with("webhookconfigurations")
-    }
-
-    async fn validate(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
-        let Some(object) = object else { return Ok(()) };
-        let hooks = object["webhooks"].as_array().into_iter().flatten();
-        let errors: Vec<field::Error> = hooks
-            .enumerate()
-            .filter(|(_, hook)| hook["matchConditions"].as_array().is_some_and(|c| !c.is_empty()))
-            .map(|(at, _)| {
-                let path = Path::new("webhooks").index(at).child("matchConditions");
-                field::Error::forbidden(&path, "not supported by this server")
-            })
-            .collect();
-        if errors.is_empty() {
-            return Ok(());
-        }
-        let GroupVersionKind { group, kind, .. } = attributes.kind.clone();
-        Err(Status::invalid(
-            &GroupKind::new(group, kind),
-            metadata::text(object, "name"),
-            &errors,
-        ))
     }
 }

@@ -4,8 +4,8 @@ use base64::Engine;
 use keelson_api::status::Status;
 use serde_json::{Map, Value, json};
 
-use super::matching::Invocation;
 use crate::admission::Attributes;
+use crate::admission::matching::Invocation;
 
 /// What a hook says.
 #[derive(Debug, Default, PartialEq)]
@@ -26,6 +26,15 @@ pub(super) fn request(
     object: Option<&Value>,
     old_object: Option<&Value>,
 ) -> Value {
+    let mut request = describe(attributes, invocation);
+    request["uid"] = json!(uid);
+    request["object"] = json!(object);
+    request["oldObject"] = json!(old_object);
+    json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
+}
+
+/// The request without the objects, as hooks get it and expressions see it.
+pub(in crate::admission) fn describe(attributes: &Attributes<'_>, invocation: &Invocation) -> Value {
     let user = attributes.user;
     let mut info = Map::new();
     info.insert("username".to_owned(), json!(user.name));
@@ -41,12 +50,10 @@ pub(super) fn request(
     let kind = |k: &keelson_api::gvk::GroupVersionKind| json!({"group": k.group, "version": k.version, "kind": k.kind});
     let resource = |r: &keelson_api::gvk::GroupVersionResource| json!({"group": r.group, "version": r.version, "resource": r.resource});
     let mut request = json!({
-        "uid": uid,
         "kind": kind(&invocation.kind), "resource": resource(&invocation.resource),
         "requestKind": kind(attributes.kind), "requestResource": resource(attributes.resource),
         "operation": attributes.operation.as_str(),
         "userInfo": info,
-        "object": object, "oldObject": old_object,
         "dryRun": attributes.dry_run, "options": attributes.options,
     });
     for (field, text) in [
@@ -59,7 +66,7 @@ pub(super) fn request(
             request[field] = json!(text);
         }
     }
-    json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
+    request
 }
 
 /// The answer; the error is upstream's text.

@@ -1,4 +1,4 @@
-//! Whether a hook is asked about a request, and about which version of the object.
+//! Whether a webhook or a policy is asked about a request, and about which version of the object.
 
 use std::sync::Arc;
 
@@ -7,24 +7,26 @@ use keelson_api::selector::LabelSelector;
 use keelson_api::status::Status;
 use serde_json::{Map, Value};
 
-use super::hook::Hook;
-use crate::admission::Attributes;
+use super::Attributes;
 use crate::registry::{Kind, KindSource, status_of};
 use crate::resources::Reader;
+use crate::watch_cache::CachedObject;
 
 /// A rule with operations.
 #[derive(Debug)]
-pub(super) struct Rule {
+struct Rule {
     operations: Vec<String>,
     groups: Vec<String>,
     versions: Vec<String>,
     /// Resource and subresource.
     resources: Vec<(String, String)>,
     scope: String,
+    /// Names of objects; none stands for all.
+    names: Vec<String>,
 }
 
 impl Rule {
-    pub(super) fn of(value: &Value) -> Self {
+    fn of(value: &Value) -> Self {
         let list = |field: &str| -> Vec<String> {
             let values = value[field].as_array().into_iter().flatten();
             values.filter_map(|v| v.as_str().map(str::to_owned)).collect()
@@ -39,11 +41,18 @@ impl Rule {
             versions: list("apiVersions"),
             resources: resources.collect(),
             scope: value["scope"].as_str().unwrap_or("*").to_owned(),
+            names: list("resourceNames"),
         }
     }
 
     /// Whether the rule names the request's operation, scope and this resource.
-    pub(super) fn matches(&self, attributes: &Attributes<'_>, resource: &GroupVersionResource) -> bool {
+    fn matches(&self, attributes: &Attributes<'_>, resource: &GroupVersionResource) -> bool {
+        self.versions.iter().any(|v| v == "*" || *v == *resource.version)
+            && self.matches_some_version(attributes, resource)
+    }
+
+    /// As [`Self::matches`], of any version of the resource.
+    fn matches_some_version(&self, attributes: &Attributes<'_>, resource: &GroupVersionResource) -> bool {
         let any = |list: &[String], wanted: &str| list.iter().any(|v| v == "*" || v == wanted);
         let is_namespace = resource.group.is_empty() && resource.resource == "namespaces";
         let scope = match self.scope.as_str() {
@@ -54,10 +63,55 @@ impl Rule {
         scope
             && any(&self.operations, attributes.operation.as_str())
             && any(&self.groups, &resource.group)
-            && any(&self.versions, &resource.version)
+            && (self.names.is_empty() || self.names.iter().any(|name| name == attributes.name))
             && self.resources.iter().any(|(name, sub)| {
                 (name == "*" || *name == *resource.resource) && (sub == "*" || sub == attributes.subresource)
             })
+    }
+}
+
+/// What requests a webhook, a policy or a binding is about.
+#[derive(Debug)]
+pub(super) struct Criteria {
+    rules: Vec<Rule>,
+    excluded: Vec<Rule>,
+    /// No rules stand for everything instead of nothing.
+    everything: bool,
+    equivalent: bool,
+    namespaces: LabelSelector,
+    objects: LabelSelector,
+}
+
+impl Criteria {
+    /// Of an entry of `webhooks`.
+    pub(super) fn of_hook(hook: &Value) -> Self {
+        Self::of(hook, false)
+    }
+
+    /// Of a `MatchResources`.
+    pub(super) fn of_resources(resources: &Value) -> Self {
+        Self::of(resources, true)
+    }
+
+    fn of(value: &Value, is_policy: bool) -> Self {
+        let rules = |field: &str| {
+            let rules = value[field].as_array().into_iter().flatten();
+            rules.map(Rule::of).collect::<Vec<_>>()
+        };
+        let selector = |field: &str| {
+            // Validation refuses what cannot be read.
+            LabelSelector::from_label_selector_value(&value[field])
+                .unwrap_or_else(|_| LabelSelector::nothing())
+        };
+        let own = rules(if is_policy { "resourceRules" } else { "rules" });
+        Self {
+            everything: is_policy && own.is_empty(),
+            rules: own,
+            excluded: rules("excludeResourceRules"),
+            equivalent: value["matchPolicy"] != "Exact",
+            namespaces: selector("namespaceSelector"),
+            objects: selector("objectSelector"),
+        }
     }
 }
 
@@ -80,54 +134,67 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// `None` when the hook is not asked.
+    /// `None` when the request is none of those that are meant.
+    ///
+    /// # Errors
+    /// The request's namespace cannot be found.
     pub(super) async fn invocation(
         &self,
-        hook: &Hook,
+        criteria: &Criteria,
         attributes: &Attributes<'_>,
         object: Option<&Value>,
     ) -> Result<Option<Invocation>, Status> {
-        if !object_matches(&hook.objects, object, attributes.old_object) {
+        if !object_matches(&criteria.objects, object, attributes.old_object) {
             return Ok(None);
         }
-        let Some(invocation) = self.rules(hook, attributes) else {
+        let direct = || Invocation {
+            resource: attributes.resource.clone(),
+            kind: attributes.kind.clone(),
+            conversion: None,
+        };
+        let invocation = if criteria.everything {
+            Some(direct())
+        } else {
+            self.rules(&criteria.rules, criteria.equivalent, attributes, direct)
+        };
+        let Some(invocation) = invocation else {
             return Ok(None);
         };
-        if !self
-            .namespace_matches(&hook.namespaces, attributes, object)
-            .await?
+        if self
+            .rules(&criteria.excluded, criteria.equivalent, attributes, direct)
+            .is_some()
         {
             return Ok(None);
         }
-        if hook.has_match_conditions {
-            let why = format!(
-                "webhook {:?} has matchConditions, which are not supported",
-                hook.name
-            );
-            let gr = attributes.resource.group_resource();
-            return Err(Status::forbidden(&gr, attributes.name, why));
-        }
-        Ok(Some(invocation))
+        let matches = self.namespace_matches(&criteria.namespaces, attributes, object);
+        Ok(matches.await?.then_some(invocation))
     }
 
-    fn rules(&self, hook: &Hook, attributes: &Attributes<'_>) -> Option<Invocation> {
-        if hook
-            .rules
+    fn rules(
+        &self,
+        rules: &[Rule],
+        equivalent: bool,
+        attributes: &Attributes<'_>,
+        direct: impl Fn() -> Invocation,
+    ) -> Option<Invocation> {
+        if rules
             .iter()
             .any(|rule| rule.matches(attributes, attributes.resource))
         {
-            return Some(Invocation {
-                resource: attributes.resource.clone(),
-                kind: attributes.kind.clone(),
-                conversion: None,
-            });
+            return Some(direct());
         }
         // Other subresources than `status` have kinds of their own, which exist in one version.
-        if !hook.equivalent || !matches!(attributes.subresource, "" | "status") {
+        if !equivalent || !matches!(attributes.subresource, "" | "status") {
+            return None;
+        }
+        let given = attributes.resource;
+        if !rules
+            .iter()
+            .any(|rule| rule.matches_some_version(attributes, given))
+        {
             return None;
         }
         let table = self.kinds.load();
-        let given = attributes.resource;
         let own = table.get(&given.group, &given.version, &given.resource)?;
         let others = || {
             table.rows().iter().filter(|row| {
@@ -136,7 +203,7 @@ impl Matcher {
                     && row.gvr.version != given.version
             })
         };
-        hook.rules.iter().find_map(|rule| {
+        rules.iter().find_map(|rule| {
             let other = others().find(|row| rule.matches(attributes, &row.gvr))?;
             Some(Invocation {
                 resource: other.gvr.clone(),
@@ -144,6 +211,22 @@ impl Matcher {
                 conversion: Some((own.clone(), other.clone())),
             })
         })
+    }
+
+    /// The namespace, also when it was made a moment ago.
+    ///
+    /// # Errors
+    /// 404: there is none.
+    pub(super) async fn namespace(&self, name: &str) -> Result<Arc<CachedObject>, Status> {
+        let found = match self.namespaces.get("", name) {
+            Some(found) => Some(found),
+            None => self
+                .namespaces
+                .get_latest("", name)
+                .await
+                .map_err(|e| status_of(&e))?,
+        };
+        found.ok_or_else(|| Status::not_found(&GroupResource::new("", "namespaces"), name))
     }
 
     async fn namespace_matches(
@@ -171,19 +254,7 @@ impl Matcher {
         if name.is_empty() {
             return Ok(true);
         }
-        let found = match self.namespaces.get("", name) {
-            Some(found) => Some(found),
-            // It may have been created a moment ago.
-            None => self
-                .namespaces
-                .get_latest("", name)
-                .await
-                .map_err(|e| status_of(&e))?,
-        };
-        match found {
-            Some(namespace) => Ok(selector.matches_object(namespace.value())),
-            None => Err(Status::not_found(&GroupResource::new("", "namespaces"), name)),
-        }
+        Ok(selector.matches_object(self.namespace(name).await?.value()))
     }
 }
 

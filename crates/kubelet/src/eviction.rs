@@ -62,39 +62,65 @@ struct Shortage {
     available: u64,
 }
 
-/// Measures until shutdown.
-pub(crate) async fn run(kubelet: Arc<Kubelet>) {
-    let mut last: HashMap<&'static str, Instant> = HashMap::new();
-    let mut images = HashMap::new();
-    loop {
-        tokio::select! {
-            () = kubelet.shutdown.cancelled() => return,
-            () = sleep(PERIOD) => {}
-        }
-        let shortages = measure(&kubelet);
+/// Looks at the node again and again.
+pub(crate) struct Monitor {
+    kubelet: Arc<Kubelet>,
+    /// When each resource was last short.
+    last: HashMap<&'static str, Instant>,
+}
+
+impl Monitor {
+    /// Measures once, so that the first status that the node reports tells the truth.
+    pub(crate) fn new(kubelet: Arc<Kubelet>) -> Self {
+        let mut this = Self {
+            kubelet,
+            last: HashMap::new(),
+        };
+        this.observe();
+        this
+    }
+
+    /// Measures, and keeps the state that follows from it.
+    fn observe(&mut self) -> Vec<Shortage> {
+        let shortages = measure(&self.kubelet);
         for shortage in &shortages {
-            last.insert(shortage.resource, Instant::now());
+            self.last.insert(shortage.resource, Instant::now());
         }
-        last.retain(|_, seen| seen.elapsed() < TRANSITION);
-        let disk = last.contains_key("ephemeral-storage") || last.contains_key("inodes");
-        kubelet.pressure.set(PressureState {
-            memory: last.contains_key("memory"),
-            disk,
+        self.last.retain(|_, seen| seen.elapsed() < TRANSITION);
+        let short = |resource| self.last.contains_key(resource);
+        self.kubelet.pressure.set(PressureState {
+            memory: short("memory"),
+            disk: short("ephemeral-storage") || short("inodes"),
             pid: false,
         });
-        let Some(shortage) = shortages.first() else {
-            continue;
-        };
-        tracing::warn!(?shortage, "the node is short of a resource");
-        if shortage.resource != "memory" {
-            match gc::collect_images(&kubelet, &mut images, true).await {
-                Ok(freed) if freed > 0 && measure(&kubelet).is_empty() => continue,
-                Ok(_) => {}
-                Err(error) => tracing::warn!(error, "unused images not removed under disk pressure"),
+        shortages
+    }
+
+    /// Measures and relieves until shutdown.
+    pub(crate) async fn run(mut self) {
+        let mut images = HashMap::new();
+        loop {
+            tokio::select! {
+                () = self.kubelet.shutdown.cancelled() => return,
+                () = sleep(PERIOD) => {}
+            }
+            if let Some(shortage) = self.observe().first() {
+                relieve(&self.kubelet, *shortage, &mut images).await;
             }
         }
-        evict(&kubelet, *shortage).await;
     }
+}
+
+async fn relieve(kubelet: &Arc<Kubelet>, shortage: Shortage, images: &mut HashMap<String, Instant>) {
+    tracing::warn!(?shortage, "the node is short of a resource");
+    if shortage.resource != "memory" {
+        match gc::collect_images(kubelet, images, true).await {
+            Ok(freed) if freed > 0 && measure(kubelet).is_empty() => return,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error, "unused images not removed under disk pressure"),
+        }
+    }
+    evict(kubelet, shortage).await;
 }
 
 fn measure(kubelet: &Kubelet) -> Vec<Shortage> {

@@ -291,6 +291,7 @@ async fn serve(kubelet: &Arc<Kubelet>, stop: &CancellationToken) -> Result<(), E
     if let Err(error) = kubelet.cgroups.create_root(cpu, memory) {
         tracing::error!(%error, cause = std::error::Error::source(&error).map(ToString::to_string), "the tree of pod groups is not complete");
     }
+    let pressure = eviction::Monitor::new(kubelet.clone());
     tracker.spawn(node::run(kubelet.clone()));
     tracker.spawn(node::lease::run(kubelet.clone()));
     tracker.spawn(kubelet.status.clone().run(stop.clone()));
@@ -303,7 +304,7 @@ async fn serve(kubelet: &Arc<Kubelet>, stop: &CancellationToken) -> Result<(), E
     }
     tracker.spawn(container::gc::run(kubelet.clone()));
     tracker.spawn(container::rotation::run(kubelet.clone()));
-    tracker.spawn(eviction::run(kubelet.clone()));
+    tracker.spawn(pressure.run());
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = kubelet.api_pods.synced() => {}

@@ -103,6 +103,7 @@ impl Runtime {
             .map_err(failed("create the container directory"))?;
         let mut record = ContainerRecord::new(id, &sandbox.id, now(), &config);
         record.image_ref = image.image_ref();
+        record.image_tag = image.repo_tags.first().cloned().unwrap_or_default();
         record.image_id = image_id;
         record.image_volumes = volume_ids;
         record.stop_signal = spec::stop_signal(&config, &image.config.stop_signal);

@@ -103,7 +103,11 @@ impl Runtime {
 
     pub(crate) fn describe_container(&self, container: &Container) -> v1::ContainerStatus {
         let phase = container.phase();
-        let (config, record) = (container.config.lock().clone(), container.record.lock().clone());
+        let (mut config, record) = (container.config.lock().clone(), container.record.lock().clone());
+        // The kubelet asks for an image by its id; people know it by its tag. containerd names the first one too.
+        if let (Some(image), false) = (&mut config.image, record.image_tag.is_empty()) {
+            image.image = record.image_tag;
+        }
         let mut status = v1::ContainerStatus {
             id: container.id.clone(),
             metadata: config.metadata,

@@ -78,6 +78,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) created_at: i64,
     /// What the status reports.
     pub(crate) image_ref: String,
+    /// The image's first tag when the container was made; empty when it had none.
+    #[serde(default)]
+    pub(crate) image_tag: String,
     /// Id of the image.
     pub(crate) image_id: String,
     /// User and groups that it runs as.
@@ -106,6 +109,7 @@ impl ContainerRecord {
             sandbox_id: sandbox_id.to_owned(),
             created_at,
             image_ref: String::new(),
+            image_tag: String::new(),
             image_id: String::new(),
             uid: 0,
             gid: 0,

@@ -38,12 +38,12 @@ fn annotations(config: &KubeletConfig) -> BTreeMap<String, String> {
     annotations
 }
 
-/// Creates the Node with its first status; one that exists gets the labels of this kubelet.
+/// Creates the Node with its first status; one that exists gets the labels of this kubelet and is returned as it was.
 pub(super) async fn register(
     api: &Api<Node>,
     config: &KubeletConfig,
     status: NodeStatus,
-) -> Result<(), kube::Error> {
+) -> Result<Option<Node>, kube::Error> {
     let mut taints = config.register_with_taints.clone();
     if config.external_cloud_provider {
         taints.push(Taint {
@@ -70,7 +70,7 @@ pub(super) async fn register(
     match api.create(&PostParams::default(), &node).await {
         Ok(_) => {
             tracing::info!(node = config.node_name, "registered node");
-            return Ok(());
+            return Ok(None);
         }
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => return Err(error),
@@ -93,5 +93,5 @@ pub(super) async fn register(
         )
         .await?;
     }
-    Ok(())
+    Ok(Some(known))
 }

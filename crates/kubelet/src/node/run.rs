@@ -129,16 +129,22 @@ impl Updater {
         kubelet.set_runtime_state(runtime.clone());
         self.tell_pod_cidr().await;
         let mut new = status::make(&kubelet, &runtime).await;
+        let conditions = |node: &Node| node.status.as_ref()?.conditions.clone();
         if self.conditions.is_empty()
-            && let Some(known) = kubelet.node().and_then(|node| node.status.clone()?.conditions)
+            && let Some(known) = kubelet.node().and_then(|node| conditions(&node))
         {
             self.conditions = known;
         }
         status::stamp(&mut new, &self.conditions, Timestamp::now());
         let name = kubelet.config.node_name.clone();
         if !self.registered && kubelet.config.register_node {
-            register::register(&self.api, &kubelet.config, new.clone()).await?;
+            let before = register::register(&self.api, &kubelet.config, new.clone()).await?;
             self.registered = true;
+            // What is as it was before this kubelet started has been so since then.
+            if let Some(known) = before.and_then(|node| conditions(&node)) {
+                self.conditions = known;
+                status::stamp(&mut new, &self.conditions, Timestamp::now());
+            }
         }
         let difference = status::difference(self.sent.as_ref(), &new);
         let due = self
@@ -221,6 +227,8 @@ impl Updater {
             .await
         {
             Ok(_) => self.pod_cidr = Some(cidr),
+            // The built-in runtime's network reads the range from the node by itself.
+            Err(status) if status.code() == tonic::Code::Unimplemented => self.pod_cidr = Some(cidr),
             Err(status) => {
                 tracing::warn!(cidr, %status, "the runtime did not take the range of pod addresses")
             }

@@ -1,10 +1,11 @@
 //! The kubelet on Debian's containerd instead of the built-in runtime, all in namespaces of their own: whatever goes wrong, the
 //! kernel ends everything with them.
 
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -96,21 +97,26 @@ fn start(dir: &Path) -> Child {
     std::fs::write(dir.join("net.d/10-net.conflist"), network(dir)).unwrap();
     std::fs::write(dir.join("config.toml"), config(dir)).unwrap();
     let log = std::fs::File::create(dir.join("containerd.log")).unwrap();
-    let mut child = Command::new("containerd")
+    // It says so here when it serves.
+    let notify = dir.join("notify.sock");
+    let ready = UnixDatagram::bind(&notify).unwrap();
+    ready.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let child = Command::new("containerd")
         .arg("--config")
         .arg(dir.join("config.toml"))
+        .env("NOTIFY_SOCKET", &notify)
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .process_group(0)
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !ctr(dir, &["version"]) {
-        let log = || std::fs::read_to_string(dir.join("containerd.log")).unwrap();
-        assert!(child.try_wait().unwrap().is_none(), "containerd ended: {}", log());
-        assert!(Instant::now() < deadline, "containerd does not answer: {}", log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let mut message = [0; 64];
+    let length = ready.recv(&mut message).unwrap_or_default();
+    assert!(
+        message[..length].starts_with(b"READY=1"),
+        "containerd does not answer: {}",
+        std::fs::read_to_string(dir.join("containerd.log")).unwrap()
+    );
     child
 }
 

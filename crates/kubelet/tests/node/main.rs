@@ -10,6 +10,8 @@ mod fixture;
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod pods;
 #[expect(clippy::unwrap_used, reason = "a test")]
+mod pressure;
+#[expect(clippy::unwrap_used, reason = "a test")]
 mod resize;
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod server;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     }
     let tests: Vec<Test> = [
         pods::TESTS,
+        pressure::TESTS,
         resize::TESTS,
         server::TESTS,
         settings::TESTS,

@@ -78,6 +78,10 @@ fn configuration() {
         let status = pod.status.clone().unwrap();
         assert_eq!(status.phase.as_deref(), Some("Running"));
         assert_eq!(status.qos_class.as_deref(), Some("Burstable"));
+        // By tag, though the runtime is given the id; one that came from no registry has no digest.
+        assert_eq!(container(&pod)["image"], IMAGE);
+        let id = container(&pod)["imageID"].as_str().unwrap().to_owned();
+        assert!(id.starts_with("sha256:"), "{id}");
         assert!(status.pod_ip.as_deref().unwrap().starts_with("10.255.0."));
         assert_eq!(condition(&pod, "PodReadyToStartContainers"), "True");
         let expected = "one word web one word web 1000 644\nweb\n1\n1\ntoken\nwritten\n";

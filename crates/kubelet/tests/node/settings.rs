@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::Test;
 use super::fixture::{Cluster, IDLE, on_cluster, shell};
-use super::pods::log;
 
 pub(crate) const TESTS: &[Test] = &[
     ("what_a_spec_asks_of_the_sandbox_is_there", sandbox_settings),
@@ -15,15 +14,13 @@ pub(crate) const TESTS: &[Test] = &[
     ),
 ];
 
-/// Waits until the only container of a pod has printed `expected`.
-async fn until_log(cluster: &Cluster, pod: &str, expected: &str) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    let mut found = log(cluster, pod).await;
-    while found != expected && std::time::Instant::now() < deadline {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        found = log(cluster, pod).await;
-    }
-    assert_eq!(found, expected);
+/// All that the only container of a pod prints until it ends.
+async fn whole_log(cluster: &Cluster, pod: &str) -> String {
+    let parameters = kube::api::LogParams {
+        follow: true,
+        ..Default::default()
+    };
+    cluster.pods().logs(pod, &parameters).await.unwrap()
 }
 
 fn sandbox_settings() {
@@ -49,7 +46,7 @@ fn sandbox_settings() {
              search resolv.conf.local\nnameserver 1.1.1.1\noptions ndots:2\n\
              {ip}\tsandbox-name.sub.default.svc.cluster.local\tsandbox-name\n"
         );
-        until_log(cluster, "settings", &expected).await;
+        assert_eq!(whole_log(cluster, "settings").await, expected);
         // Nobody may set these without the node's leave.
         let spec = json!({
             "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "10000000000"}]},
@@ -101,11 +98,9 @@ fn volume_details() {
         });
         cluster.pod("volumes", spec).await;
         cluster.until_phase("volumes", "Succeeded").await;
-        until_log(
-            cluster,
-            "volumes",
-            "777\n777\n1\n400\n440\n23volumes1500gone\nfile\n",
-        )
-        .await;
+        assert_eq!(
+            whole_log(cluster, "volumes").await,
+            "777\n777\n1\n400\n440\n23volumes1500gone\nfile\n"
+        );
     });
 }

@@ -151,7 +151,7 @@ impl EventLoop {
     /// copy, and the kernel watches the open file, not the number.
     pub(super) fn unwatch(&mut self, token: u64, fd: impl AsFd) {
         if self.sources.remove(&token).is_some() {
-            // Fails only for what is not in the set.
+            // Fails only for what is not in the set, which is what is wanted.
             let _ = self.epoll.delete(fd);
         }
     }
@@ -259,10 +259,11 @@ impl EventLoop {
                 Err(_) => return self.disconnect(),
             }
         }
-        // Cannot fail: the socket is in the set.
-        let _ = self
-            .epoll
-            .modify(&connection.socket, &mut EpollEvent::new(wanted, *token));
+        let mut event = EpollEvent::new(wanted, *token);
+        if let Err(errno) = self.epoll.modify(&connection.socket, &mut event) {
+            complain(format_args!("cannot wait for the runtime: {errno}"));
+            self.disconnect();
+        }
     }
 
     /// Reads one message of a creator.
@@ -522,10 +523,10 @@ impl EventLoop {
                 return;
             }
         };
-        // Cannot fail: a sink is in the set while it is in the list.
-        let _ = self
-            .epoll
-            .modify(&container.sinks[at].fd, &mut EpollEvent::new(flags, token));
+        let mut event = EpollEvent::new(flags, token);
+        if let Err(errno) = self.epoll.modify(&container.sinks[at].fd, &mut event) {
+            complain(format_args!("{id}: cannot wait for an attached client: {errno}"));
+        }
     }
 
     /// Kills every container and the pause process: the end of the sandbox.

@@ -10,7 +10,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-fn resident(pid: i64) -> String {
+fn resident(pid: i32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     status
         .lines()
@@ -42,19 +42,7 @@ async fn pod_start_and_shim_memory() {
         node.exec(&id, "true").await;
         execs.push(begin.elapsed());
         if number == 0 {
-            let request = v1::PodSandboxStatusRequest {
-                pod_sandbox_id: sandbox.clone(),
-                verbose: true,
-            };
-            let info = node
-                .cri
-                .pod_sandbox_status(request)
-                .await
-                .unwrap()
-                .into_inner()
-                .info;
-            let value: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
-            println!("shim: {}", resident(value["pid"].as_i64().unwrap()));
+            println!("shim: {}", resident(node.shim_pid(&sandbox).await));
         }
         let begin = Instant::now();
         node.cri

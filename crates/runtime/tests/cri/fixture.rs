@@ -44,6 +44,7 @@ impl Drop for Node {
             let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let pid = entry.file_name().to_string_lossy().parse::<i32>();
             if let (Ok(pid), true) = (pid, String::from_utf8_lossy(&arguments).contains(&dir)) {
+                // It may have ended since it was read.
                 let _ = nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(pid),
                     nix::sys::signal::Signal::SIGKILL,
@@ -56,6 +57,7 @@ impl Drop for Node {
         group.kill_all();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
             if let Some(path) = line.split(' ').nth(4).filter(|path| path.starts_with(&dir)) {
+                // Best effort: the test has failed already, and a panic here would hide why.
                 let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
             }
         }
@@ -280,6 +282,17 @@ impl Node {
             .into_inner()
             .status
             .unwrap()
+    }
+
+    /// Process id of a sandbox's shim.
+    pub(crate) async fn shim_pid(&mut self, sandbox: &str) -> i32 {
+        let request = v1::PodSandboxStatusRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            verbose: true,
+        };
+        let response = self.cri.pod_sandbox_status(request).await.unwrap();
+        let info: serde_json::Value = serde_json::from_str(&response.into_inner().info["info"]).unwrap();
+        i32::try_from(info["pid"].as_i64().unwrap()).unwrap()
     }
 
     /// Waits for the end of a container.

@@ -2,7 +2,7 @@
 
 use keelson_cri::v1;
 
-use crate::fixture::{Node, read_log, read_tagged_log, shell};
+use crate::fixture::{IMAGE, Node, read_log, read_tagged_log, shell};
 
 #[tokio::test]
 async fn a_container_runs_logs_and_exits() {
@@ -49,6 +49,22 @@ async fn the_images_command_is_the_default() {
     };
     let log = node.output("pod", config).await;
     assert_eq!(log, [("stdout".to_owned(), "default command".to_owned())]);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_container_names_its_image_by_tag() {
+    let mut node = Node::start().await;
+    let id = node.runtime.images().status(IMAGE).unwrap().id.to_string();
+    let pod = node.pod("pod");
+    let sandbox = node.run_pod(&pod).await;
+    let mut config = shell("main", "true");
+    config.image.as_mut().unwrap().image.clone_from(&id);
+    let container = node.create(&sandbox, &pod, config).await.unwrap();
+    let mut node = node.restart().await;
+    let status = node.status(&container).await;
+    assert_eq!(status.image.unwrap().image, IMAGE);
+    assert_eq!((status.image_id, status.image_ref), (id.clone(), id));
     node.finish().await;
 }
 

@@ -78,25 +78,8 @@ async fn containers_outlive_the_runtime() {
     node.finish().await;
 }
 
-/// Process id of a sandbox's shim.
-async fn shim_pid(node: &mut Node, sandbox: &str) -> i32 {
-    let request = v1::PodSandboxStatusRequest {
-        pod_sandbox_id: sandbox.to_owned(),
-        verbose: true,
-    };
-    let info = node
-        .cri
-        .pod_sandbox_status(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .info;
-    let value: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
-    i32::try_from(value["pid"].as_i64().unwrap()).unwrap()
-}
-
 async fn kill_shim(node: &mut Node, sandbox: &str) {
-    let pid = shim_pid(node, sandbox).await;
+    let pid = node.shim_pid(sandbox).await;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
@@ -127,7 +110,7 @@ async fn a_killed_shim_ends_its_containers() {
         v1::ContainerState::ContainerRunning as i32
     );
     // Also when nobody watched.
-    let pid = shim_pid(&mut node, &other_sandbox).await;
+    let pid = node.shim_pid(&other_sandbox).await;
     let dir = node.dir.clone();
     let restarting = node.restart();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();

@@ -23,7 +23,7 @@ use crate::authentication::{self, Authenticator, DiscoveryDocuments};
 use crate::authorization::{self, Authorizer};
 use crate::bootstrap;
 use crate::config::{ApiServerConfig, CertificateAndKey};
-use crate::custom;
+use crate::custom::Definitions;
 use crate::discovery::DiscoveryCache;
 use crate::encryption::EncryptedStore;
 use crate::endpoints::reviews::ReviewHandlers;
@@ -158,17 +158,19 @@ impl ApiServer {
         let feeder = tokio::spawn(caches.clone().run(stream, shutdown.clone()));
         let resources = Resources::new(caches.clone());
         let registry = Registry::new(&config, resources.clone());
-        let prepared = prepare(&config, &registry, local.port()).await;
-        if let Err(error) = prepared {
-            shutdown.cancel();
-            if let Err(error) = feeder.await {
-                tracing::error!(%error, "the watch cache's task failed");
-            }
-            return Err(error);
-        }
         let connections = Connections {
             tasks: streams.clone(),
             shutdown: shutdown.clone(),
+        };
+        let definitions = match prepare(&config, &registry, local.port(), &connections).await {
+            Ok(definitions) => definitions,
+            Err(error) => {
+                shutdown.cancel();
+                if let Err(error) = feeder.await {
+                    tracing::error!(%error, "the watch cache's task failed");
+                }
+                return Err(error);
+            }
         };
         let kinds = registry.kind_source();
         registry.set_admission(admission::build(&config, &resources, kinds, &connections));
@@ -193,7 +195,7 @@ impl ApiServer {
             local,
             serving,
         });
-        let definitions = tokio::spawn(custom::run(inner.registry.clone(), shutdown.clone()));
+        let definitions = tokio::spawn(definitions.run(shutdown.clone()));
         let policies = tokio::spawn(admission::watch_policies(
             inner.registry.clone(),
             shutdown.clone(),
@@ -303,7 +305,12 @@ async fn compact(store: Arc<dyn Store>, shutdown: CancellationToken) {
     }
 }
 
-async fn prepare(config: &ApiServerConfig, registry: &Registry, port: u16) -> Result<(), StartError> {
+async fn prepare(
+    config: &ApiServerConfig,
+    registry: &Registry,
+    port: u16,
+    connections: &Connections,
+) -> Result<Definitions, StartError> {
     let allocator = ServiceAllocator::new(config);
     allocator.repair(registry).await?;
     let cidrs: Vec<String> = config.service_cidrs.iter().map(ToString::to_string).collect();
@@ -313,8 +320,12 @@ async fn prepare(config: &ApiServerConfig, registry: &Registry, port: u16) -> Re
     }
     bootstrap::run(config, registry).await?;
     registry.resources().caches().wait_until_current().await?;
-    custom::reconcile(registry).await?;
-    Ok(())
+    let mut definitions = Definitions::new(registry, connections);
+    if let Err(error) = definitions.pass().await {
+        // It is tried again, and one definition must not keep the server from starting.
+        tracing::error!(%error, "custom resource definitions could not be brought into effect");
+    }
+    Ok(definitions)
 }
 
 fn acceptor(config: &ApiServerConfig) -> Result<(TlsAcceptor, Arc<ServingCertificate>), StartError> {

@@ -22,6 +22,7 @@ mod view;
 
 pub(crate) use controller::{register, run};
 pub(crate) use discovery::{Group, Rows, groups, openapi_hash, remote_resources};
+pub(crate) use priorities::compare_versions;
 pub(crate) use proxy::{Forwarded, serve};
 pub(crate) use view::{Aggregator, View, ca_bundle};
 pub use view::{LocalApi, LocalApiService};

@@ -48,7 +48,7 @@ pub(super) fn of(group: &str, version: &str) -> Option<(i64, i64)> {
 
 /// Sorts versions as upstream does: stable before beta before alpha, then the higher number; what is no version comes last,
 /// in the order of the alphabet. `Less` comes first.
-pub(super) fn compare_versions(left: &str, right: &str) -> std::cmp::Ordering {
+pub(crate) fn compare_versions(left: &str, right: &str) -> std::cmp::Ordering {
     match (parse(left), parse(right)) {
         (Some(left), Some(right)) => right.cmp(&left),
         (Some(_), None) => std::cmp::Ordering::Less,

@@ -16,6 +16,7 @@ pub(crate) fn validate_definition(crd: &Value, old: Option<&Value>) -> ErrorList
         let path = Path::new("spec").child("preserveUnknownFields");
         errors.push(Error::invalid(&path, true, "must be false"));
     }
+    super::declared::validate(crd, &mut errors);
     let empty = Vec::new();
     let versions = crd["spec"]["versions"].as_array().unwrap_or(&empty);
     let schema = |version: &Value| version["schema"]["openAPIV3Schema"].clone();

@@ -24,7 +24,7 @@ pub(crate) fn validate(kind: &Kind, object: &Value, old: Option<&Value>, notes: 
 
 /// Judges a value. An old value that is equal makes it pass: it was accepted before.
 pub(super) fn check(props: &Value, value: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorList) {
-    if value.is_null() || old == Some(value) {
+    if old == Some(value) || !typed(props, value, path, errors) || value.is_null() {
         return;
     }
     if let Some(allowed) = props["enum"].as_array()
@@ -82,6 +82,32 @@ pub(super) fn check(props: &Value, value: &Value, old: Option<&Value>, path: &Pa
         Value::Number(number) => bounds(props, number.as_f64().unwrap_or(0.0), value, path, errors),
         _ => {}
     }
+}
+
+/// Whether a value has the type of its schema.
+fn typed(props: &Value, value: &Value, path: &Path, errors: &mut ErrorList) -> bool {
+    let given = match value {
+        Value::Null if props["nullable"] == true => return true,
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_f64() && n.as_f64().is_none_or(|n| n.fract() != 0.0) => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let wanted = if props["x-kubernetes-int-or-string"] == true {
+        "integer,string"
+    } else {
+        props["type"].as_str().unwrap_or_default()
+    };
+    let fits = |wanted: &str| wanted == given || (wanted == "number" && given == "integer");
+    if wanted.is_empty() || wanted.split(',').any(fits) {
+        return true;
+    }
+    let why = format!("{path} in body must be of type {wanted}: \"{given}\"");
+    errors.push(Error::type_invalid(path, given, why));
+    false
 }
 
 fn count(props: &Value, what: &str, actual: usize, path: &Path, errors: &mut ErrorList) {
@@ -152,7 +178,7 @@ fn combined(props: &Value, value: &Value, path: &Path, errors: &mut ErrorList) {
     let fits = |part: &Value| {
         let mut found = Vec::new();
         check(part, value, None, path, &mut found);
-        typed(part, value) && found.is_empty()
+        found.is_empty()
     };
     for part in parts("allOf") {
         check(part, value, None, path, errors);
@@ -177,19 +203,6 @@ fn combined(props: &Value, value: &Value, path: &Path, errors: &mut ErrorList) {
     if props["not"].is_object() && fits(&props["not"]) {
         let why = format!("{path} in body must not validate the schema (not)");
         errors.push(Error::invalid(path, value.clone(), why));
-    }
-}
-
-/// Whether a value has the type that an alternative asks for, if it asks.
-fn typed(props: &Value, value: &Value) -> bool {
-    match props["type"].as_str() {
-        Some("object") => value.is_object(),
-        Some("array") => value.is_array(),
-        Some("string") => value.is_string(),
-        Some("boolean") => value.is_boolean(),
-        Some("integer") => value.is_i64() || value.is_u64(),
-        Some("number") => value.is_number(),
-        _ => true,
     }
 }
 

@@ -188,6 +188,13 @@ impl<'s> Inside<'_, 's> {
             .registry
             .kind(&info.api_group, &info.api_version, &info.resource);
         let Some(kind) = kind else { return Ok(not_found()) };
+        if let Some(warning) = kind
+            .custom
+            .as_ref()
+            .and_then(|custom| custom.deprecation.as_ref())
+        {
+            self.notes.warn(warning);
+        }
         let offer = Offer {
             yaml: info.verb != "watch",
             protobuf: !kind.traits.typed_items,

@@ -60,7 +60,7 @@ pub(super) async fn patch(
             Some(old) if is_scale => {
                 let view = scale::of(kind, old)?;
                 let patched = work.apply(Some(&view))?;
-                Ok(scale::apply(old, &patched))
+                Ok(scale::apply(kind, old, &patched))
             }
             old => work.apply(old),
         })

@@ -32,7 +32,7 @@ pub(super) async fn get(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<Res
         .await?;
     match info.subresource.as_str() {
         "scale" => {
-            let scale = scale::of(kind, &served(kind, &object))?;
+            let scale = scale::shown(kind, &served(kind, &object))?;
             reply_value(incoming, &scale)
         }
         _ => reply_object(incoming, kind, &object, http::StatusCode::OK),
@@ -233,6 +233,7 @@ pub(super) async fn read_list(
         let returned = page.objects.len() as u64;
         page.remaining = usize::try_from(left.saturating_sub(returned)).ok();
     }
+    page.objects = incoming.server.registry.forms(kind, page.objects).await?;
     let continue_token = match page.objects.last() {
         Some(last) if page.more => {
             let key = std::str::from_utf8(last.key()).expect("invariant: keys are text");

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::read::{Listed, write_list_meta};
 use crate::http::query::Query;
-use crate::registry::{Kind, KindSchema};
+use crate::registry::Kind;
 
 /// The metadata of an object as a PartialObjectMetadata.
 pub(super) fn partial_metadata(object: &Value) -> Value {
@@ -74,16 +74,9 @@ enum Include {
     Object,
 }
 
-fn is_custom(kind: &Kind) -> bool {
-    matches!(kind.schema, KindSchema::Custom(_))
-}
-
 fn definitions(kind: &Kind) -> Value {
-    if is_custom(kind) {
-        return json!([
-            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
-            {"name": "Age", "type": "date", "format": "", "description": "", "priority": 0},
-        ]);
+    if let Some(custom) = &kind.custom {
+        return crate::custom::definitions(&custom.columns);
     }
     let columns = printers::columns(&kind.gvr).iter().map(|column| {
         json!({"name": column.name, "type": column.kind, "format": column.format, "description": "",
@@ -93,8 +86,8 @@ fn definitions(kind: &Kind) -> Value {
 }
 
 fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Value {
-    if is_custom(kind) {
-        return json!([object["metadata"]["name"], printers::age(object, now)]);
+    if let Some(custom) = &kind.custom {
+        return crate::custom::cells(&custom.columns, object, now);
     }
     Value::Array(printers::row(&kind.gvk, object, now))
 }

@@ -19,7 +19,7 @@ use super::table;
 use crate::http::query::Query;
 use crate::http::{Body, BodyError, Format, Transform, protobuf};
 use crate::registry::options::ListOptions;
-use crate::registry::{Kind, Selection, served, status_of};
+use crate::registry::{Kind, Registry, Selection, served, status_of};
 use crate::watch_cache::{
     CacheSet, CachedEvent, CachedObject, EventType, Follower, Interest, KindCache, PageRequest, json_frame,
 };
@@ -63,6 +63,7 @@ pub(super) async fn watch(incoming: &Incoming<'_>, kind: &Arc<Kind>) -> Result<R
     let source = Source {
         cache,
         caches,
+        registry: incoming.server.registry.clone(),
         interest,
     };
     let end = Box::pin(async move {
@@ -126,12 +127,14 @@ enum End {
 struct Source {
     cache: Arc<KindCache>,
     caches: Arc<CacheSet>,
+    registry: Registry,
     interest: Interest,
 }
 
 struct Watcher {
     frames: Frames,
     caches: Arc<CacheSet>,
+    registry: Registry,
     /// None when there is nothing to follow: the watch is over once `pending` is sent.
     follower: Option<Follower>,
     /// Everything up to here has been sent.
@@ -165,6 +168,7 @@ impl Source {
         let mut watcher = Watcher {
             frames,
             caches: self.caches,
+            registry: self.registry,
             follower: None,
             revision: 0,
             pending: VecDeque::new(),
@@ -211,9 +215,8 @@ impl Source {
         watcher.revision = page.revision;
         let follower = Follower::new(self.cache, self.interest, page.revision);
         watcher.follower = Some(follower.map_err(|e| Status::expired(e.to_string()))?);
-        watcher
-            .pending
-            .extend(page.objects.into_iter().map(Pending::Initial));
+        let objects = watcher.registry.forms(&watcher.frames.kind, page.objects).await?;
+        watcher.pending.extend(objects.into_iter().map(Pending::Initial));
         if options.send_initial_events == Some(true) && options.bookmarks {
             let bookmark = watcher.frames.bookmark(page.revision, true);
             watcher.pending.push_back(Pending::Frame(bookmark));
@@ -237,6 +240,10 @@ impl Watcher {
                 let status = Status::expired("The resourceVersion for the provided watch is too old.");
                 return Some(self.frames.error(&status));
             };
+            if let Err(status) = self.frames.convert(&self.registry, &batch.events).await {
+                self.follower = None;
+                return Some(self.frames.error(&status));
+            }
             if let Some(last) = batch.events.last() {
                 self.revision = self.revision.max(last.revision());
             }
@@ -357,7 +364,8 @@ impl Frames {
             && event.kind != EventType::Deleted
             && let Some(previous) = &event.previous
         {
-            return self.object(kind, &previous.at_revision(event.revision()));
+            let previous = self.form(previous).at_revision(event.revision());
+            return self.object(kind, &Arc::new(previous));
         }
         if self.is_plain() {
             if self.protobuf {
@@ -373,6 +381,7 @@ impl Frames {
     fn is_plain(&self) -> bool {
         self.transform == Transform::None
             && self.kind.conversion.is_same()
+            && self.kind.crossing().is_none()
             && self
                 .kind
                 .cache
@@ -380,10 +389,33 @@ impl Frames {
                 .is_some_and(|c| c.spec().head == self.kind.head)
     }
 
-    fn object(&mut self, kind: EventType, object: &CachedObject) -> Bytes {
+    /// Converts the events that will be shown, where the kind is one whose versions differ.
+    async fn convert(&self, registry: &Registry, events: &[Arc<CachedEvent>]) -> Result<(), Status> {
+        if self.kind.crossing().is_none() {
+            return Ok(());
+        }
+        let shown = events.iter().filter_map(|event| match self.judge(event)? {
+            EventType::Deleted if event.kind != EventType::Deleted => event.previous.clone(),
+            _ => Some(event.object.clone()),
+        });
+        // What is converted stays beside the object; that is where the frames take it from.
+        for object in shown {
+            registry.form(&self.kind, object).await?;
+        }
+        Ok(())
+    }
+
+    /// The object in the row's version, once it is converted.
+    fn form(&self, object: &Arc<CachedObject>) -> Arc<CachedObject> {
+        let known = self.kind.crossing().and_then(|crossing| crossing.known(object));
+        known.unwrap_or_else(|| object.clone())
+    }
+
+    fn object(&mut self, kind: EventType, object: &Arc<CachedObject>) -> Bytes {
         if self.is_plain() && !self.protobuf {
             return json_frame(kind, object);
         }
+        let object = &self.form(object);
         let value = served(&self.kind, object);
         let value = match self.transform {
             Transform::None => value,

@@ -170,7 +170,7 @@ pub(super) async fn update(
         .update(&cx, kind, &update, |old| match old {
             Some(old) if is_scale => {
                 check_scale_name(&object, &info.name)?;
-                Ok(scale::apply(old, &object))
+                Ok(scale::apply(kind, old, &object))
             }
             _ => Ok(object.clone()),
         })

@@ -37,6 +37,11 @@ impl Registry {
         applied: bool,
     ) -> Result<Arc<CachedObject>, Status> {
         kind.cache()?;
+        if kind.custom.as_ref().is_some_and(|custom| custom.terminating) {
+            let mut status = Status::method_not_supported(&kind.gr, "create");
+            status.message = "create not allowed while custom resource definition is terminating".to_owned();
+            return Err(status);
+        }
         place_in_namespace(kind, namespace, &mut object)?;
         metadata::remove(
             &mut object,
@@ -99,16 +104,12 @@ impl Registry {
     ) -> Result<Arc<CachedObject>, Status> {
         let dry_run = cx.options.dry_run;
         model::prepare_for_create(kind, &mut object);
-        if is_definition(kind) {
-            for field in crate::custom::unsupported(&object) {
-                cx.notes.warn(format!("{field} is not evaluated by this server"));
-            }
-        }
         let reservation = hooks::before_create(self, kind, &mut object, dry_run).await?;
         let result = async {
             let mut errors = model::validate_create(kind, &object);
             if is_definition(kind) {
                 errors.extend(crate::custom::validate_definition(&object, None));
+                errors.extend(crate::custom::validate_stored_versions(&object));
             }
             errors.extend(crate::custom::validate(kind, &object, None, cx.notes));
             errors.extend(crate::admission::validate_registration(kind, &object, None));
@@ -117,8 +118,9 @@ impl Registry {
             }
             let named = attributes(cx, kind, Operation::Create, "", namespace, name, None, dry_run);
             self.validate_admission(cx, &named, Some(&object)).await?;
-            kind.conversion.store(&mut object)?;
-            self.insert(kind, namespace, name, &object, dry_run).await
+            let stored = self.to_stored(kind, object).await?;
+            let created = self.insert(kind, namespace, name, &stored, dry_run).await?;
+            self.form(kind, created).await
         }
         .await;
         reservation.finish(self, result.is_ok() && !dry_run).await;

@@ -7,7 +7,7 @@ use keelson_api::status::Status;
 use keelson_store::{Precondition, Revision, WriteOutcome};
 use serde_json::Value;
 
-use super::create::{read_back, written};
+use super::create::{is_definition, read_back, written};
 use super::engine::{Registry, attributes, served, store_status};
 use super::kind::Kind;
 use super::options::{DeleteOptions, Propagation};
@@ -54,6 +54,22 @@ impl Registry {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
+        Ok(
+            match self.delete_stored(cx, kind, namespace, name, options).await? {
+                Deleted::Gone(object) => Deleted::Gone(self.form(kind, object).await?),
+                Deleted::Pending(object) => Deleted::Pending(self.form(kind, object).await?),
+            },
+        )
+    }
+
+    async fn delete_stored(
+        &self,
+        cx: &Context<'_>,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Status> {
         let dry_run = options.is_dry_run();
         let mut current = self.current(kind, namespace, name).await?;
         let mut fresh = false;
@@ -61,7 +77,8 @@ impl Registry {
             let Some(object) = current else {
                 return Err(Status::not_found(&kind.gr, name));
             };
-            let old = served(kind, &object);
+            let seen = self.form(kind, object.clone()).await?;
+            let old = served(kind, &seen);
             if let Err(status) = check_preconditions(kind, &object, &old, options) {
                 if fresh {
                     return Err(status);
@@ -85,7 +102,7 @@ impl Registry {
             let spec = kind.cache()?.spec();
             let key = spec.key(object.namespace(), object.name());
             let precondition = Precondition::ModRevision(Revision(object.revision()));
-            let conflict = match plan(kind, &old, options, Timestamp::now())? {
+            let conflict = match planned(kind, &old, options)? {
                 Step::Nothing => return Ok(Deleted::Pending(object)),
                 Step::Remove => {
                     if dry_run {
@@ -106,8 +123,8 @@ impl Registry {
                         WriteOutcome::Conflict { current, .. } => current,
                     }
                 }
-                Step::Mark(mut marked) => {
-                    kind.conversion.store(&mut marked)?;
+                Step::Mark(marked) => {
+                    let marked = self.to_stored(kind, marked).await?;
                     let bytes = StoredForm::encode(spec, &marked);
                     if dry_run {
                         return Ok(Deleted::Pending(written(spec, &key, bytes, object.revision())));
@@ -159,6 +176,15 @@ fn check_preconditions(
         return Err(Status::conflict(&kind.gr, object.name(), why));
     }
     Ok(())
+}
+
+fn planned(kind: &Kind, old: &Value, options: &DeleteOptions) -> Result<Step, Status> {
+    let now = Timestamp::now();
+    if is_definition(kind) && !metadata::is_deleting(old) {
+        let marked = crate::custom::marked_for_deletion(old, &model::format_time(now));
+        return plan(kind, &marked, options, now);
+    }
+    plan(kind, old, options, now)
 }
 
 /// What the deletion does to the object next.

@@ -101,9 +101,41 @@ impl Registry {
             Some(revision) => caches.wait_for(revision).await,
         }
         .map_err(|e| status_of(&e))?;
-        kind.cache()?
+        let object = kind
+            .cache()?
             .get(kind.key_namespace(namespace), name)
-            .ok_or_else(|| Status::not_found(&kind.gr, name))
+            .ok_or_else(|| Status::not_found(&kind.gr, name))?;
+        self.form(kind, object).await
+    }
+
+    /// The object in the row's version, which a webhook may have to convert.
+    pub async fn form(&self, kind: &Kind, object: Arc<CachedObject>) -> Result<Arc<CachedObject>, Status> {
+        let Some(crossing) = kind.crossing() else {
+            return Ok(object);
+        };
+        let mut forms = crossing.read(vec![object], false).await?;
+        forms.pop().ok_or_else(|| Status::internal("an object was lost"))
+    }
+
+    /// The objects of a list in the row's version.
+    pub async fn forms(
+        &self,
+        kind: &Kind,
+        objects: Vec<Arc<CachedObject>>,
+    ) -> Result<Vec<Arc<CachedObject>>, Status> {
+        match kind.crossing() {
+            Some(crossing) => crossing.read(objects, true).await,
+            None => Ok(objects),
+        }
+    }
+
+    /// A served object as it is to be stored.
+    pub(super) async fn to_stored(&self, kind: &Kind, mut object: Value) -> Result<Value, Status> {
+        kind.conversion.store(&mut object)?;
+        match kind.crossing() {
+            Some(crossing) => crossing.store(object).await,
+            None => Ok(object),
+        }
     }
 
     /// The newest state of an object, from the cache where it is there, else from the store.

@@ -13,6 +13,7 @@ use keelson_api::status::Status;
 use super::convert::Conversion;
 use super::model::schema_of;
 use super::selectable::selectable_fields;
+use crate::custom::CustomRow;
 use crate::watch_cache::{CacheSet, KindCache, KindSpec};
 
 /// One served group, version and resource.
@@ -43,6 +44,8 @@ pub struct Kind {
     pub openapi: Option<Arc<serde_json::Value>>,
     /// The compiled rules of a custom resource's schema.
     pub(crate) rules: Option<Arc<crate::custom::RuleNode>>,
+    /// What a custom resource has beyond a built-in one.
+    pub(crate) custom: Option<Arc<CustomRow>>,
     /// Generation and UID of the definition of a custom resource.
     pub definition: (i64, String),
     /// Fields that writes through the object itself, its status and other subresources do not own.
@@ -151,6 +154,7 @@ impl Kind {
             reset: reset_sets(info),
             openapi: None,
             rules: None,
+            custom: None,
             definition: (0, String::new()),
             schema: schema_of(&info.gvk()).map_or(KindSchema::Missing, KindSchema::Builtin),
             info: info.clone(),
@@ -161,7 +165,7 @@ impl Kind {
     pub fn custom(
         info: ResourceInfo,
         caches: &CacheSet,
-        schema: Schema,
+        schema: Arc<Schema>,
         openapi: Arc<serde_json::Value>,
     ) -> Self {
         let traits = Traits {
@@ -174,11 +178,21 @@ impl Kind {
             decides: false,
         };
         Self {
-            schema: KindSchema::Custom(Arc::new(schema)),
+            schema: KindSchema::Custom(schema),
             openapi: Some(openapi),
             traits,
             ..Self::builtin(&info, caches)
         }
+    }
+
+    /// Whether a definition made it.
+    pub fn is_custom(&self) -> bool {
+        matches!(self.schema, KindSchema::Custom(_))
+    }
+
+    /// Whether stored bytes may be in another version than served ones, so that [`super::Registry::forms`] is needed.
+    pub(crate) fn crossing(&self) -> Option<&crate::custom::Crossing> {
+        self.custom.as_ref()?.crossing.as_ref()
     }
 
     /// The shape of objects.

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::kind::{Kind, KindSchema};
 use super::options::FieldValidation;
 use crate::admission::Notes;
+use crate::custom;
 
 /// Media types that bodies may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +137,11 @@ pub fn finish_decode(
             FieldValidation::Ignore => {}
         }
     }
-    normalize(schema, &mut value).map_err(|e| e.to_status(gvk))?;
+    if custom::is_custom(schema) {
+        custom::prune_request(schema, &mut value).map_err(|e| e.to_status(gvk))?;
+    } else {
+        normalize(schema, &mut value).map_err(|e| e.to_status(gvk))?;
+    }
     apply_defaults(gvk, schema, &mut value);
     Ok(value)
 }
@@ -203,6 +208,9 @@ fn shorten(value: &Value) -> String {
 
 /// Schema defaults, then the kind's own.
 pub fn apply_defaults(gvk: &GroupVersionKind, schema: &Schema, value: &mut Value) {
+    if custom::is_custom(schema) {
+        return custom::apply_defaults(schema, value);
+    }
     keelson_api::schema::apply_defaults(schema, value);
     keelson_api::defaults::apply_kind(gvk, value);
 }

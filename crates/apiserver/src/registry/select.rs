@@ -57,8 +57,8 @@ impl Selection {
                 "metadata.name" => Slot::Name,
                 "metadata.namespace" => Slot::Namespace,
                 other => match extractor.iter().position(|f| f.label == other) {
-                    Some(at) => Slot::Field(at),
-                    None => return Err(unsupported(kind, &requirement.field, extractor.is_empty())),
+                    Some(at) if is_selectable(kind, other) => Slot::Field(at),
+                    _ => return Err(unsupported(kind, &requirement.field, extractor.is_empty())),
                 },
             };
             match slot {
@@ -101,8 +101,14 @@ impl Selection {
     }
 }
 
+/// A version of a custom resource has selectable fields of its own, of all that the cache knows.
+fn is_selectable(kind: &Kind, label: &str) -> bool {
+    let custom = kind.custom.as_ref();
+    custom.is_none_or(|custom| custom.selectable.iter().any(|field| field == label))
+}
+
 fn unsupported(kind: &Kind, field: &str, only_metadata: bool) -> Status {
-    if !only_metadata || kind.info.group.is_empty() {
+    if !only_metadata || kind.info.group.is_empty() || kind.is_custom() {
         return Status::bad_request(format!("field label not supported: {field}"));
     }
     Status::bad_request(format!(

@@ -118,7 +118,8 @@ impl Registry {
         transform: &mut (impl FnMut(Option<&Value>) -> Result<Value, Status> + Send),
     ) -> Result<Attempt, Status> {
         let (namespace, name, subresource) = (update.namespace, update.name, update.subresource);
-        let old = served(kind, object);
+        let seen = self.form(kind, object.clone()).await?;
+        let old = served(kind, &seen);
         let mut new = transform(Some(&old))?;
         check_name(&new, name)?;
         place_in_namespace(kind, namespace, &mut new)?;
@@ -140,11 +141,15 @@ impl Registry {
         );
         self.admit(cx, &attributes, Some(&mut new)).await?;
         model::prepare_for_update(kind, subresource, &mut new, &old);
+        if is_definition(kind) && subresource.is_empty() {
+            crate::custom::note_storage_version(&mut new);
+        }
         let reservation = hooks::before_update(self, kind, subresource, &mut new, &old, dry_run).await?;
         let result = async {
             let mut errors = model::validate_update(kind, subresource, &new, &old);
             if is_definition(kind) && subresource.is_empty() {
                 errors.extend(crate::custom::validate_definition(&new, Some(&old)));
+                errors.extend(crate::custom::validate_stored_versions(&new));
             }
             errors.extend(crate::custom::validate(kind, &new, Some(&old), cx.notes));
             errors.extend(crate::admission::validate_registration(kind, &new, Some(&old)));
@@ -153,8 +158,11 @@ impl Registry {
             }
             self.validate_admission(cx, &attributes, Some(&new)).await?;
             managed_fields::drop_time_only_change(&mut new, &old);
-            kind.conversion.store(&mut new)?;
-            self.replace(kind, object, &new, dry_run).await
+            let stored = self.to_stored(kind, new).await?;
+            match self.replace(kind, object, &stored, dry_run).await? {
+                Attempt::Done(object) => Ok(Attempt::Done(self.form(kind, object).await?)),
+                changed => Ok(changed),
+            }
         }
         .await;
         let done = matches!(result, Ok(Attempt::Done(_))) && !dry_run;
@@ -189,13 +197,10 @@ impl Registry {
                 WriteOutcome::Conflict { current, .. } => changed(spec, current),
             };
         }
-        if bytes == *object.stored() {
-            return Ok(Attempt::Done(object.clone()));
-        }
         if dry_run {
             return Ok(Attempt::Done(written(spec, &key, bytes, object.revision())));
         }
-        if bytes == *object.stored() {
+        if object.is_exact() && bytes == *object.stored() {
             // Nothing changes, so nothing is written, unless it is not the newest state that it was compared with.
             let newest = self.stored(kind, object.namespace(), object.name()).await?;
             return Ok(match newest {

@@ -65,7 +65,7 @@ impl Follower {
 
     /// Waits until there may be something to read. False: the kind is no longer served.
     pub async fn changed(&mut self) -> bool {
-        self.changed.changed().await.is_ok()
+        !self.cache.is_closed() && self.changed.changed().await.is_ok() && !self.cache.is_closed()
     }
 }
 

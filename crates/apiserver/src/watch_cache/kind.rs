@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -157,6 +157,8 @@ pub struct KindCache {
     /// The whole server's position, see [`super::CacheSet`].
     applied: Arc<AtomicU64>,
     changed: watch::Sender<u64>,
+    /// Nothing feeds it any more.
+    closed: AtomicBool,
 }
 
 impl KindCache {
@@ -166,7 +168,24 @@ impl KindCache {
             state: RwLock::default(),
             applied,
             changed: watch::Sender::new(0),
+            closed: AtomicBool::new(false),
         }
+    }
+
+    /// Ends all watches: the kind is no longer served from here.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let state = self.state.read();
+        let last = state.last;
+        let senders = state.topics.senders();
+        drop(state);
+        tell(&senders, last);
+        self.changed.send_replace(last);
+    }
+
+    /// Whether watches have ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// How the kind is stored.

@@ -19,6 +19,6 @@ pub use error::WatchCacheError;
 pub use extract::{Extracted, FieldExtractor, SelectableField};
 pub use follow::{Batch, Follower};
 pub use kind::{CachedEvent, EventType, KindCache, Page, PageRequest, TooOld, json_frame};
-pub use object::{CachedObject, KindSpec, StoredForm, head, push_number};
+pub use object::{CachedObject, KindSpec, Reading, Shape, StoredForm, head, push_number};
 pub use set::CacheSet;
 pub use topics::Interest;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::error::WatchCacheError;
@@ -28,6 +29,27 @@ pub struct KindSpec {
     pub head: Vec<u8>,
     /// Reads labels and selectable fields.
     pub extractor: FieldExtractor,
+    /// What becomes of stored objects when they are read.
+    pub reading: Reading,
+}
+
+/// Brings a stored object into the shape that its schema has at the moment.
+#[derive(Clone)]
+pub struct Shape(pub Arc<dyn Fn(&mut Value) + Send + Sync>);
+
+impl std::fmt::Debug for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shape")
+    }
+}
+
+/// What becomes of stored objects when they are read: nothing, but for custom resources.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Prunes and defaults.
+    pub shape: Option<Shape>,
+    /// Other versions that objects may be stored in and are kept in, because only somebody else can convert them.
+    pub others: Vec<Arc<KindSpec>>,
 }
 
 impl KindSpec {
@@ -52,7 +74,13 @@ impl KindSpec {
             prefix,
             head: head(kind, api_version),
             extractor: FieldExtractor::new(fields),
+            reading: Reading::default(),
         }
+    }
+
+    /// The same with another way of reading.
+    pub fn with_reading(self, reading: Reading) -> Self {
+        Self { reading, ..self }
     }
 
     /// The key of an object; `namespace` is empty at cluster scope.
@@ -117,10 +145,43 @@ pub struct CachedObject {
     /// `ns/name` or `name`.
     key: Bytes,
     namespace_len: u16,
+    /// Whether the store has exactly these bytes.
+    exact: bool,
     bytes: Bytes,
     revision: u64,
     extracted: OnceLock<Extracted>,
     parsed: OnceLock<Arc<Value>>,
+    /// The object in other versions, once somebody has asked for them.
+    forms: OnceLock<Box<Mutex<Vec<Arc<CachedObject>>>>>,
+}
+
+/// The spec of the version that an object is stored in, the bytes to serve, and whether they are the stored ones.
+fn read(spec: &Arc<KindSpec>, value: Bytes) -> Result<(Arc<KindSpec>, Bytes, bool), String> {
+    let has_form =
+        |spec: &KindSpec| value.starts_with(&spec.head) && value[spec.head.len()..].starts_with(METADATA);
+    let others = &spec.reading.others;
+    let known = std::iter::once(spec).chain(others).find(|spec| has_form(spec));
+    if let Some(spec) = known.filter(|spec| spec.reading.shape.is_none()) {
+        return Ok((spec.clone(), value, true));
+    }
+    let mut object: Value = serde_json::from_slice(&value).map_err(|e| e.to_string())?;
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        return Err("it has no metadata".to_owned());
+    }
+    let spec = known.unwrap_or_else(|| {
+        let version = object["apiVersion"].as_str().unwrap_or_default();
+        let other = others.iter().find(|other| other.api_version == version);
+        other.unwrap_or(spec)
+    });
+    if let Some(shape) = &spec.reading.shape {
+        (shape.0)(&mut object);
+    }
+    let bytes = StoredForm::encode(spec, &object);
+    Ok(if bytes == value {
+        (spec.clone(), value, true)
+    } else {
+        (spec.clone(), bytes, false)
+    })
 }
 
 impl CachedObject {
@@ -138,28 +199,21 @@ impl CachedObject {
         let relative = key.slice(spec.prefix.len()..);
         std::str::from_utf8(&relative).map_err(|e| corrupt(e.to_string()))?;
         let namespace_len = relative.iter().position(|b| *b == b'/').unwrap_or(0);
-        let has_form = value.starts_with(&spec.head) && value[spec.head.len()..].starts_with(METADATA);
-        let bytes = if has_form {
-            value
-        } else {
-            let object: Value = serde_json::from_slice(&value).map_err(|e| corrupt(e.to_string()))?;
-            if !object.get("metadata").is_some_and(Value::is_object) {
-                return Err(corrupt("it has no metadata".to_owned()));
-            }
-            StoredForm::encode(spec, &object)
-        };
+        let (spec, bytes, exact) = read(spec, value).map_err(corrupt)?;
         let extracted = spec
             .extractor
             .extract(&bytes)
             .map_err(|e| corrupt(e.to_string()))?;
         Ok(Self {
-            spec: spec.clone(),
+            spec,
             key: relative,
             namespace_len: u16::try_from(namespace_len).map_err(|e| corrupt(e.to_string()))?,
+            exact,
             bytes,
             revision,
             extracted: extracted.into(),
             parsed: OnceLock::new(),
+            forms: OnceLock::new(),
         })
     }
 
@@ -172,10 +226,12 @@ impl CachedObject {
             key: relative,
             namespace_len: u16::try_from(namespace_len)
                 .expect("invariant: namespaces have at most 63 characters"),
+            exact: true,
             bytes: stored,
             revision,
             extracted: OnceLock::new(),
             parsed: OnceLock::new(),
+            forms: OnceLock::new(),
         }
     }
 
@@ -185,11 +241,43 @@ impl CachedObject {
             spec: self.spec.clone(),
             key: self.key.clone(),
             namespace_len: self.namespace_len,
+            exact: self.exact,
             bytes: self.bytes.clone(),
             revision,
             extracted: OnceLock::new(),
             parsed: OnceLock::new(),
+            forms: OnceLock::new(),
         }
+    }
+
+    /// Whether the store has exactly [`Self::stored`], and not what was read from it.
+    pub fn is_exact(&self) -> bool {
+        self.exact
+    }
+
+    /// The object in another version, if it was converted before.
+    pub fn form(&self, api_version: &str) -> Option<Arc<Self>> {
+        let forms = self.forms.get()?.lock();
+        forms.iter().find(|f| f.spec.api_version == api_version).cloned()
+    }
+
+    /// The object in another version, kept for those who ask next.
+    pub fn keep_form(&self, spec: &Arc<KindSpec>, object: &Value) -> Arc<Self> {
+        let form = Arc::new(Self {
+            spec: spec.clone(),
+            key: self.key.clone(),
+            namespace_len: self.namespace_len,
+            exact: false,
+            bytes: StoredForm::encode(spec, object),
+            revision: self.revision,
+            extracted: OnceLock::new(),
+            parsed: OnceLock::new(),
+            forms: OnceLock::new(),
+        });
+        let mut forms = self.forms.get_or_init(Box::default).lock();
+        forms.retain(|f| f.spec.api_version != spec.api_version);
+        forms.push(form.clone());
+        form
     }
 
     /// The kind's storage.

@@ -74,12 +74,15 @@ impl CacheSet {
         self.kinds.read().values().cloned().collect()
     }
 
-    /// Removes a kind's cache (its CRD was deleted).
+    /// Removes a kind's cache (its CRD was deleted). Its watches end.
     pub fn remove(&self, group: &str, resource: &str) {
-        self.kinds.write().remove(id(group, resource).as_str());
+        let removed = self.kinds.write().remove(id(group, resource).as_str());
+        if let Some(cache) = removed {
+            cache.close();
+        }
     }
 
-    /// Adds a kind at run time and fills its cache. Running already for this kind: nothing happens.
+    /// Adds a kind at run time and fills its cache, in the place of the one that was there, whose watches end.
     pub async fn add(&self, spec: KindSpec) -> Result<(), WatchCacheError> {
         let spec = Arc::new(spec);
         let cache = Arc::new(KindCache::new(spec.clone(), self.applied.clone()));
@@ -90,20 +93,23 @@ impl CacheSet {
                 .store
                 .range(RangeRequest::prefix(spec.prefix.clone()))
                 .await?;
-            let objects = range
-                .kvs
-                .into_iter()
-                .map(|kv| CachedObject::new(&spec, &kv.key, kv.value, kv.mod_revision.0).map(Arc::new))
-                .collect::<Result<Vec<_>, _>>()?;
+            let mut objects = Vec::with_capacity(range.kvs.len());
+            for kv in range.kvs {
+                match CachedObject::new(&spec, &kv.key, kv.value, kv.mod_revision.0) {
+                    Ok(object) => objects.push(Arc::new(object)),
+                    Err(error) => tracing::error!(%error, "stored object left out"),
+                }
+            }
             cache.reset(objects, range.revision.0);
             self.wait_for(range.revision.0).await?;
             let mut kinds = self.kinds.write();
-            if kinds.contains_key(id(&spec.group, &spec.resource).as_str()) {
-                return Ok(());
-            }
             // The dispatcher holds this lock while it applies, so the comparison is exact.
             if self.applied.load(Ordering::Acquire) == range.revision.0 {
-                kinds.insert(id(&spec.group, &spec.resource).into_boxed_str(), cache);
+                let before = kinds.insert(id(&spec.group, &spec.resource).into_boxed_str(), cache);
+                drop(kinds);
+                if let Some(before) = before {
+                    before.close();
+                }
                 return Ok(());
             }
         }

@@ -133,6 +133,13 @@ impl Topics {
         }
     }
 
+    /// Who tells the followers of all topics.
+    pub(super) fn senders(&self) -> Vec<Arc<watch::Sender<u64>>> {
+        let fields = self.fields.iter().flat_map(|(_, map)| map.values());
+        let topics = self.namespaces.values().chain(self.keys.values()).chain(fields);
+        topics.map(|topic| topic.changed.clone()).collect()
+    }
+
     /// An event was put at `place`; the ring begins at `first`.
     pub(super) fn publish(&mut self, event: &CachedEvent, place: u64, first: u64) {
         let Self {

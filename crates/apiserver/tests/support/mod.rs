@@ -308,3 +308,47 @@ pub(crate) fn code(error: &kube::Error) -> u16 {
         other => panic!("not an answer of the server: {other}"),
     }
 }
+
+/// The lines of an answer that does not end by itself.
+pub(crate) struct Lines {
+    body: hyper::body::Incoming,
+    buffer: Vec<u8>,
+    _sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+}
+
+impl Lines {
+    /// Sends a GET with the administrator's certificate.
+    pub(crate) async fn get(server: &TestServer, path: &str) -> Self {
+        let stream = TokioIo::new(server.connect().await);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::builder().uri(path).header("host", "127.0.0.1");
+        let response = sender
+            .send_request(request.body(Full::default()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        Self {
+            body: response.into_body(),
+            buffer: Vec::new(),
+            _sender: sender,
+        }
+    }
+
+    /// The next line, or `None` at the end; fails after 20 seconds of silence.
+    pub(crate) async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(String::from_utf8(line).unwrap());
+            }
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(20), self.body.frame());
+            match frame.await.expect("a line or the end") {
+                Some(Ok(frame)) => self
+                    .buffer
+                    .extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+}

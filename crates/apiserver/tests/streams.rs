@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
+use base64::Engine;
 use http::StatusCode;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_pki::tls::ServingCertificate;
@@ -126,5 +127,69 @@ async fn exec_and_logs_reach_the_node() {
     );
     let (code, _, text) = server.get("/api/v1/nodes/n1/proxy/pods/x?a=b", &[]).await;
     assert_eq!((code, text.as_str()), (StatusCode::OK, "line of /pods/x?a=b\n"));
+
+    // Conformance: Pods should support retrieving logs from the container over websockets.
+    for (protocol, encoded) in [
+        ("", false),
+        ("binary.k8s.io", false),
+        ("base64.binary.k8s.io", true),
+    ] {
+        let messages = log_messages(&server, &format!("other, {protocol}"), protocol).await;
+        assert_eq!(messages[0], (encoded, Vec::new()), "an empty message comes first");
+        let mut text = Vec::new();
+        for (is_text, payload) in &messages[1..] {
+            assert_eq!(*is_text, encoded);
+            text.extend(if encoded {
+                base64::engine::general_purpose::STANDARD.decode(payload).unwrap()
+            } else {
+                payload.clone()
+            });
+        }
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "line of /containerLogs/default/p/c?tailLines=3\n"
+        );
+    }
     server.stop().await;
+}
+
+/// The messages of a log over WebSocket: whether they are text, and what they hold.
+async fn log_messages(server: &TestServer, offered: &str, expected: &str) -> Vec<(bool, Vec<u8>)> {
+    let mut stream = server.connect().await;
+    let offer = if expected.is_empty() {
+        String::new()
+    } else {
+        format!("Sec-WebSocket-Protocol: {offered}\r\n")
+    };
+    let request = format!(
+        "GET /api/v1/namespaces/default/pods/p/log?tailLines=3 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+        Upgrade: websocket\r\n{offer}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "{head}");
+    }
+    let head = head.to_lowercase();
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(
+        head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+        "{head}"
+    );
+    let agreed = format!("sec-websocket-protocol: {expected}\r\n");
+    assert_eq!(head.contains(&agreed), !expected.is_empty(), "{head}");
+    let mut messages = Vec::new();
+    loop {
+        let (first, length) = (stream.read_u8().await.unwrap(), stream.read_u8().await.unwrap());
+        assert!(first & 0x80 != 0 && length < 126, "short frames without a mask");
+        let mut payload = vec![0; usize::from(length)];
+        stream.read_exact(&mut payload).await.unwrap();
+        match first & 0x0f {
+            1 => messages.push((true, payload)),
+            2 => messages.push((false, payload)),
+            8 => return messages,
+            other => panic!("frame of type {other}"),
+        }
+    }
 }

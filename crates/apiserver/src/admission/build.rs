@@ -8,7 +8,7 @@ use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
 use super::pod_security::PodSecurity;
-use super::policy::{MutatingPolicies, ValidatingPolicies};
+use super::policy::{MutatingPolicies, PolicyReferences, ValidatingPolicies};
 use super::priority::Priority;
 use super::resource_quota::ResourceQuota;
 use super::runtime_class::RuntimeClass;
@@ -68,6 +68,7 @@ pub(crate) fn build(
             }),
             Box::new(CertificateSubjectRestriction),
             Box::new(RbacEscalation::new(Rbac::new(resources), authorizer.clone())),
+            Box::new(PolicyReferences::new(&outside)),
             Box::new(ValidatingPolicies::new(&outside)),
             Box::new(ValidatingWebhook::new(&outside)),
             // Last: what it charges for shall not be refused any more.

@@ -1,7 +1,7 @@
 //! Streams: exec, attach, port-forward and log of pods, and the proxies of pods, services and nodes.
 //!
 //! Exec, attach, port-forward and logs go to the kubelet of the pod's node with the server's client certificate; what the
-//! client and the kubelet agree on (WebSocket, SPDY) passes through untouched as bytes.
+//! client and the kubelet agree on (WebSocket, SPDY) passes through untouched as bytes. Logs over WebSocket are made here.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use keelson_api::status::Status;
 use serde_json::{Map, Value, json};
 
+use super::log::log;
 use super::request::Incoming;
 use super::rewrite::rewrite;
 use super::upstream::{self, Target};
@@ -62,7 +63,7 @@ pub(super) async fn connect(
         _ => kubelet_target(incoming, kind).await?,
     };
     if is_log {
-        return log(incoming, target).await;
+        return log(incoming, target, parts, upgrade).await;
     }
     if info.subresource != "proxy" {
         return upstream::forward(incoming, target, parts, body, upgrade).await;
@@ -453,22 +454,4 @@ fn service_target(incoming: &Incoming<'_>) -> Result<Target, Status> {
 
 fn is_port(port: &Value, wanted: &str) -> bool {
     port["port"].as_u64().is_some_and(|p| wanted.parse() == Ok(p))
-}
-
-/// Streams a log as plain text.
-async fn log(incoming: &Incoming<'_>, target: Target) -> Result<Response<Body>, Status> {
-    let mut response = upstream::get(incoming, target).await?;
-    if response.status() == StatusCode::OK {
-        let kind = http::HeaderValue::from_static("text/plain");
-        response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-        return Ok(response);
-    }
-    let code = response.status().as_u16();
-    let text = upstream::read_short(response.into_body()).await;
-    let reason = match code {
-        404 => keelson_api::status::Reason::NotFound,
-        400 => keelson_api::status::Reason::BadRequest,
-        _ => keelson_api::status::Reason::InternalError,
-    };
-    Err(Status::failure(code, reason, text.trim_end()))
 }

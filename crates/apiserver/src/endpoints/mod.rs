@@ -5,6 +5,7 @@ mod connect;
 mod dispatch;
 mod eviction;
 mod health;
+mod log;
 mod patch;
 mod read;
 mod request;

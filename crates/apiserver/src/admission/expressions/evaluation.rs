@@ -49,7 +49,7 @@ impl<'r> Evaluator<'r> {
         Self {
             inputs,
             variables,
-            values: RefCell::new(vec![None; variables.0.len()]),
+            values: RefCell::new(vec![None; variables.list.len()]),
             spent: Cell::new(0),
             budget,
             prepared: false,
@@ -71,7 +71,7 @@ impl<'r> Evaluator<'r> {
             Err(problem) => return Ok(Err(format!("compilation error: {problem}"))),
         };
         if !std::mem::replace(&mut self.prepared, true) {
-            for (at, variable) in self.variables.0.iter().enumerate() {
+            for (at, variable) in self.variables.list.iter().enumerate() {
                 if variable.early {
                     // Whoever uses it gets the error.
                     drop(self.variable(at));
@@ -99,7 +99,7 @@ impl<'r> Evaluator<'r> {
         if let Some(known) = &self.values.borrow()[at] {
             return known.clone();
         }
-        let variable = &self.variables.0[at];
+        let variable = &self.variables.list[at];
         let name = &variable.name;
         let value = match &variable.expression.program {
             Err(problem) => Err(EvalError::new(format!(
@@ -117,13 +117,9 @@ impl<'r> Evaluator<'r> {
         value
     }
 
-    fn position(&self, name: &str) -> Option<usize> {
-        self.variables.0.iter().rposition(|known| known.name == name)
-    }
-
     fn all_variables(&self) -> CelValue<'r> {
         let mut map = BTreeMap::new();
-        for (at, variable) in self.variables.0.iter().enumerate() {
+        for (at, variable) in self.variables.list.iter().enumerate() {
             if let Ok(value) = self.variable(at) {
                 map.insert(Key::String(variable.name.as_str().into()), value);
             }
@@ -163,7 +159,7 @@ impl<'r> Activation<'r> for Evaluator<'r> {
             "authorizer" => Ok(CelValue::authorizer(self.inputs.authority)),
             "authorizer.requestResource" => Ok(self.request_resource()),
             "variables" => Ok(self.all_variables()),
-            other => self.variable(self.position(other.strip_prefix("variables.")?)?),
+            other => self.variable(self.variables.position(other.strip_prefix("variables.")?)?),
         })
     }
 }

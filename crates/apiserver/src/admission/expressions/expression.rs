@@ -1,6 +1,6 @@
 //! Compiled expressions, and the variables that a policy's expressions share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use keelson_cel::{Decl, DeclKind, Env, Program, Type};
@@ -70,7 +70,17 @@ pub(super) struct Variable {
 
 /// The variables of one policy, in their order.
 #[derive(Debug, Default)]
-pub(in crate::admission) struct VariableSet(pub(super) Vec<Variable>);
+pub(in crate::admission) struct VariableSet {
+    pub(super) list: Vec<Variable>,
+    by_name: HashMap<String, usize>,
+}
+
+impl VariableSet {
+    /// The place of the variable that a name means: the last of that name.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+}
 
 /// How deep variables may nest in one another before one of them is computed early, in nodes of their trees.
 const MAX_NESTING: usize = 160;
@@ -176,7 +186,13 @@ impl Compiler {
 
     /// The variables, when nothing more is to be compiled.
     pub(in crate::admission) fn finish(self) -> VariableSet {
-        VariableSet(self.variables)
+        let names = self.variables.iter().enumerate();
+        VariableSet {
+            by_name: names
+                .map(|(at, variable)| (variable.name.clone(), at))
+                .collect(),
+            list: self.variables,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod definition;
 mod mutating;
 mod parameters;
 mod patches;
+mod references;
 mod source;
 mod status;
 mod types;
@@ -27,5 +28,6 @@ mod validating;
 
 pub(crate) use definition::validate_registration;
 pub(super) use mutating::MutatingPolicies;
+pub(super) use references::PolicyReferences;
 pub(crate) use status::watch_policies;
 pub(super) use validating::ValidatingPolicies;

@@ -1,6 +1,6 @@
 //! Type checking of validating policies against the kinds that they name: warnings for `status.typeChecking`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keelson_api::gvk::GroupVersion;
@@ -150,11 +150,19 @@ fn object(schema: &Schema, name: &str, within: &mut Vec<DefId>) -> Arc<Decl> {
         let property = field.name.to_string();
         Some((escaped, Field { property, decl }))
     });
-    let fields = fields.collect();
+    let mut fields: BTreeMap<String, Field> = fields.collect();
+    if object.embedded_resource {
+        for property in ["apiVersion", "kind", "metadata"] {
+            fields.entry(property.to_owned()).or_insert_with(|| Field {
+                property: property.to_owned(),
+                decl: Arc::clone(Decl::any()),
+            });
+        }
+    }
     let ty = Arc::new(ObjectType {
         name: name.to_owned(),
         fields,
-        open: object.preserve_unknown || object.embedded_resource,
+        open: object.preserve_unknown,
     });
     Arc::new(Decl {
         kind: DeclKind::Object(Arc::clone(&ty)),

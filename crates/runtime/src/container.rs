@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use keelson_cri::v1;
 use tonic::Status;
 
 use crate::cgroup::{self, Group, Resources};
-use crate::protocol::{Event, ExitRecord, Reply, Request};
+use crate::protocol::{Event, ExitRecord, Reply, Request, SeccompFilter};
 use crate::records::ContainerRecord;
 use crate::runtime::{Runtime, make_private_dir, new_id, now};
 use crate::sandbox::{SIGKILL, failed};
@@ -125,7 +126,7 @@ impl Runtime {
                 seccomp_root: &self.0.config.seccomp_root,
             })
         };
-        let output = generated.map_err(|error| {
+        let mut output = generated.map_err(|error| {
             let text =
                 format!("failed to generate container \"{id}\" spec: failed to generate spec: {error}");
             match error {
@@ -134,12 +135,7 @@ impl Runtime {
                 SpecError::Io { .. } => Status::unknown(text),
             }
         })?;
-        let write = |name: &str, value: Result<Vec<u8>, serde_json::Error>| -> io::Result<()> {
-            fs::write(directory.join(name), value?)
-        };
-        write("config.json", serde_json::to_vec(&output.spec))
-            .and_then(|()| write("launch.json", serde_json::to_vec(&output.launch)))
-            .map_err(failed("write the container's specification"))?;
+        self.write_specification(&directory, &mut output)?;
         {
             let mut record = container.record.lock();
             record.cgroup = output.launch.cgroup;
@@ -151,6 +147,28 @@ impl Runtime {
                 .map_err(failed("write the container record"))?;
         }
         Ok(container)
+    }
+
+    /// What the shim makes the container of: OCI spec, seccomp filter and the rest.
+    fn write_specification(&self, directory: &Path, output: &mut spec::Output) -> Result<(), Status> {
+        let profile = output.spec["linux"].get("seccomp").cloned();
+        let compiled = self
+            .0
+            .programs
+            .take(&mut output.spec)
+            .map_err(|error| Status::invalid_argument(format!("failed to generate spec: {error}")))?;
+        let write = |name: &str, value: Result<Vec<u8>, serde_json::Error>| -> io::Result<()> {
+            fs::write(directory.join(name), value?)
+        };
+        if let Some((program, filter)) = compiled {
+            output.launch.seccomp = Some(filter);
+            fs::write(directory.join(SeccompFilter::FILE), &program.bytes)
+                .and_then(|()| write(SeccompFilter::PROFILE, serde_json::to_vec(&profile)))
+                .map_err(failed("write the container's seccomp filter"))?;
+        }
+        write("config.json", serde_json::to_vec(&output.spec))
+            .and_then(|()| write("launch.json", serde_json::to_vec(&output.launch)))
+            .map_err(failed("write the container's specification"))
     }
 
     /// The process whose PID namespace a container joins: the pause process or the target container's.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keelson_cri::v1;
 
+use crate::protocol::SeccompFilter;
 use crate::runtime::{Runtime, now};
 use crate::state::{Container, Phase, Sandbox};
 
@@ -189,10 +190,18 @@ impl Runtime {
             Phase::Running { pid, .. } => pid,
             _ => 0,
         };
-        let spec: serde_json::Value = std::fs::read(container.directory.join("config.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let read = |name: &str| -> Option<serde_json::Value> {
+            let bytes = std::fs::read(container.directory.join(name)).ok()?;
+            serde_json::from_slice(&bytes).ok()
+        };
+        let mut spec = read("config.json").unwrap_or_default();
+        // As it was before the filter was taken out of it.
+        let filter =
+            read("launch.json").and_then(|launch| serde_json::from_value(launch["seccomp"].clone()).ok());
+        if let (Some(filter), Some(profile)) = (filter, read(SeccompFilter::PROFILE)) {
+            crate::seccomp::take_back(&filter, &mut spec["process"]["capabilities"]);
+            spec["linux"]["seccomp"] = profile;
+        }
         let info = serde_json::json!({"sandboxID": container.sandbox_id, "pid": pid, "runtimeSpec": spec});
         HashMap::from([("info".to_owned(), info.to_string())])
     }

@@ -15,6 +15,7 @@ mod records;
 mod recover;
 mod runtime;
 mod sandbox;
+mod seccomp;
 mod server;
 mod service;
 mod shim_client;

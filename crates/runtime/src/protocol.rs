@@ -264,6 +264,28 @@ pub struct Launch {
     /// Whether its init process is the first of a PID namespace of its own; otherwise what it leaves behind is
     /// killed through its group.
     pub own_pid_namespace: bool,
+    /// The filter of every process of the container, whose program is [`SeccompFilter::FILE`]; without it the OCI
+    /// spec may have a profile.
+    #[serde(default)]
+    pub seccomp: Option<SeccompFilter>,
+}
+
+/// How a compiled seccomp profile is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeccompFilter {
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+    /// The OCI spec has `CAP_SYS_ADMIN` in the effective set for the loading alone.
+    pub lent_effective: bool,
+    /// The same of the permitted set.
+    pub lent_permitted: bool,
+}
+
+impl SeccompFilter {
+    /// The program, in the bundle.
+    pub const FILE: &str = "seccomp.bpf";
+    /// The profile that it was compiled from, in the bundle.
+    pub const PROFILE: &str = "seccomp.json";
 }
 
 /// A bind mount that is prepared at another place before the container's mount namespace is made, because its

@@ -18,6 +18,7 @@ use crate::images::ImageStore;
 use crate::network::{PodNetworkRequest, PortMapping, netns_path};
 use crate::protocol::Event;
 use crate::records::{ContainerRecord, SandboxRecord};
+use crate::seccomp::Programs;
 use crate::shim_client::ShimClient;
 use crate::spec::SandboxFiles;
 use crate::state::{Container, Phase, Sandbox};
@@ -63,6 +64,7 @@ pub(crate) struct Inner {
     /// Exit codes of exec processes that somebody waits for.
     pub(crate) execs: Mutex<HashMap<String, tokio::sync::oneshot::Sender<i32>>>,
     pub(crate) events: broadcast::Sender<v1::ContainerEventResponse>,
+    pub(crate) programs: Programs,
     pub(crate) streaming: StreamingServer,
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: tokio_util::sync::CancellationToken,
@@ -94,6 +96,7 @@ impl Runtime {
             containers: RwLock::default(),
             names: Mutex::default(),
             execs: Mutex::default(),
+            programs: Programs::default(),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             tasks: TaskTracker::new(),
             closing: tokio_util::sync::CancellationToken::new(),

@@ -12,7 +12,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use serde::{Deserialize, Serialize};
 
-use super::executor::ContainerProgram;
+use super::executor::{ContainerProgram, Filter};
 use super::{rootfs, setup};
 use crate::protocol::{self, Launch};
 
@@ -92,7 +92,9 @@ fn create(socket: &OwnedFd, id: &str, bundle: &Path, launch: &Launch, stdio: Std
     let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(&state)
         .map_err(|error| flatten(&error))?
-        .with_executor(ContainerProgram);
+        .with_executor(ContainerProgram {
+            filter: Filter::read(bundle, launch)?,
+        });
     if let Some((_, path)) = &console {
         builder = builder.with_console_socket(Some(path.clone()));
     }

@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid};
 use rustix::termios::Winsize;
 
 use super::creator::{self, Message, Stdio, now, tell};
-use super::executor::{self, DEFAULT_PATH};
+use super::executor::{self, DEFAULT_PATH, Filter};
 use super::setup;
 use crate::cgroup::Group;
 use crate::protocol::Launch;
@@ -49,6 +49,7 @@ fn create(socket: &OwnedFd, exec: &Exec<'_>, stdio: Stdio) -> Result<(), String>
     let config = exec.bundle.join("config.json");
     let spec =
         Spec::load(&config).map_err(|error| format!("failed to load {}: {error}", config.display()))?;
+    let filter = Filter::read(exec.bundle, exec.launch)?;
     let open = |name: &str| {
         fs::File::open(format!("/proc/{}/ns/{name}", exec.init))
             .map_err(|error| format!("failed to open the container's {name} namespace: {error}"))
@@ -71,7 +72,7 @@ fn create(socket: &OwnedFd, exec: &Exec<'_>, stdio: Stdio) -> Result<(), String>
         if go_read.read(&mut byte).unwrap_or(0) != 1 {
             return 1;
         }
-        let message = match run(socket, exec, &spec, &mounts, &cgroups, stdio) {
+        let message = match run(socket, exec, &spec, filter.as_ref(), &mounts, &cgroups, stdio) {
             Ok(never) => match never {},
             Err(message) => message,
         };
@@ -101,6 +102,7 @@ fn run(
     socket: &OwnedFd,
     exec: &Exec<'_>,
     spec: &Spec,
+    filter: Option<&Filter>,
     mounts: &fs::File,
     cgroups: &fs::File,
     stdio: Stdio,
@@ -137,7 +139,7 @@ fn run(
         );
         set_stdio(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())?;
     }
-    become_user(process, spec)?;
+    become_user(process, spec, filter)?;
     let mut env: Vec<String> = process.env().clone().unwrap_or_default();
     if exec.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
         env.push("TERM=xterm".to_owned());
@@ -196,7 +198,7 @@ fn set_stdio(
 }
 
 /// Working directory, groups, user, capabilities, no_new_privs and seccomp, in the order in which each is possible.
-fn become_user(process: &Process, spec: &Spec) -> Result<(), String> {
+fn become_user(process: &Process, spec: &Spec, filter: Option<&Filter>) -> Result<(), String> {
     let syscall = create_syscall();
     let user = process.user();
     let cwd = process.cwd();
@@ -227,28 +229,33 @@ fn become_user(process: &Process, spec: &Spec) -> Result<(), String> {
     if no_new_privs {
         nix::sys::prctl::set_no_new_privs().map_err(|errno| format!("no_new_privs: {errno}"))?;
     }
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let load = |profile| {
-        libcontainer::seccomp::initialize_seccomp(profile)
+    let load = || match (
+        filter,
+        spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+    ) {
+        (Some(filter), _) => filter.load(),
+        (None, Some(profile)) => libcontainer::seccomp::initialize_seccomp(profile)
             .map(drop)
-            .map_err(|error| format!("failed to load the seccomp profile: {error}"))
+            .map_err(|error| format!("failed to load the seccomp profile: {error}")),
+        (None, None) => Ok(()),
     };
     libcontainer::capabilities::reset_effective(syscall.as_ref())
         .map_err(|error| format!("capset: {error}"))?;
     // Without no_new_privs a profile can be loaded only while CAP_SYS_ADMIN is there; with it, as late as possible.
-    if let (Some(profile), false) = (seccomp, no_new_privs) {
-        load(profile)?;
+    if !no_new_privs {
+        load()?;
     }
     if let Some(capabilities) = process.capabilities() {
-        libcontainer::capabilities::drop_privileges(capabilities, syscall.as_ref())
+        let own = filter.map(|filter| filter.capabilities(capabilities));
+        libcontainer::capabilities::drop_privileges(own.as_ref().unwrap_or(capabilities), syscall.as_ref())
             .map_err(|error| format!("failed to drop capabilities: {error}"))?;
     }
     if early.is_err() {
         nix::unistd::chdir(cwd)
             .map_err(|errno| format!("chdir to cwd ({:?}): {errno}", cwd.display().to_string()))?;
     }
-    if let (Some(profile), true) = (seccomp, no_new_privs) {
-        load(profile)?;
+    if no_new_privs {
+        load()?;
     }
     Ok(())
 }

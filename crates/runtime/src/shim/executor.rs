@@ -4,10 +4,13 @@ use std::ffi::CString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use libcontainer::oci_spec::runtime::Spec;
+use keelson_sys::seccomp;
+use libcontainer::oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Spec};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
+
+use crate::protocol::{Launch, SeccompFilter};
 
 /// The `PATH` of a process whose environment has none; the one of runc.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -92,9 +95,65 @@ pub(super) fn become_program(program: &Path, args: &[String], env: &[String]) ->
     }
 }
 
+/// The container's seccomp filter, in memory since the bundle is out of reach when it is loaded.
+#[derive(Debug, Clone)]
+pub(super) struct Filter {
+    program: Vec<u8>,
+    filter: SeccompFilter,
+}
+
+impl Filter {
+    /// Reads the filter of a container; `None` when its launch parameters have none.
+    pub(super) fn read(bundle: &Path, launch: &Launch) -> Result<Option<Self>, String> {
+        let Some(filter) = launch.seccomp.clone() else {
+            return Ok(None);
+        };
+        let path = bundle.join(SeccompFilter::FILE);
+        let program =
+            std::fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        Ok(Some(Self { program, filter }))
+    }
+
+    /// Loads it for the calling process.
+    pub(super) fn load(&self) -> Result<(), String> {
+        seccomp::load(&self.program, self.filter.flags)
+            .map_err(|error| format!("failed to load the seccomp profile: {error}"))
+    }
+
+    /// Gives up what the OCI spec lends for the loading.
+    fn give_back(&self) -> Result<(), String> {
+        if self.filter.lent_effective || self.filter.lent_permitted {
+            seccomp::give_up_capability(seccomp::CAP_SYS_ADMIN, self.filter.lent_permitted)
+                .map_err(|error| format!("failed to drop capabilities: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// The capabilities that the container shall have, of those that its OCI spec has.
+    pub(super) fn capabilities(&self, spec: &LinuxCapabilities) -> LinuxCapabilities {
+        let mut own = spec.clone();
+        let without = |set: &Option<Capabilities>| {
+            set.clone().map(|mut set| {
+                set.remove(&Capability::SysAdmin);
+                set
+            })
+        };
+        if self.filter.lent_effective {
+            own.set_effective(without(spec.effective()));
+        }
+        if self.filter.lent_permitted {
+            own.set_permitted(without(spec.permitted()));
+        }
+        own
+    }
+}
+
 /// libcontainer's hook for the container's own program.
 #[derive(Debug, Clone)]
-pub(super) struct ContainerProgram;
+pub(super) struct ContainerProgram {
+    /// The filter that libcontainer knows nothing of.
+    pub(super) filter: Option<Filter>,
+}
 
 impl Executor for ContainerProgram {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
@@ -113,8 +172,17 @@ impl Executor for ContainerProgram {
         let env: Vec<String> = std::env::vars_os()
             .filter_map(|(key, value)| Some(format!("{}={}", key.to_str()?, value.to_str()?)))
             .collect();
-        let errno = become_program(&program, args, &env);
-        let message = format!("exec {}: {}", program.display(), describe(errno));
+        let confined = match &self.filter {
+            Some(filter) => filter.load().and_then(|()| filter.give_back()),
+            None => Ok(()),
+        };
+        let message = match confined {
+            Ok(()) => {
+                let errno = become_program(&program, args, &env);
+                format!("exec {}: {}", program.display(), describe(errno))
+            }
+            Err(message) => message,
+        };
         // Into the container's log, where users look for it.
         let _ = writeln!(std::io::stderr(), "{message}");
         Err(ExecutorError::Other(message))

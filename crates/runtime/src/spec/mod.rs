@@ -167,6 +167,7 @@ pub(crate) fn generate(input: Input<'_>) -> Result<Output, SpecError> {
         image_mounts: mounts.images,
         staged: mounts.staged,
         own_pid_namespace: pid_mode != v1::NamespaceMode::Node && input.join_pid.is_none(),
+        seccomp: None,
     };
     Ok(Output { spec, launch, user })
 }

@@ -234,19 +234,22 @@ impl ApiServer {
     }
 
     /// Takes renewed certificates, for connections from now on: the one that it serves, with what stands behind it, and its
-    /// own towards kubelets.
+    /// own towards kubelets and towards extension servers.
     pub fn renew(
         &self,
         serving: &CertificateAndKey,
         kubelet_client: &CertificateAndKey,
+        proxy_client: &CertificateAndKey,
     ) -> Result<(), keelson_pki::Error> {
         let (leaf, _issuers) = chain(serving)?;
+        let (front_proxy, _) = chain(proxy_client)?;
         self.inner.serving.replace(&leaf)?;
         if let (Some(kubelets), Some(config)) = (&self.inner.kubelets, &self.inner.config.kubelet_client) {
             let mut config = config.clone();
             config.identity = kubelet_client.clone();
             kubelets.renew(&config)?;
         }
+        self.inner.aggregator.renew(front_proxy);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use keelson_apiserver::http::{Body, Connection};
+use keelson_pki::Identity;
 use serde_json::{Value, json};
 use support::{TestServer, eventually, tls_server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -249,6 +250,7 @@ async fn extension_servers_are_served() {
     assert_eq!(condition["message"], "all checks passed");
     proxied(&server).await;
     streamed(&server).await;
+    front_proxy_renewed(&server).await;
 
     // An authority that did not sign its certificate.
     let other = server.pki.front_proxy_ca.certificate().to_pem();
@@ -272,6 +274,26 @@ async fn extension_servers_are_served() {
     let (code, _, _) = server.get(&format!("{WARDLE}/echo"), &[]).await;
     assert_eq!(code, StatusCode::NOT_FOUND);
     server.stop().await;
+}
+
+/// The extension server sees the certificate that the server was given while running.
+async fn front_proxy_renewed(server: &TestServer) {
+    let subject = keelson_pki::Subject::new("renewed-front-proxy", &[]);
+    let profile = keelson_pki::Profile::client(jiff::SignedDuration::from_hours(24));
+    let names = keelson_pki::AltNames::default();
+    let (certificate, key) = server
+        .pki
+        .front_proxy_ca
+        .issue(&subject, &names, &profile, jiff::Timestamp::now())
+        .unwrap();
+    let renewed = support::pem(&keelson_pki::Leaf { certificate, key });
+    let same = |identity| support::pem(server.pki.leaf(identity));
+    let (serving, kubelet) = (same(Identity::Apiserver), same(Identity::ApiserverKubeletClient));
+    server.server.renew(&serving, &kubelet, &renewed).unwrap();
+    let (code, _, text) = server.get(&format!("{WARDLE}/echo"), &[]).await;
+    assert_eq!(code, StatusCode::OK, "{text}");
+    let echo: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(echo["certificate"], "renewed-front-proxy");
 }
 
 /// Discovery and a plain request.

@@ -16,6 +16,8 @@ pub use events::{EventRecorder, EventSource, EventType, object_reference};
 pub use informer::{Change, Index, Informer, InformerOptions, InformerTask};
 pub use leader_election::{LeaderElectionConfig, run_as_leader};
 pub use name::NamespacedName;
-pub use transport::{Error as TransportError, client_from_kubeconfig, client_from_service};
+pub use transport::{
+    Error as TransportError, client_from_kubeconfig, client_from_service, component_client, user_agent_layer,
+};
 pub use worker::{Reconciled, run_workers};
 pub use workqueue::{RateLimit, WorkQueue};

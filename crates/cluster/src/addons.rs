@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 
+use crate::discovery::ClusterInfo;
 use crate::published::{self, ClusterNetwork};
 
 /// Approves kubelets' serving certificates; upstream leaves that to the administrator.
@@ -19,8 +20,12 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 /// May read what is published for nodes; kubeadm's name and subjects.
 const CONFIG_READER: &str = "kubeadm:nodes-kubeadm-config";
 
-/// Creates what is missing; leaves alone what is there, but for what is published about the network.
-pub async fn ensure(client: &Client, network: &ClusterNetwork) -> Result<(), (&'static str, kube::Error)> {
+/// Creates what is missing; leaves alone what is there, but for what is published about the cluster.
+pub async fn ensure(
+    client: &Client,
+    network: &ClusterNetwork,
+    info: &ClusterInfo,
+) -> Result<(), (&'static str, kube::Error)> {
     let approver = ClusterRole {
         metadata: named(SERVING_APPROVER, None),
         rules: Some(vec![PolicyRule {
@@ -67,6 +72,9 @@ pub async fn ensure(client: &Client, network: &ClusterNetwork) -> Result<(), (&'
             .map_err(|e| ("ClusterRoleBinding", e))?;
     }
     publish(client, &nodes, network).await?;
+    info.publish(client)
+        .await
+        .map_err(|e| ("ConfigMap kube-public/cluster-info", e))?;
     let api = Api::namespaced(client.clone(), "kube-system");
     create(api, &dns_service(network.dns))
         .await

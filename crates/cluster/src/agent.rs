@@ -110,10 +110,16 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
     };
     let credentials = join::ensure(&directory, token.as_ref(), &identity).await?;
     tracing::info!(node = options.name, server = options.server, "joined the cluster");
-    let current = CurrentClient::new(keelson_client::client_from_kubeconfig(&credentials.kubeconfig).await?);
-    let client = current.client();
-    let network = cluster_network(&client, &options.server, &options.paths).await?;
+    let current =
+        CurrentClient::new(keelson_client::client_from_kubeconfig(&credentials.kubeconfig, "kubelet").await?);
+    let network = cluster_network(&current.client("keelson"), &options.server, &options.paths).await?;
     let serving = ServingCertificate::new(&join::serving_leaf(&credentials)?)?;
+    let clients = NodeClients {
+        kubelet: current.client("kubelet"),
+        proxy: current.client("kube-proxy"),
+        network: current.client("keelson-network"),
+        dns: current.client("keelson-dns"),
+    };
     let rotation = Rotation {
         directory,
         identity,
@@ -128,12 +134,8 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
         registries: options.registries,
         container_runtime_endpoint: options.container_runtime_endpoint,
         server: kubelet_server(&credentials, serving)?,
-        clients: NodeClients {
-            kubelet: client.clone(),
-            proxy: client.clone(),
-            network: client.clone(),
-            dns: client,
-        },
+        clients,
+        store: None,
     };
     // Ends with the node, however that ends.
     let stop = shutdown.child_token();

@@ -6,22 +6,28 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use keelson_cri::v1 as cri;
 use keelson_kubelet::Cri;
 use keelson_runtime::images::{ImageRecord, ImageStore, ImportSource, PullProgress};
+use keelson_store::Store;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::backup::stream;
 
 /// Talking to a node failed.
 #[derive(Debug, thiserror::Error)]
@@ -55,19 +61,25 @@ pub enum Error {
     Refused(String),
 }
 
-fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(crate) fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Broken(error.into())
 }
 
-type Body = BoxBody<Bytes, Infallible>;
+pub(crate) type Body = BoxBody<Bytes, Infallible>;
+
+/// What the socket gives access to.
+#[derive(Clone)]
+pub struct Served {
+    /// Images.
+    pub images: ImageStore,
+    /// What uses them.
+    pub runtime: Cri,
+    /// The cluster's store, where the server process is.
+    pub store: Option<Arc<dyn Store>>,
+}
 
 /// Serves the socket until `shutdown`.
-pub async fn serve(
-    images: ImageStore,
-    runtime: Cri,
-    socket: &Path,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve(served: Served, socket: &Path, shutdown: CancellationToken) -> io::Result<()> {
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -80,12 +92,12 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted?,
         };
-        let (images, runtime) = (images.clone(), runtime.clone());
+        let served = served.clone();
         let (tracker, shutdown) = (tasks.clone(), shutdown.clone());
         tasks.spawn(async move {
             let service = hyper::service::service_fn(move |request| {
-                let (images, runtime, tracker) = (images.clone(), runtime.clone(), tracker.clone());
-                async move { Ok::<_, Infallible>(answer(images, runtime, request, &tracker)) }
+                let (served, tracker) = (served.clone(), tracker.clone());
+                async move { Ok::<_, Infallible>(answer(served, request, &tracker).await) }
             });
             let connection =
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -101,12 +113,12 @@ pub async fn serve(
     Ok(())
 }
 
-fn answer(
-    images: ImageStore,
-    runtime: Cri,
-    request: Request<Incoming>,
-    tasks: &TaskTracker,
-) -> Response<Body> {
+async fn answer(served: Served, request: Request<Incoming>, tasks: &TaskTracker) -> Response<Body> {
+    let Served {
+        images,
+        runtime,
+        store,
+    } = served;
     let image = request
         .uri()
         .query()
@@ -114,6 +126,12 @@ fn answer(
         .map(str::to_owned);
     let (lines, receiver) = mpsc::channel(16);
     match (request.method().clone(), request.uri().path(), image) {
+        (Method::GET, stream::PATH, None) => {
+            return match store {
+                Some(store) => stream::answer(store, tasks).await,
+                None => status(StatusCode::NOT_FOUND),
+            };
+        }
         (Method::GET, "/images", None) => {
             let list: Vec<_> = images.list(None).iter().map(describe).collect();
             tasks.spawn(async move { finish(&lines, Ok(json!(list))).await });
@@ -133,11 +151,16 @@ fn answer(
         }
         _ => return status(StatusCode::NOT_FOUND),
     }
+    Response::new(stream_body(receiver))
+}
+
+/// A body of what comes through a channel.
+pub(crate) fn stream_body(receiver: mpsc::Receiver<Bytes>) -> Body {
     let frames = futures::stream::unfold(receiver, |mut receiver| async move {
-        let line = receiver.recv().await?;
-        Some((Ok(Frame::data(line)), receiver))
+        let bytes = receiver.recv().await?;
+        Some((Ok(Frame::data(bytes)), receiver))
     });
-    Response::new(BodyExt::boxed(StreamBody::new(frames)))
+    BodyExt::boxed(StreamBody::new(frames))
 }
 
 fn status(code: StatusCode) -> Response<Body> {
@@ -163,7 +186,7 @@ fn describe(image: &ImageRecord) -> Value {
     json!({"id": image.id.to_string(), "names": image.repo_tags, "digests": image.repo_digests, "size": image.size})
 }
 
-fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -263,17 +286,7 @@ pub async fn request(
             return Err(Error::Name(image.clone()));
         }
     }
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|source| Error::NotRunning {
-            path: socket.into(),
-            source,
-        })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, BoxBody<Bytes, io::Error>>(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
-    let connection = tokio::spawn(connection);
+    let (mut sender, connection) = connect(socket).await?;
     let empty = || Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
     let (method, path, body) = match action {
         Action::List => (Method::GET, "/images".to_owned(), empty()),
@@ -314,6 +327,28 @@ pub async fn request(
     drop(sender);
     connection.abort();
     result
+}
+
+/// A connection to the node behind `socket`, and the task that drives it.
+pub(crate) async fn connect(
+    socket: &Path,
+) -> Result<
+    (
+        SendRequest<BoxBody<Bytes, io::Error>>,
+        JoinHandle<hyper::Result<()>>,
+    ),
+    Error,
+> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| Error::NotRunning {
+            path: socket.into(),
+            source,
+        })?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
+    Ok((sender, tokio::spawn(connection)))
 }
 
 /// Takes whole lines off `buffer`; the last one's result.

@@ -24,7 +24,7 @@ pub(crate) fn spawn(
     stop: &CancellationToken,
 ) {
     let identities = Identities::new(api.clone());
-    let scheduler = identities.client("system:kube-scheduler", &[]);
+    let scheduler = identities.client("kube-scheduler", "system:kube-scheduler", &[]);
     let token = stop.clone();
     parts.spawn(async move {
         let result = keelson_scheduler::run(keelson_scheduler::Config::default(), scheduler, token).await;
@@ -44,7 +44,8 @@ pub(crate) fn spawn(
         })
     });
 
-    let metrics = MetricsServer::new(identities.client("system:keelson-metrics-server", &[]));
+    let metrics =
+        MetricsServer::new(identities.client("metrics-server", "system:keelson-metrics-server", &[]));
     let (api, token) = (api.clone(), stop.clone());
     parts.spawn(async move {
         let local = LocalApi::new("metrics.k8s.io", "v1beta1", metrics.clone());
@@ -58,7 +59,7 @@ pub(crate) fn spawn(
         Ok(())
     });
 
-    let client = identities.client("system:cloud-controller-manager", &[]);
+    let client = identities.client("cloud-controller-manager", "system:cloud-controller-manager", &[]);
     let provider = Arc::new(cloud::BuiltIn::new(settings.load_balancer_cidr));
     let token = stop.clone();
     parts.spawn(async move {
@@ -80,9 +81,11 @@ fn controller_manager_config(
     pki: &Pki,
     identities: &Identities,
 ) -> controllers::Config {
-    let mut config = controllers::Config::new(identities.client("system:kube-controller-manager", &[]));
+    const COMPONENT: &str = "kube-controller-manager";
+    let client = identities.client(COMPONENT, "system:kube-controller-manager", &[]);
+    let mut config = controllers::Config::new(client);
     let per_controller = identities.clone();
-    config.client = Arc::new(move |name| per_controller.service_account("kube-system", name));
+    config.client = Arc::new(move |name| per_controller.service_account(COMPONENT, "kube-system", name));
     config.cluster_cidrs = vec![IpNet::V4(settings.cluster_cidr)];
     config.allocate_node_cidrs = true;
     config.service_cidrs = vec![IpNet::V4(settings.service_cidr)];

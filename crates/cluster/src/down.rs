@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::backend::Backend;
 use crate::paths::Paths;
 use crate::process::ProcessRecord;
 use crate::progress::{Progress, Report};
@@ -98,6 +99,12 @@ pub async fn down(paths: &Paths, purge: bool, report: Report<'_>) -> Result<(), 
     if purge {
         remove(&paths.data)?;
         progress.done(format!("{} deleted", paths.data.display()));
+        if let Some(settings) = settings.filter(|settings| settings.etcd.is_some()) {
+            let etcd = Backend::of(&settings, paths);
+            progress.done(format!(
+                "{etcd} is left as it is; without the keys that are gone, no cluster can use what it has"
+            ));
+        }
     }
     Ok(())
 }

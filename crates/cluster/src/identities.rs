@@ -15,18 +15,23 @@ impl Identities {
         Self { api }
     }
 
-    /// A client for a user in groups.
-    pub(crate) fn client(&self, user: &str, groups: &[&str]) -> Client {
-        keelson_client::client_from_service(self.api.local_service(UserInfo::new(user, groups)))
+    /// A client for a user in groups, used by the part of that name.
+    pub(crate) fn client(&self, component: &str, user: &str, groups: &[&str]) -> Client {
+        let service = self.api.local_service(UserInfo::new(user, groups));
+        keelson_client::component_client(service, component)
     }
 
-    /// A client for a service account.
-    pub(crate) fn service_account(&self, namespace: &str, name: &str) -> Client {
+    /// A client for a service account, used by the part of that name.
+    pub(crate) fn service_account(&self, component: &str, namespace: &str, name: &str) -> Client {
         let groups = [
             "system:serviceaccounts".to_owned(),
             format!("system:serviceaccounts:{namespace}"),
         ];
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-        self.client(&format!("system:serviceaccount:{namespace}:{name}"), &groups)
+        self.client(
+            component,
+            &format!("system:serviceaccount:{namespace}:{name}"),
+            &groups,
+        )
     }
 }

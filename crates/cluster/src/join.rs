@@ -17,8 +17,7 @@ use keelson_pki::{AltNames, Certificate, CertificateRequest, Kubeconfig, Leaf, P
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 
 use crate::paths::write_atomically;
@@ -203,7 +202,7 @@ pub async fn ensure(
     }
     let usable = serving_leaf(&files).is_ok_and(|leaf| leaf.certificate.not_after() > now);
     if !usable {
-        let client = keelson_client::client_from_kubeconfig(&files.kubeconfig)
+        let client = keelson_client::client_from_kubeconfig(&files.kubeconfig, "kubelet")
             .await
             .map_err(|source| Error::Credentials {
                 path: files.kubeconfig.clone(),
@@ -418,10 +417,13 @@ async fn fetch_authority(server: &str, expected: &str) -> Result<String, Error> 
         server: server.into(),
         source,
     };
+    // Any chain will do: it is judged by the token's hash afterwards, and nothing is said on this connection.
+    let mut reader = keelson_pki::tls::client_config(&[], None)?;
+    keelson_pki::tls::accept_any(&mut reader);
     let connect = async {
         let tcp = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
         let name = ServerName::try_from(host.clone()).map_err(std::io::Error::other)?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(chain_reader()));
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(reader));
         connector.connect(name, tcp).await
     };
     let tls = tokio::time::timeout(Duration::from_secs(15), connect)
@@ -468,56 +470,6 @@ pub fn authority_hash(authority: &Certificate) -> Result<String, keelson_pki::Er
         "sha256:{}",
         hex::encode(Sha256::digest(authority.public_key()?.spki()))
     ))
-}
-
-fn chain_reader() -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("invariant: the provider supports the default versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ReadChain(schemes)))
-        .with_no_client_auth()
-}
-
-/// Accepts any chain: it is judged by the token's hash afterwards, and nothing is said on this connection.
-#[derive(Debug)]
-struct ReadChain(Vec<rustls::SignatureScheme>);
-
-impl ServerCertVerifier for ReadChain {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.clone()
-    }
 }
 
 #[cfg(test)]

@@ -3,13 +3,16 @@
 pub mod addons;
 pub mod agent;
 pub mod backend;
+pub mod backup;
 pub mod control;
 mod control_plane;
+pub mod discovery;
 pub mod down;
 mod identities;
 pub mod join;
 pub mod kubeconfig;
 pub mod leftovers;
+pub mod lock;
 pub mod node;
 pub mod paths;
 pub mod preflight;

@@ -12,9 +12,11 @@ use keelson_runtime::images::{ImageConfig, ImageStore};
 use keelson_runtime::{
     Config as RuntimeConfig, NetworkError, PodIps, PodNetworkRequest, PortMapping, Runtime,
 };
+use keelson_store::Store;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+use crate::control;
 use crate::paths::Paths;
 use crate::published::ClusterNetwork;
 
@@ -71,6 +73,8 @@ pub struct NodeOptions {
     pub server: ServerConfig,
     /// Clients of the parts.
     pub clients: NodeClients,
+    /// The cluster's store, where the server process is: for backups.
+    pub store: Option<Arc<dyn Store>>,
 }
 
 /// One identity for each part of a node.
@@ -202,14 +206,13 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     if let Some((runtime, images)) = &built_in {
         let (served, path, token) = (runtime.clone(), options.paths.cri_socket(), stop.clone());
         parts.spawn(async move { part("CRI socket", keelson_runtime::serve(served, &path, token).await) });
-        let runtime = cri.clone();
-        let (images, path, token) = (images.clone(), options.paths.control_socket(), stop.clone());
-        parts.spawn(async move {
-            part(
-                "control socket",
-                crate::control::serve(images, runtime, &path, token).await,
-            )
-        });
+        let served = control::Served {
+            images: images.clone(),
+            runtime: cri.clone(),
+            store: options.store.clone(),
+        };
+        let (path, token) = (options.paths.control_socket(), stop.clone());
+        parts.spawn(async move { part("control socket", control::serve(served, &path, token).await) });
     }
     let (pods, client, token) = (network.clone(), options.clients.network, stop.clone());
     parts.spawn(async move { part("pod network", keelson_network::run(pods, client, token).await) });

@@ -184,21 +184,27 @@ pub async fn publish(client: &Client, network: &ClusterNetwork) -> Result<(), ku
     let maps = network
         .config_maps()
         .map_err(|error| kube::Error::Service(Box::new(error)))?;
-    let api = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE);
     for map in maps {
-        let name = map.metadata.name.as_deref().unwrap_or_default();
-        match api.get_opt(name).await? {
-            None => {
-                api.create(&PostParams::default(), &map).await?;
-            }
-            Some(mut there) if there.data != map.data => {
-                // Keys that others added stay.
-                let data: &mut BTreeMap<_, _> = there.data.get_or_insert_default();
-                data.extend(map.data.clone().unwrap_or_default());
-                api.replace(name, &PostParams::default(), &there).await?;
-            }
-            Some(_) => {}
-        }
+        write(client, &map).await?;
+    }
+    Ok(())
+}
+
+/// Makes the ConfigMap, or gives one that is there the values of `map`. Keys that others added stay; one that has all of it
+/// is not written.
+pub(crate) async fn write(client: &Client, map: &ConfigMap) -> Result<(), kube::Error> {
+    let namespace = map.metadata.namespace.as_deref().unwrap_or_default();
+    let name = map.metadata.name.as_deref().unwrap_or_default();
+    let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+    let Some(mut there) = api.get_opt(name).await? else {
+        api.create(&PostParams::default(), map).await?;
+        return Ok(());
+    };
+    let data: &mut BTreeMap<_, _> = there.data.get_or_insert_default();
+    let before = data.clone();
+    data.extend(map.data.clone().unwrap_or_default());
+    if *data != before {
+        api.replace(name, &PostParams::default(), &there).await?;
     }
     Ok(())
 }

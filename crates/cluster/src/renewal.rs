@@ -76,6 +76,7 @@ impl Renewal {
         self.api.renew(
             &server::serving(&pki),
             &server::pem(pki.leaf(Identity::ApiserverKubeletClient)),
+            &server::pem(pki.leaf(Identity::FrontProxyClient)),
         )?;
         if self.kubelet.certificate.needs_renewal(now) {
             self.kubelet = server::kubelet_leaf(&self.settings, &pki)?;

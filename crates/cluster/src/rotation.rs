@@ -34,9 +34,9 @@ impl CurrentClient {
         Self(Arc::new(RwLock::new(client)))
     }
 
-    /// A client over whatever is current at each request.
-    pub(crate) fn client(&self) -> Client {
-        keelson_client::client_from_service(self.clone())
+    /// A client over whatever is current at each request, used by the part of that name.
+    pub(crate) fn client(&self, component: &str) -> Client {
+        keelson_client::component_client(self.clone(), component)
     }
 
     fn replace(&self, client: Client) {
@@ -148,11 +148,11 @@ impl Rotation {
 
     async fn renew(&self, kind: Kind) -> Result<(), join::Error> {
         let files = self.files();
-        let client = self.client.client();
+        let client = self.client.client("kubelet");
         match kind {
             Kind::Client => {
                 join::request_client(&client, &files, &self.identity).await?;
-                let renewed = keelson_client::client_from_kubeconfig(&files.kubeconfig).await;
+                let renewed = keelson_client::client_from_kubeconfig(&files.kubeconfig, "kubelet").await;
                 self.client
                     .replace(renewed.map_err(|source| join::Error::Credentials {
                         path: files.kubeconfig,

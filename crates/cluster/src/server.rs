@@ -6,22 +6,29 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use keelson_apiserver::{
-    ApiServer, ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig,
+    ApiServer, ApiServerConfig, CertificateAndKey, EncryptionConfig, EncryptionConfigError,
+    KubeletClientConfig, ServiceAccountConfig,
 };
 use keelson_kubelet::ServerConfig;
 use keelson_pki::tls::ServingCertificate;
 use keelson_pki::{ClusterNames, Identity, Leaf, Pki};
-use keelson_store::embedded::{EmbeddedStore, Options};
+use keelson_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::addons;
+use crate::backend::Backend;
+use crate::discovery::ClusterInfo;
 use crate::identities::Identities;
+use crate::lock::DataLock;
 use crate::node::{self, NodeClients, NodeOptions};
 use crate::paths::{Paths, write_atomically};
 use crate::process::ProcessRecord;
 use crate::progress::{Progress, Report};
 use crate::renewal::Renewal;
 use crate::settings::{self, ClusterSettings};
+
+/// EncryptionConfiguration, in the directory of keys: Secrets by AES-GCM.
+const ENCRYPTION_FILE: &str = "encryption-config.yaml";
 
 /// The server cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +45,27 @@ pub enum Error {
     /// Keys and certificates.
     #[error("keys and certificates cannot be used")]
     Pki(#[from] keelson_pki::Error),
+    /// The encryption configuration.
+    #[error("{path} cannot be used; restore it from a backup: without it the Secrets in the store cannot be read", path = path.display())]
+    Encryption {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        #[source]
+        source: EncryptionConfigError,
+    },
     /// The store.
-    #[error("the store cannot be opened")]
-    Store(#[from] keelson_store::Error),
+    #[error("{backend} cannot be opened")]
+    Store {
+        /// Which.
+        backend: Backend,
+        /// The cause.
+        #[source]
+        source: keelson_store::Error,
+    },
+    /// Another command works on the data directory.
+    #[error(transparent)]
+    Lock(#[from] crate::lock::Error),
     /// The API server.
     #[error("the API server did not start")]
     ApiServer(#[from] keelson_apiserver::StartError),
@@ -87,6 +112,8 @@ pub async fn run(paths: &Paths, report: Report<'_>, shutdown: CancellationToken)
     if let Some(running) = ProcessRecord::read_running(&record) {
         return Err(Error::Running(running.pid));
     }
+    // Held until the process ends.
+    let _lock = DataLock::acquire(paths)?;
     let write = |source| Error::Write {
         path: record.clone(),
         source,
@@ -103,21 +130,36 @@ pub async fn run(paths: &Paths, report: Report<'_>, shutdown: CancellationToken)
     write_admin_kubeconfig(paths, &settings, &pki)?;
     progress.done("keys and certificates");
 
-    let store_path = paths.store();
-    let opened =
-        tokio::task::spawn_blocking(move || EmbeddedStore::open(store_path, Options::default())).await;
-    let store = opened.map_err(|panic| Error::Component {
-        component: "store",
-        source: panic.into(),
-    })??;
-    let api = ApiServer::start(api_server_config(&settings, &pki, store.clone())?).await?;
-    progress.done("API server ready");
-
-    let result = run_parts(paths, &settings, &pki, &api, &progress, shutdown).await;
-    api.shutdown().await;
-    store.close().await;
+    let backend = Backend::of(&settings, paths);
+    let opened = backend.open().await;
+    let open = opened.map_err(|source| Error::Store { backend, source })?;
+    let result = serve(paths, &settings, &pki, open.store(), &progress, shutdown).await;
+    open.close().await;
     // The next start finds a record of a process that is gone, which is as good as none.
     let _ = std::fs::remove_file(&record);
+    result
+}
+
+/// Runs the API server on the store, and all else on the API server.
+async fn serve(
+    paths: &Paths,
+    settings: &ClusterSettings,
+    pki: &Pki,
+    store: Arc<dyn Store>,
+    progress: &Progress<'_>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let api = ApiServer::start(api_server_config(settings, pki, store.clone())?).await?;
+    progress.done("API server ready");
+    let parts = Parts {
+        paths,
+        settings,
+        pki,
+        api: &api,
+        store,
+    };
+    let result = parts.run(progress, shutdown).await;
+    api.shutdown().await;
     result
 }
 
@@ -179,7 +221,7 @@ pub(crate) fn pem(leaf: &Leaf) -> CertificateAndKey {
 fn api_server_config(
     settings: &ClusterSettings,
     pki: &Pki,
-    store: Arc<EmbeddedStore>,
+    store: Arc<dyn Store>,
 ) -> Result<ApiServerConfig, Error> {
     let ca = pki.ca.certificate().to_pem().into_bytes();
     let mut config = ApiServerConfig::new(store, serving(pki), ca.clone());
@@ -188,6 +230,7 @@ fn api_server_config(
     config.request_header_ca_pem = Some(pki.front_proxy_ca.certificate().to_pem().into_bytes());
     config.request_header_allowed_names = vec!["front-proxy-client".into()];
     config.proxy_client = Some(pem(pki.leaf(Identity::FrontProxyClient)));
+    config.encryption = Some(encryption(pki)?);
     config.service_cidrs = vec![IpNet::V4(settings.service_cidr)];
     config.kubelet_client = Some(KubeletClientConfig {
         identity: pem(pki.leaf(Identity::ApiserverKubeletClient)),
@@ -203,84 +246,114 @@ fn api_server_config(
     Ok(config)
 }
 
-async fn run_parts(
-    paths: &Paths,
-    settings: &ClusterSettings,
-    pki: &Pki,
-    api: &ApiServer,
-    progress: &Progress<'_>,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let identities = Identities::new(api.clone());
-    let admin = identities.client("kubernetes-admin", &["kubeadm:cluster-admins"]);
-    addons::ensure(&admin, &settings.network())
-        .await
-        .map_err(|(object, source)| Error::Addon {
-            object,
-            source: Box::new(source),
-        })?;
-    let stop = shutdown.child_token();
-    let mut parts = tokio::task::JoinSet::new();
-    let kubelet = kubelet_leaf(settings, pki)?;
-    let kubelet_serving = ServingCertificate::new(&kubelet)?;
-    let renewal = Renewal {
-        paths: paths.clone(),
-        settings: settings.clone(),
-        pki: pki.clone(),
-        api: api.clone(),
-        kubelet,
-        kubelet_serving: kubelet_serving.clone(),
+/// What is encrypted in the store, and with which keys: made once, kept with the other keys. What an older cluster has in
+/// the clear is read, and is encrypted at the start.
+fn encryption(pki: &Pki) -> Result<EncryptionConfig, Error> {
+    let path = pki.directory().join(ENCRYPTION_FILE);
+    let unusable = |source| Error::Encryption {
+        path: path.clone(),
+        source,
     };
-    let token = stop.clone();
-    parts.spawn(async move {
-        renewal.run(token).await;
-        Ok(())
-    });
-    let node_options = node_options(paths, settings, pki, &identities, kubelet_serving);
-    let token = stop.clone();
-    parts.spawn(async move { node::run(node_options, token).await.map_err(Error::from) });
-    crate::control_plane::spawn(&mut parts, settings, pki, api, &stop);
-    progress.done("scheduler, controllers and node started");
-    progress.finished("server process running");
-    let result = tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        Some(ended) = parts.join_next() => match ended {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error),
-            Err(panic) => Err(Error::Component { component: "server", source: panic.into() }),
-        },
+    let text = match keelson_pki::file::read(&path)? {
+        Some(text) => text,
+        None => {
+            let text = EncryptionConfig::generate().map_err(unusable)?;
+            keelson_pki::file::write(&path, text.as_bytes(), keelson_pki::file::SECRET)?;
+            text
+        }
     };
-    stop.cancel();
-    while parts.join_next().await.is_some() {}
-    result
+    EncryptionConfig::parse(&text).map_err(unusable)
 }
 
-fn node_options(
-    paths: &Paths,
-    settings: &ClusterSettings,
-    pki: &Pki,
-    identities: &Identities,
-    certificate: Arc<ServingCertificate>,
-) -> NodeOptions {
-    let name = &settings.node_name;
-    NodeOptions {
-        paths: paths.clone(),
-        name: name.clone(),
-        ip: settings.node_ip,
-        network: settings.network(),
-        registries: settings.registries.clone(),
-        container_runtime_endpoint: None,
-        server: ServerConfig {
-            address: Ipv4Addr::UNSPECIFIED.into(),
-            port: 10250,
-            certificate,
-            client_ca: vec![pki.ca.certificate().der().clone()],
-        },
-        clients: NodeClients {
-            kubelet: identities.client(&format!("system:node:{name}"), &["system:nodes"]),
-            proxy: identities.client("system:kube-proxy", &["system:node-proxier"]),
-            network: identities.client("system:keelson-network", &[]),
-            dns: identities.client("system:keelson-network", &[]),
-        },
+/// What the parts of the server process are made of.
+struct Parts<'a> {
+    paths: &'a Paths,
+    settings: &'a ClusterSettings,
+    pki: &'a Pki,
+    api: &'a ApiServer,
+    store: Arc<dyn Store>,
+}
+
+impl Parts<'_> {
+    /// Runs them until `shutdown`, or until one ends by itself.
+    async fn run(&self, progress: &Progress<'_>, shutdown: CancellationToken) -> Result<(), Error> {
+        let (settings, pki, api) = (self.settings, self.pki, self.api);
+        let identities = Identities::new(api.clone());
+        self.publish(&identities).await?;
+        let stop = shutdown.child_token();
+        let mut parts = tokio::task::JoinSet::new();
+        let kubelet = kubelet_leaf(settings, pki)?;
+        let kubelet_serving = ServingCertificate::new(&kubelet)?;
+        let renewal = Renewal {
+            paths: self.paths.clone(),
+            settings: settings.clone(),
+            pki: pki.clone(),
+            api: api.clone(),
+            kubelet,
+            kubelet_serving: kubelet_serving.clone(),
+        };
+        let token = stop.clone();
+        parts.spawn(async move {
+            renewal.run(token).await;
+            Ok(())
+        });
+        let node_options = self.node_options(&identities, kubelet_serving);
+        let token = stop.clone();
+        parts.spawn(async move { node::run(node_options, token).await.map_err(Error::from) });
+        crate::control_plane::spawn(&mut parts, settings, pki, api, &stop);
+        progress.done("scheduler, controllers and node started");
+        progress.finished("server process running");
+        let result = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            Some(ended) = parts.join_next() => match ended {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error),
+                Err(panic) => Err(Error::Component { component: "server", source: panic.into() }),
+            },
+        };
+        stop.cancel();
+        while parts.join_next().await.is_some() {}
+        result
+    }
+
+    /// Creates what every cluster has.
+    async fn publish(&self, identities: &Identities) -> Result<(), Error> {
+        let admin = identities.client("keelson", "kubernetes-admin", &["kubeadm:cluster-admins"]);
+        let info = ClusterInfo {
+            server: self.settings.advertised_url(),
+            ca_pem: self.pki.ca.certificate().to_pem(),
+        };
+        addons::ensure(&admin, &self.settings.network(), &info)
+            .await
+            .map_err(|(object, source)| Error::Addon {
+                object,
+                source: Box::new(source),
+            })
+    }
+
+    fn node_options(&self, identities: &Identities, certificate: Arc<ServingCertificate>) -> NodeOptions {
+        let name = &self.settings.node_name;
+        let node = format!("system:node:{name}");
+        NodeOptions {
+            paths: self.paths.clone(),
+            name: name.clone(),
+            ip: self.settings.node_ip,
+            network: self.settings.network(),
+            registries: self.settings.registries.clone(),
+            container_runtime_endpoint: None,
+            server: ServerConfig {
+                address: Ipv4Addr::UNSPECIFIED.into(),
+                port: 10250,
+                certificate,
+                client_ca: vec![self.pki.ca.certificate().der().clone()],
+            },
+            clients: NodeClients {
+                kubelet: identities.client("kubelet", &node, &["system:nodes"]),
+                proxy: identities.client("kube-proxy", "system:kube-proxy", &["system:node-proxier"]),
+                network: identities.client("keelson-network", "system:keelson-network", &[]),
+                dns: identities.client("keelson-dns", "system:keelson-network", &[]),
+            },
+            store: Some(self.store.clone()),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::EtcdSettings;
 use crate::paths::{Paths, write_atomically};
 use crate::preflight;
 use crate::published::ClusterNetwork;
@@ -46,6 +47,9 @@ pub struct ClusterSettings {
     pub registries: Option<PathBuf>,
     /// The kubeconfig that the cluster's context was merged into.
     pub merged_into: Option<PathBuf>,
+    /// The etcd that has the cluster's objects; without one they are in the embedded store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdSettings>,
 }
 
 /// The settings could not be read or do not fit.
@@ -91,6 +95,13 @@ pub enum Error {
         existing: String,
         /// What was asked.
         wanted: String,
+    },
+    /// Objects do not move by the way.
+    #[error("the cluster in {data} has its objects in the embedded store, not in etcd; `keelson down` and then \
+        `keelson store migrate --to etcd --etcd-servers …` moves them", data = data.display())]
+    NotInEtcd {
+        /// The data directory.
+        data: PathBuf,
     },
     /// Nodes are not taken away.
     #[error("the cluster in {data} has {existing} nodes, and --nodes {wanted} would have to delete some, which is never done \
@@ -154,6 +165,8 @@ pub struct Requested {
     pub tls_sans: Option<Vec<String>>,
     /// Registries configuration.
     pub registries: Option<PathBuf>,
+    /// The etcd for the cluster's objects. One that has them there already may be told other URLs and files.
+    pub etcd: Option<EtcdSettings>,
 }
 
 impl Requested {
@@ -166,7 +179,7 @@ impl Requested {
         paths: &Paths,
     ) -> Result<ClusterSettings, Error> {
         // Without a store nothing depends on the settings of a start that failed.
-        let existing = existing.filter(|_| paths.store().exists());
+        let existing = existing.filter(|existing| existing.etcd.is_some() || paths.store().exists());
         let settings = match existing {
             Some(existing) => self.change(existing, paths)?,
             None => self.make()?,
@@ -200,6 +213,7 @@ impl Requested {
             tls_sans: self.tls_sans.clone().unwrap_or_default(),
             registries: self.registries.clone(),
             merged_into: None,
+            etcd: self.etcd.clone(),
         })
     }
 
@@ -248,6 +262,10 @@ impl Requested {
                 });
             }
         }
+        if existing.etcd.is_none() && self.etcd.is_some() {
+            let data = paths.data.clone();
+            return Err(Error::NotInEtcd { data });
+        }
         let before = match existing.nodes {
             0 => u16::try_from(sandboxed_nodes(paths).len() + 1).unwrap_or(u16::MAX),
             known => known,
@@ -274,6 +292,7 @@ impl Requested {
             nodes,
             tls_sans: self.tls_sans.clone().unwrap_or_else(|| existing.tls_sans.clone()),
             registries: self.registries.clone().or_else(|| existing.registries.clone()),
+            etcd: self.etcd.clone().or_else(|| existing.etcd.clone()),
             ..existing.clone()
         })
     }
@@ -292,32 +311,44 @@ fn default_node_ip(underlay: Ipv4Net) -> IpAddr {
 impl ClusterSettings {
     /// The settings in `paths`; `None` when there is no cluster.
     pub fn read(paths: &Paths) -> Result<Option<Self>, Error> {
+        let path = paths.cluster_record();
+        match std::fs::read(&path) {
+            Ok(bytes) => Self::parse(&bytes, &path).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Io { path, source }),
+        }
+    }
+
+    /// The settings in what was read from `path`.
+    pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Version {
             layout_version: u32,
         }
-        let path = paths.cluster_record();
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Io { path, source }),
-        };
         let damaged = |source| Error::Damaged {
-            path: path.clone(),
+            path: path.into(),
             source,
         };
-        let version: Version = serde_json::from_slice(&bytes).map_err(damaged)?;
+        let version: Version = serde_json::from_slice(bytes).map_err(damaged)?;
         if version.layout_version > LAYOUT_VERSION {
-            let (found, known) = (version.layout_version, LAYOUT_VERSION);
-            return Err(Error::Newer { path, found, known });
+            return Err(Error::Newer {
+                path: path.into(),
+                found: version.layout_version,
+                known: LAYOUT_VERSION,
+            });
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+        serde_json::from_slice(bytes).map_err(damaged)
+    }
+
+    /// As it stands in its file.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec_pretty(self)
     }
 
     /// Writes the settings.
     pub fn write(&self, paths: &Paths) -> Result<(), Error> {
         let path = paths.cluster_record();
-        let write = |path: &Path| write_atomically(path, &serde_json::to_vec_pretty(self)?);
+        let write = |path: &Path| write_atomically(path, &self.to_bytes()?);
         write(&path).map_err(|source| Error::Io { path, source })
     }
 
@@ -524,6 +555,34 @@ mod tests {
             assert!(error.contains(text), "{error}");
             assert!(error.contains("`keelson down --purge`"), "{error}");
         }
+    }
+
+    #[test]
+    fn etcd_is_kept_and_is_not_switched_to_by_the_way() {
+        let at = |url: &str| {
+            Some(EtcdSettings {
+                servers: vec![url.into()],
+                ca_file: None,
+                cert_file: None,
+                key_file: None,
+            })
+        };
+        let with = |url: &str| Requested {
+            etcd: at(url),
+            ..requested()
+        };
+        let (_dir, paths, embedded) = cluster(&requested());
+        let error = with("http://a:2379")
+            .resolve(Some(&embedded), &paths)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`keelson store migrate --to etcd"), "{error}");
+
+        let (_dir, paths, settings) = cluster(&with("http://a:2379"));
+        std::fs::remove_dir(paths.store()).unwrap();
+        assert_eq!(requested().resolve(Some(&settings), &paths).unwrap(), settings);
+        let moved = with("http://b:2379").resolve(Some(&settings), &paths).unwrap();
+        assert_eq!(moved.etcd, at("http://b:2379"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use serde::Serialize;
 
+use crate::backend::Backend;
 use crate::paths::Paths;
 use crate::process::ProcessRecord;
 use crate::settings::{self, ClusterSettings, sandboxed_nodes};
@@ -34,8 +35,10 @@ pub struct Status {
     pub components: Vec<ComponentStatus>,
     /// Certificates and when they end.
     pub certificates: Vec<CertificateStatus>,
-    /// Bytes of the store on disk.
-    pub store_bytes: u64,
+    /// Where the objects are: `embedded`, or `etcd at` its URLs.
+    pub store: String,
+    /// Bytes of the embedded store on disk; etcd has its own answer to that.
+    pub store_bytes: Option<u64>,
     /// Resident memory of the cluster's processes on this machine, in bytes.
     pub memory_bytes: u64,
 }
@@ -95,15 +98,23 @@ pub async fn gather(paths: &Paths) -> Result<Status, settings::Error> {
         nodes: Vec::new(),
         components: Vec::new(),
         certificates: Vec::new(),
-        store_bytes: directory_size(&paths.store()),
+        store: String::new(),
+        store_bytes: None,
         memory_bytes: memory(paths, running),
     };
     let Some(settings) = settings else {
         return Ok(status);
     };
+    match &settings.etcd {
+        Some(_) => status.store = Backend::of(&settings, paths).to_string(),
+        None => {
+            status.store = "embedded".into();
+            status.store_bytes = Some(directory_size(&paths.store()));
+        }
+    }
     status.certificates = certificates(paths, Timestamp::now());
     if running.is_some()
-        && let Ok(client) = keelson_client::client_from_kubeconfig(&paths.admin_kubeconfig()).await
+        && let Ok(client) = keelson_client::client_from_kubeconfig(&paths.admin_kubeconfig(), "keelson").await
     {
         let asked = tokio::time::timeout(PATIENCE, ask(&mut status, &client, paths, &settings)).await;
         if asked.is_err() {

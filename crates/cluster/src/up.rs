@@ -19,7 +19,7 @@ use crate::process::ProcessRecord;
 use crate::progress::{Progress, Step};
 use crate::sandbox::{self, NodeSpec};
 use crate::settings::{self, ClusterSettings, Requested, sandboxed_nodes};
-use crate::{join, kubeconfig, token};
+use crate::{backup, join, kubeconfig, token};
 
 /// How long a server that does not answer may take to end before it counts as one that is starting.
 const DYING: Duration = Duration::from_secs(3);
@@ -33,6 +33,9 @@ pub enum Error {
     /// The data directory does not fit.
     #[error(transparent)]
     Settings(#[from] settings::Error),
+    /// What an interrupted restore left.
+    #[error(transparent)]
+    Backup(#[from] backup::Error),
     /// The server process could not be started.
     #[error("cannot start the server process")]
     Spawn(#[source] io::Error),
@@ -135,6 +138,9 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
     let progress = Progress::new(report);
     preflight::require_root()?;
     preflight::require_kernel()?;
+    if backup::resume(&options.paths)?.is_some() {
+        progress.done("the interrupted restore or migration is complete");
+    }
     let existing = ClusterSettings::read(&options.paths)?;
     let mut settings = options.requested.resolve(existing.as_ref(), &options.paths)?;
     if let Some(file) = &settings.registries {
@@ -181,7 +187,7 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
             .map_err(within("the API server"))??;
     }
     settings.write(&options.paths)?;
-    let client = keelson_client::client_from_kubeconfig(&options.paths.admin_kubeconfig())
+    let client = keelson_client::client_from_kubeconfig(&options.paths.admin_kubeconfig(), "keelson")
         .await
         .map_err(|error| Error::Api {
             operation: "reading the administrator's kubeconfig",

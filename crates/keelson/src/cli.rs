@@ -10,7 +10,8 @@ use ipnet::Ipv4Net;
 use keelson_cluster::paths::{DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, Paths};
 
 pub(crate) use self::components::{
-    ApiserverArgs, CgroupDriver, ControllerManagerArgs, KubeletArgs, NodeTaint, ProxyArgs, SchedulerArgs,
+    ApiserverArgs, CgroupDriver, ControllerManagerArgs, EtcdArgs, KubeletArgs, NodeTaint, ProxyArgs,
+    SchedulerArgs,
 };
 
 /// A complete Kubernetes in one binary.
@@ -100,6 +101,32 @@ pub(crate) enum Command {
     Server(UpArgs),
     /// Join this machine to a cluster as a node
     Agent(AgentArgs),
+    /// Save the cluster on this machine, running or stopped, in one file: objects, keys, settings
+    Backup {
+        /// The file; it has every key of the cluster [default: keelson-TIME.backup]
+        file: Option<PathBuf>,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make this machine have the cluster of a backup; `up` starts it
+    Restore {
+        /// What `keelson backup` made
+        file: PathBuf,
+        /// Replace a cluster that is there and is stopped
+        #[arg(long)]
+        force: bool,
+        /// Where its objects go [default: where they were]
+        #[arg(long, value_enum, value_name = "STORE")]
+        to: Option<StoreKind>,
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
+    /// Where the cluster's objects are
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// The images of this machine's runtime
     Image {
         #[command(subcommand)]
@@ -164,12 +191,36 @@ pub(crate) struct UpArgs {
     /// Further names and addresses for the API server's certificate
     #[arg(long = "tls-san", value_name = "HOST")]
     pub(crate) tls_sans: Vec<String>,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
     /// Do not touch ~/.kube/config
     #[arg(long)]
     pub(crate) no_kubeconfig: bool,
     /// Seconds to wait until all nodes are Ready
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     pub(crate) timeout: u64,
+}
+
+/// `store`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Move the objects of a stopped cluster into another store, with all their revisions
+    Migrate {
+        /// The other store
+        #[arg(long, value_enum, value_name = "STORE")]
+        to: StoreKind,
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
+}
+
+/// A kind of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StoreKind {
+    /// Files in the data directory.
+    Embedded,
+    /// An etcd of one or several members.
+    Etcd,
 }
 
 /// `agent`.

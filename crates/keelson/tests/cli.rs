@@ -101,7 +101,7 @@ fn settings() -> Value {
     })
 }
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 18] = [
     "up",
     "down",
     "status",
@@ -110,6 +110,9 @@ const COMMANDS: [&str; 15] = [
     "token",
     "server",
     "agent",
+    "backup",
+    "restore",
+    "store",
     "image",
     "kube-apiserver",
     "kube-scheduler",
@@ -270,13 +273,7 @@ fn components_say_what_is_wrong_with_their_flags() {
         "--etcd-servers=https://127.0.0.1:2379",
         "--etcd-cafile=/nonexistent",
     ];
-    apiserver(&arguments).failed(
-        1,
-        &[
-            "cannot open the store in etcd at https://127.0.0.1:2379",
-            "/nonexistent",
-        ],
-    );
+    apiserver(&arguments).failed(1, &["cannot open etcd at https://127.0.0.1:2379", "/nonexistent"]);
     assert!(!machine.path("data").exists());
     let cert_dir = format!("--cert-dir={}", machine.path("certificates").display());
     apiserver(&[&cert_dir]).failed(1, &["cannot read --client-ca-file /nonexistent"]);

@@ -140,7 +140,8 @@ fn build(recipe: &Recipe, directory: &Path) -> Result<PathBuf> {
         run,
         ..BuildConfig::default()
     };
-    let unfinished = output.with_extension("new");
+    // Tests beside each other may make the same image.
+    let unfinished = output.with_extension(format!("{}.new", std::process::id()));
     build_image(&[root.path().to_owned()], &config, &unfinished)?;
     fs::rename(&unfinished, &output)?;
     Ok(output)

@@ -34,7 +34,7 @@ impl Cluster {
         let mut up = command(&context.keelson, &data);
         up.args(["up", "--no-kubeconfig", &format!("--nodes={nodes}")]);
         let steps = tokio::task::spawn_blocking(move || run_up(up)).await??;
-        let client = keelson_client::client_from_kubeconfig(&data.join("admin.kubeconfig")).await?;
+        let client = keelson_client::client_from_kubeconfig(&data.join("admin.kubeconfig"), "bench").await?;
         Ok(Self {
             keelson: context.keelson.clone(),
             data,

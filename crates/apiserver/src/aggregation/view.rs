@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base64::Engine;
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -76,6 +76,8 @@ pub(crate) struct Remote {
     pub(crate) available: bool,
     /// What it is reached with; the error is for people.
     pub(crate) client: Result<Client, String>,
+    /// The front proxy's certificate that the client shows.
+    identity: Option<Arc<Leaf>>,
     spec: Value,
 }
 
@@ -154,12 +156,12 @@ impl View {
 pub(crate) struct Aggregator {
     services: Reader,
     resources: Resources,
-    identity: Option<Leaf>,
+    identity: ArcSwapOption<Leaf>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     local: DashMap<String, LocalApi>,
     documents: DashMap<String, Arc<Document>>,
-    /// Counts changes of `local` and `documents`.
+    /// Counts changes of `local`, `documents` and `identity`.
     changed: AtomicU64,
     view: ArcSwap<View>,
     building: Mutex<()>,
@@ -175,7 +177,7 @@ impl Aggregator {
         Self {
             services: resources.resource("apiregistration.k8s.io", "apiservices"),
             resources: resources.clone(),
-            identity,
+            identity: ArcSwapOption::from_pointee(identity),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
             local: DashMap::new(),
@@ -184,6 +186,12 @@ impl Aggregator {
             view: ArcSwap::default(),
             building: Mutex::new(()),
         }
+    }
+
+    /// Shows another certificate to extension servers, on connections from now on.
+    pub(crate) fn renew(&self, identity: Leaf) {
+        self.identity.store(Some(Arc::new(identity)));
+        self.changed.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The APIServices as the cache has them now. The same pointer means that nothing changed.
@@ -262,12 +270,17 @@ impl Aggregator {
     fn remote(&self, name: &str, service: ServiceRef, object: &Value, before: &View) -> Destination {
         let spec = &object["spec"];
         let available = is_available(object);
+        let identity = self.identity.load_full();
+        let is_current = |remote: &Remote| match (&remote.identity, &identity) {
+            (Some(known), Some(current)) => Arc::ptr_eq(known, current),
+            (known, current) => known.is_none() && current.is_none(),
+        };
         // Connections are kept while what they depend on stays.
         let known = before
             .entries
             .iter()
             .find_map(|e| match (e.name == name, &e.destination) {
-                (true, Destination::Remote(remote)) if remote.spec == *spec => Some(remote),
+                (true, Destination::Remote(remote)) if remote.spec == *spec && is_current(remote) => Some(remote),
                 _ => None,
             });
         let client = match known {
@@ -282,6 +295,7 @@ impl Aggregator {
             service,
             available,
             client,
+            identity,
             spec: spec.clone(),
         })
     }
@@ -293,10 +307,11 @@ impl Aggregator {
         ca_bundle: &[u8],
         insecure: bool,
     ) -> Result<Client, String> {
+        let identity = self.identity.load();
         let tls = client_config(&TlsOptions {
             ca_bundle,
             insecure,
-            identity: self.identity.as_ref(),
+            identity: identity.as_deref(),
         })?;
         let place = Place::Service(service.clone(), self.resources.clone());
         Client::new(place, &service.server_name(), tls, &self.tasks, &self.shutdown)

@@ -20,7 +20,6 @@ use tokio_rustls::TlsConnector;
 use super::request::Incoming;
 use crate::config::KubeletClientConfig;
 use crate::http::{Body, BodyError, RequestBody};
-use crate::outbound::accept_any;
 
 const DIAL: Duration = Duration::from_secs(30);
 const MAX_ERROR_TEXT: usize = 64 << 10;
@@ -35,7 +34,7 @@ impl KubeletProxy {
     /// Reads keys and certificates.
     pub(crate) fn new(config: &KubeletClientConfig) -> Result<Self, keelson_pki::Error> {
         let mut unverified = keelson_pki::tls::client_config(&[], None)?;
-        accept_any(&mut unverified);
+        keelson_pki::tls::accept_any(&mut unverified);
         Ok(Self {
             tls: connector(config)?.into(),
             unverified: Arc::new(unverified).into(),
@@ -61,7 +60,7 @@ fn connector(config: &KubeletClientConfig) -> Result<TlsConnector, keelson_pki::
     };
     let mut tls = keelson_pki::tls::client_config(&cas, Some(&leaf))?;
     if config.ca_pem.is_none() {
-        accept_any(&mut tls);
+        keelson_pki::tls::accept_any(&mut tls);
     }
     Ok(Arc::new(tls).into())
 }

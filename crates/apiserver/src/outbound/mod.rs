@@ -9,4 +9,4 @@ mod tls;
 
 pub(crate) use client::{Client, Place};
 pub(crate) use resolve::{ServiceRef, endpoints, resolve};
-pub(crate) use tls::{TlsOptions, accept_any, client_config};
+pub(crate) use tls::{TlsOptions, client_config};

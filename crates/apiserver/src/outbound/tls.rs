@@ -32,7 +32,7 @@ static SYSTEM_ROOTS: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
 pub(crate) fn client_config(options: &TlsOptions<'_>) -> Result<ClientConfig, String> {
     let mut config = keelson_pki::tls::client_config(&[], options.identity).map_err(|e| e.to_string())?;
     if options.insecure {
-        accept_any(&mut config);
+        keelson_pki::tls::accept_any(&mut config);
         return Ok(config);
     }
     let given = if options.ca_bundle.is_empty() {
@@ -133,56 +133,4 @@ fn vouched_for_by_itself(
         return Err(rustls::CertificateError::Expired.into());
     }
     Ok(ServerCertVerified::assertion())
-}
-
-/// Makes a client believe any server: encrypted, its name not checked.
-pub(crate) fn accept_any(config: &mut ClientConfig) {
-    let verifier = AnyServer {
-        algorithms: keelson_pki::tls::crypto(),
-    };
-    config.dangerous().set_certificate_verifier(Arc::new(verifier));
-}
-
-#[derive(Debug)]
-struct AnyServer {
-    algorithms: Arc<rustls::crypto::CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.algorithms.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.algorithms.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.algorithms
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }

@@ -22,6 +22,14 @@ use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// A certificate and its key as the server takes them.
+pub(crate) fn pem(leaf: &Leaf) -> CertificateAndKey {
+    CertificateAndKey {
+        certificate_pem: leaf.certificate.to_pem().into_bytes(),
+        key_pem: leaf.key.to_pem().into_bytes(),
+    }
+}
+
 /// A running server, its store and its keys.
 pub(crate) struct TestServer {
     pub(crate) server: ApiServer,
@@ -52,27 +60,15 @@ impl TestServer {
         )
         .unwrap();
         let store = EmbeddedStore::open(directory.path().join("store"), Options::default()).unwrap();
-        let leaf = pki.leaf(Identity::Apiserver);
-        let serving = CertificateAndKey {
-            certificate_pem: leaf.certificate.to_pem().into_bytes(),
-            key_pem: leaf.key.to_pem().into_bytes(),
-        };
+        let serving = pem(pki.leaf(Identity::Apiserver));
         let ca = pki.ca.certificate().to_pem().into_bytes();
         let mut config = ApiServerConfig::new(store.clone(), serving, ca);
         config.bind_address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-        let kubelet = pki.leaf(Identity::ApiserverKubeletClient);
         config.kubelet_client = Some(KubeletClientConfig {
-            identity: CertificateAndKey {
-                certificate_pem: kubelet.certificate.to_pem().into_bytes(),
-                key_pem: kubelet.key.to_pem().into_bytes(),
-            },
+            identity: pem(pki.leaf(Identity::ApiserverKubeletClient)),
             ca_pem: Some(pki.ca.certificate().to_pem().into_bytes()),
         });
-        let front = pki.leaf(Identity::FrontProxyClient);
-        config.proxy_client = Some(CertificateAndKey {
-            certificate_pem: front.certificate.to_pem().into_bytes(),
-            key_pem: front.key.to_pem().into_bytes(),
-        });
+        config.proxy_client = Some(pem(pki.leaf(Identity::FrontProxyClient)));
         config.service_account = ServiceAccountConfig {
             signing_key_pem: pki.service_account_key.to_pem().into_bytes(),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),

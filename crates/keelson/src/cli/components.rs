@@ -3,26 +3,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use keelson_cluster::backend::EtcdSettings;
 
-/// `kube-apiserver`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ApiserverArgs {
-    /// Where to listen
-    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
-    pub(crate) bind_address: IpAddr,
-    /// Port to listen on
-    #[arg(long, default_value_t = 6443, value_name = "PORT")]
-    pub(crate) secure_port: u16,
-    /// Address that members of the cluster reach this server at [default: --bind-address, else the default route's]
-    #[arg(long, value_name = "IP")]
-    pub(crate) advertise_address: Option<IpAddr>,
+/// Where etcd is.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct EtcdArgs {
     /// URLs of etcd; without them objects are in the embedded store below --data-dir
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub(crate) etcd_servers: Vec<String>,
@@ -40,18 +32,66 @@ pub(crate) struct ApiserverArgs {
     /// Key of --etcd-certfile
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub(crate) etcd_keyfile: Option<PathBuf>,
-    /// How requests are authorized
-    #[arg(long, default_value = "Node,RBAC", value_parser = ["Node,RBAC"], value_name = "MODES")]
-    pub(crate) authorization_mode: String,
-    /// Authorities of client certificates
-    #[arg(long, value_name = "FILE")]
-    pub(crate) client_ca_file: PathBuf,
+}
+
+impl EtcdArgs {
+    /// The etcd that the flags name. Whoever reads the files later may have another working directory.
+    pub(crate) fn settings(&self) -> std::io::Result<Option<EtcdSettings>> {
+        let absolute = |file: &Option<PathBuf>| file.as_ref().map(std::path::absolute).transpose();
+        if self.etcd_servers.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(EtcdSettings {
+            servers: self.etcd_servers.clone(),
+            ca_file: absolute(&self.etcd_cafile)?,
+            cert_file: absolute(&self.etcd_certfile)?,
+            key_file: absolute(&self.etcd_keyfile)?,
+        }))
+    }
+}
+
+/// What a component shows to who connects to it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServingArgs {
     /// Serving certificate, followed by the rest of its chain [default: a self-signed one in --cert-dir]
     #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
     pub(crate) tls_cert_file: Option<PathBuf>,
     /// Its key
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     pub(crate) tls_private_key_file: Option<PathBuf>,
+}
+
+impl ServingArgs {
+    /// Certificate and key, where they are given.
+    pub(crate) fn files(&self) -> Option<(&Path, &Path)> {
+        self.tls_cert_file
+            .as_deref()
+            .zip(self.tls_private_key_file.as_deref())
+    }
+}
+
+/// `kube-apiserver`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ApiserverArgs {
+    /// Where to listen
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
+    pub(crate) bind_address: IpAddr,
+    /// Port to listen on
+    #[arg(long, default_value_t = 6443, value_name = "PORT")]
+    pub(crate) secure_port: u16,
+    /// Address that members of the cluster reach this server at [default: --bind-address, else the default route's]
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise_address: Option<IpAddr>,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
+    /// How requests are authorized
+    #[arg(long, default_value = "Node,RBAC", value_parser = ["Node,RBAC"], value_name = "MODES")]
+    pub(crate) authorization_mode: String,
+    /// Authorities of client certificates
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_ca_file: PathBuf,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
     /// Where the self-signed certificate is kept
     #[arg(long, default_value = "/var/run/kubernetes", value_name = "DIR")]
     pub(crate) cert_dir: PathBuf,
@@ -236,12 +276,8 @@ pub(crate) struct KubeletArgs {
     /// Authorities of client certificates
     #[arg(long, value_name = "FILE")]
     pub(crate) client_ca_file: Option<PathBuf>,
-    /// Serving certificate, followed by the rest of its chain [default: a self-signed one in --cert-dir]
-    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
-    pub(crate) tls_cert_file: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
-    pub(crate) tls_private_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
     /// Where the self-signed certificate is kept
     #[arg(long, default_value = "/var/lib/kubelet/pki", value_name = "DIR")]
     pub(crate) cert_dir: PathBuf,

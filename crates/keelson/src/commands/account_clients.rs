@@ -57,7 +57,8 @@ impl AccountClients {
         });
         let builder = ClientBuilder::try_from(self.server.clone())
             .expect("invariant: a client was made of this configuration before");
-        builder.with_layer(&AsAccount(token)).build()
+        let agent = keelson_client::user_agent_layer("kube-controller-manager");
+        builder.with_layer(&AsAccount(token)).with_layer(&agent).build()
     }
 }
 

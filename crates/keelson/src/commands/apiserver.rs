@@ -10,7 +10,6 @@ use keelson_apiserver::{
 };
 use keelson_cluster::backend::Backend;
 use keelson_store::Store;
-use keelson_store::etcd::{EtcdOptions, EtcdTls};
 
 use crate::cli::{ApiserverArgs, Global};
 use crate::commands::{standalone, stop_signal};
@@ -23,30 +22,13 @@ pub(crate) async fn run(global: &Global, args: ApiserverArgs) -> Result<()> {
         None if !args.bind_address.is_unspecified() => args.bind_address,
         None => standalone::own_address("advertise-address")?,
     };
-    let (backend, place) = backend(global, &args);
+    let etcd = args.etcd.settings().context("--etcd-cafile")?;
+    let backend = Backend::new(etcd, &global.paths());
     let opened = backend.open().await;
-    let open = opened.with_context(|| format!("cannot open the store in {place}"))?;
+    let open = opened.with_context(|| format!("cannot open {backend}"))?;
     let result = serve(&args, advertise_address, open.store(), stop).await;
     open.close().await;
     result
-}
-
-/// Where objects are, and how to name that place.
-fn backend(global: &Global, args: &ApiserverArgs) -> (Backend, String) {
-    if args.etcd_servers.is_empty() {
-        let path = global.paths().store();
-        let shown = path.display().to_string();
-        return (Backend::Embedded(path), shown);
-    }
-    let mut options = EtcdOptions::new(&args.etcd_servers);
-    options.tls = args.etcd_cafile.as_ref().map(|ca_file| EtcdTls {
-        ca_file: ca_file.clone(),
-        identity: args.etcd_certfile.clone().zip(args.etcd_keyfile.clone()),
-    });
-    (
-        Backend::Etcd(options),
-        format!("etcd at {}", args.etcd_servers.join(", ")),
-    )
 }
 
 async fn serve(
@@ -67,10 +49,6 @@ async fn serve(
 }
 
 fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<dyn Store>) -> Result<ApiServerConfig> {
-    let files = args
-        .tls_cert_file
-        .as_deref()
-        .zip(args.tls_private_key_file.as_deref());
     let service_ip = args
         .service_cluster_ip_range
         .first()
@@ -82,7 +60,7 @@ fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<dyn Store>
     ];
     hosts.extend(["kubernetes.default.svc", "kubernetes.default", "kubernetes"].map(str::to_owned));
     hosts.extend(service_ip.map(|ip| ip.to_string()));
-    let serving = standalone::serving(files, &args.cert_dir, "apiserver", &hosts)?;
+    let serving = standalone::serving(args.serving.files(), &args.cert_dir, "apiserver", &hosts)?;
     let serving = CertificateAndKey {
         certificate_pem: serving.chain,
         key_pem: serving.key,

@@ -16,7 +16,7 @@ pub(crate) async fn run(args: ControllerManagerArgs) -> Result<()> {
     let stop = stop_signal()?;
     let names: Vec<&str> = CONTROLLERS.iter().map(|controller| controller.name).collect();
     let disabled_controllers = disabled(&args.controllers, &names)?;
-    let client = keelson_client::client_from_kubeconfig(&args.kubeconfig).await?;
+    let client = keelson_client::client_from_kubeconfig(&args.kubeconfig, "kube-controller-manager").await?;
     let mut config = Config::new(client.clone());
     if args.use_service_account_credentials {
         let clients = AccountClients::new(client, &args.kubeconfig).await?;

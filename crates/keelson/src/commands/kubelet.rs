@@ -20,7 +20,7 @@ pub(crate) async fn run(args: KubeletArgs) -> Result<()> {
     preflight::require_root()?;
     let stop = stop_signal()?;
     check_labels(&args.node_labels)?;
-    let client = keelson_client::client_from_kubeconfig(&args.kubeconfig).await?;
+    let client = keelson_client::client_from_kubeconfig(&args.kubeconfig, "kubelet").await?;
     let config = config(args)?;
     tracing::info!(node = config.node_name, "starting the kubelet");
     keelson_kubelet::run(config, client, stop).await?;
@@ -71,13 +71,9 @@ fn config(args: KubeletArgs) -> Result<KubeletConfig> {
 }
 
 fn server(args: &KubeletArgs, config: &KubeletConfig) -> Result<ServerConfig> {
-    let files = args
-        .tls_cert_file
-        .as_deref()
-        .zip(args.tls_private_key_file.as_deref());
     let mut hosts = vec![config.node_name.clone()];
     hosts.extend(config.node_ips.iter().map(ToString::to_string));
-    let serving = standalone::serving(files, &args.cert_dir, "kubelet", &hosts)?;
+    let serving = standalone::serving(args.serving.files(), &args.cert_dir, "kubelet", &hosts)?;
     let certificate = ServingCertificate::from_pem(&serving.chain, &serving.key)
         .context("the serving certificate cannot be used")?;
     let client_ca = match &args.client_ca_file {

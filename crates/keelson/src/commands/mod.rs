@@ -5,6 +5,7 @@ pub(crate) mod internal;
 mod account_clients;
 mod agent;
 mod apiserver;
+mod backup;
 mod completion;
 mod controller_manager;
 mod down;
@@ -17,6 +18,7 @@ mod scheduler;
 mod server;
 mod standalone;
 mod status;
+mod store;
 mod token;
 mod up;
 
@@ -52,6 +54,14 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Kubeconfig { merge } => kubeconfig::run(global, merge),
         Command::Token { command } => token::run(global, command).await,
         Command::Status => return status::run(global).await,
+        Command::Backup { file, force } => backup::run(global, file, force).await,
+        Command::Restore {
+            file,
+            force,
+            to,
+            etcd,
+        } => store::restore(global, file, force, to, &etcd).await,
+        Command::Store { command } => store::run(global, command).await,
         Command::Image { command } => image::run(global, command).await,
         Command::Server(args) => server::run(global, &args).await,
         Command::Agent(args) => agent::run(global, args).await,
@@ -107,6 +117,6 @@ async fn admin_client(global: &Global) -> Result<(Paths, Client)> {
         "there is no cluster in {}; start one with `keelson up`",
         paths.data.display()
     );
-    let client = keelson_client::client_from_kubeconfig(&kubeconfig).await?;
+    let client = keelson_client::client_from_kubeconfig(&kubeconfig, "keelson").await?;
     Ok((paths, client))
 }

@@ -21,7 +21,7 @@ pub(crate) async fn run(args: ProxyArgs) -> Result<()> {
     config.node_port_addresses = args.nodeport_addresses;
     config.healthz_bind_address = Some(args.healthz_bind_address);
     config.metrics_bind_address = Some(args.metrics_bind_address);
-    let client = keelson_client::client_from_kubeconfig(&args.kubeconfig).await?;
+    let client = keelson_client::client_from_kubeconfig(&args.kubeconfig, "kube-proxy").await?;
     config.service_cidrs = service_cidrs(client.clone(), &stop).await;
     config.ipv6 = config.service_cidrs.iter().any(|range| range.addr().is_ipv6());
     tracing::info!(node = config.node_name, mode = args.proxy_mode, ranges = ?config.service_cidrs, "starting the proxy");

@@ -21,7 +21,7 @@ pub(crate) async fn run(args: &SchedulerArgs) -> Result<()> {
     let kubeconfig = named
         .or(args.kubeconfig.as_ref())
         .context("no --kubeconfig is given, and --config names none")?;
-    let client = keelson_client::client_from_kubeconfig(kubeconfig).await?;
+    let client = keelson_client::client_from_kubeconfig(kubeconfig, "kube-scheduler").await?;
     let leader_elect = file.as_ref().and_then(|file| file.leader_elect);
     let config = Config {
         leader_election_identity: leader_elect

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+use keelson_cluster::backup;
 use keelson_cluster::paths::Paths;
 use keelson_cluster::preflight;
 use keelson_cluster::progress::Step;
@@ -24,6 +25,9 @@ pub(crate) async fn run(global: &Global, args: &UpArgs) -> Result<()> {
         nix::unistd::setsid()?;
         // `up` has written the settings.
         return serve(&paths).await;
+    }
+    if backup::resume(&paths)?.is_some() {
+        tracing::info!("the interrupted restore or migration is complete");
     }
     let existing = ClusterSettings::read(&paths)?;
     let mut settings = up::requested(args)?.resolve(existing.as_ref(), &paths)?;

@@ -41,10 +41,12 @@ fn print(status: &Status) {
     if let Some(version) = &status.kubernetes_version {
         print_line(format_args!("Kubernetes {version} at {}", status.server));
     }
+    let bytes = status.store_bytes.map(|bytes| format!(" {}", size(bytes)));
     print_line(format_args!(
-        "data in {}, store {}, memory {}",
+        "data in {}, store {}{}, memory {}",
         status.data_dir,
-        size(status.store_bytes),
+        status.store,
+        bytes.unwrap_or_default(),
         size(status.memory_bytes)
     ));
     if !status.nodes.is_empty() {

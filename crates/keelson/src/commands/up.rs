@@ -53,6 +53,7 @@ pub(crate) fn requested(args: &UpArgs) -> Result<Requested> {
         nodes: args.nodes,
         tls_sans: (!args.tls_sans.is_empty()).then(|| args.tls_sans.clone()),
         registries: registries.context("--registries")?,
+        etcd: args.etcd.settings().context("--etcd-cafile")?,
     })
 }
 

@@ -89,6 +89,7 @@ pub(crate) fn is_at_home(cluster: &Cluster) -> Result<()> {
             session.says(&format!("rollout status {workload} --timeout=90s"), &[])?;
         }
         reading(&session)?;
+        measuring(&session)?;
         rollouts(&session)?;
         changing(&session)?;
         applying(&session)?;
@@ -171,6 +172,20 @@ fn reading(kubectl: &Session<'_>) -> Result<()> {
         "get nothing",
         &["the server doesn't have a resource type \"nothing\""],
     )?;
+    Ok(())
+}
+
+/// Nodes and pods are measured by what is built in.
+fn measuring(kubectl: &Session<'_>) -> Result<()> {
+    eventually("metrics of nodes", || {
+        kubectl.says("top nodes", &["CPU(cores)", "MEMORY(bytes)", "kubectl-2", "Mi"])
+    })?;
+    eventually("metrics of pods", || {
+        let pods = kubectl.says("top pods --sort-by=memory", &["store-0", "web-", "agent-"])?;
+        ensure!(!pods.contains(" 0Mi"), "{pods}");
+        Ok(pods)
+    })?;
+    kubectl.says("top pods --containers -l app=web", &["POD", "NAME", "web-"])?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Whole clusters in machines of their own, driven by the real clients. Each test starts a cluster and takes it down. This
 //! is the list; what a test does stands in the module of its name.
 
+mod backup;
 mod certificates;
 mod harness;
 mod kills;
@@ -52,6 +53,16 @@ fn cluster_is_home_to_kubectl() -> Result<()> {
 #[test]
 fn cluster_says_what_is_wrong() -> Result<()> {
     on(Cluster::start("refusals", 2), refusals::are_clear)
+}
+
+#[test]
+fn cluster_comes_back_from_a_backup() -> Result<()> {
+    on(Cluster::start("backup", 2), backup::comes_back)
+}
+
+#[test]
+fn cluster_runs_on_etcd() -> Result<()> {
+    on(Cluster::prepare("etcd"), backup::on_etcd)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::harness::{Cluster, eventually, within};
 /// How long until a silent node counts as lost, and then some.
 const LOST: Duration = Duration::from_secs(120);
 
-/// Both like the second node and leave it five seconds after it is lost.
+/// A Deployment and a StatefulSet, both with [`FLEEING_POD`].
 const FLEEING: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
@@ -18,18 +18,7 @@ spec:
   selector: {matchLabels: {app: web}}
   template:
     metadata: {labels: {app: web}}
-    spec: &pod
-      terminationGracePeriodSeconds: 1
-      affinity:
-        nodeAffinity:
-          preferredDuringSchedulingIgnoredDuringExecution:
-          - weight: 100
-            preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [lost-2]}]}
-      tolerations:
-      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
-      - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
-      containers:
-      - {name: sleep, image: "127.0.0.1:5000/busybox:1", command: [sleep, "3600"]}
+    spec: POD
 ---
 apiVersion: apps/v1
 kind: StatefulSet
@@ -39,7 +28,11 @@ spec:
   selector: {matchLabels: {app: store}}
   template:
     metadata: {labels: {app: store}}
-    spec:
+    spec: POD
+"#;
+
+/// Likes the second node and leaves it five seconds after it is lost.
+const FLEEING_POD: &str = r#"
       terminationGracePeriodSeconds: 1
       affinity:
         nodeAffinity:
@@ -50,13 +43,12 @@ spec:
       - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
       - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
       containers:
-      - {name: sleep, image: "127.0.0.1:5000/busybox:1", command: [sleep, "3600"]}
-"#;
+      - {name: sleep, image: "127.0.0.1:5000/busybox:1", command: [sleep, "3600"]}"#;
 
 /// kill -9 of a whole node: Unknown, tainted, its pods evicted; a replica starts elsewhere, a stateful pod is never
 /// doubled; `keelson up` brings the node back and everything is as before.
 pub(crate) fn lost_node_comes_back(cluster: &Cluster) -> Result<()> {
-    cluster.apply(&FLEEING.replace(" &pod", ""))?;
+    cluster.apply(&FLEEING.replace(" POD", FLEEING_POD))?;
     for workload in ["deployment/web", "statefulset/store"] {
         cluster.kubectl(&["rollout", "status", workload, "--timeout=60s"])?;
     }

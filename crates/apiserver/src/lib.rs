@@ -15,12 +15,14 @@ mod custom;
 mod discovery;
 mod encryption;
 pub mod endpoints;
+mod expiring;
 mod flow;
 pub mod http;
 mod local;
 mod masters;
 mod outbound;
 pub mod registry;
+mod reload;
 pub mod request_info;
 pub mod resources;
 mod server;
@@ -29,6 +31,12 @@ pub mod watch_cache;
 
 pub use aggregation::{LocalApi, LocalApiService};
 pub use audit::{AuditConfig, AuditError, AuditLog, AuditPolicy, AuditPolicyError, AuditWebhook};
+pub use authentication::{
+    AuthenticationConfig, AuthenticationConfigError, OidcFlags, TokenIssuers, TokenWebhookConfig,
+};
+pub use authorization::{
+    AuthorizationConfig, AuthorizationConfigError, AuthorizationMode, AuthorizationWebhookConfig,
+};
 pub use config::{ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
 pub use encryption::{EncryptionConfig, EncryptionConfigError};
 pub use local::LocalService;

@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{self, Connections};
 use crate::aggregation::{self, Aggregator, LocalApi};
 use crate::audit::{Audit, AuditError};
-use crate::authentication::{self, Authenticator, DiscoveryDocuments};
-use crate::authorization::{self, Authorizer};
+use crate::authentication::{self, AuthenticationConfigError, Authenticator, DiscoveryDocuments, External};
+use crate::authorization::{AuthorizationConfigError, Authorizer, Plan};
 use crate::bootstrap;
 use crate::config::{ApiServerConfig, CertificateAndKey};
 use crate::custom;
@@ -61,6 +61,12 @@ pub enum StartError {
     /// The audit backends cannot be opened.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// Authentication cannot work as it is configured.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationConfigError),
+    /// Authorization cannot work as it is configured.
+    #[error(transparent)]
+    Authorization(#[from] AuthorizationConfigError),
     /// What is stored cannot be decrypted with the keys that are configured.
     #[error("encrypted data in the store cannot be read: {0}")]
     Encryption(#[source] keelson_store::Error),
@@ -143,6 +149,12 @@ impl ApiServer {
             .map(|files| chain(files).map(|(leaf, _)| leaf))
             .transpose()?;
         let (shutdown, streams) = (CancellationToken::new(), TaskTracker::new());
+        let connections = Connections {
+            tasks: streams.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let (external, followed) = External::open(&config, &connections)?;
+        let authorizers = Plan::open(&config.authorization, &connections)?;
         if let Some(encryption) = config.encryption.take() {
             let store = EncryptedStore::new(config.store.clone(), encryption);
             let rewritten = store.rewrite().await.map_err(StartError::Encryption)?;
@@ -164,16 +176,13 @@ impl ApiServer {
             }
             return Err(error);
         }
-        let connections = Connections {
-            tasks: streams.clone(),
-            shutdown: shutdown.clone(),
-        };
         let kinds = registry.kind_source();
-        registry.set_admission(admission::build(&config, &resources, kinds, &connections));
-        let authenticator = authentication::build(&config, &resources);
-        let authorizer = authorization::build(&config, &resources);
+        let (authorizers, following) = authorizers.start(&resources, &shutdown);
+        let chain = admission::build(&config, &resources, kinds, &connections, authorizers.clone());
+        registry.set_admission(chain);
+        let authentication = authentication::build(&config, &resources, external);
         let inner = Arc::new(Inner {
-            reviews: authentication::reviews(&config, &resources, &authenticator, &authorizer),
+            reviews: authentication::reviews(&config, &resources, &authentication, &authorizers),
             token_documents: authentication::discovery_documents(&config),
             metrics: Metrics::default(),
             discovery: DiscoveryCache::default(),
@@ -185,14 +194,15 @@ impl ApiServer {
             streams,
             started: AtomicBool::new(true),
             registry,
-            authenticator,
-            authorizer,
+            authenticator: authentication.authenticator,
+            authorizer: authorizers,
             config,
             local,
             serving,
         });
         let definitions = tokio::spawn(custom::run(inner.registry.clone(), shutdown.clone()));
         let aggregation = tokio::spawn(aggregation::run(inner.clone(), shutdown.clone()));
+        let followed = followed.map(|followed| followed.start(shutdown.clone()));
         let handler_inner = inner.clone();
         let compactor = tokio::spawn(compact(inner.config.store.clone(), shutdown.clone()));
         let listener = tokio::spawn(serve(
@@ -207,15 +217,11 @@ impl ApiServer {
             },
             shutdown,
         ));
+        let mut tasks = vec![listener, definitions, aggregation, feeder, compactor];
+        tasks.extend(followed.into_iter().chain(following));
         Ok(Self {
             inner,
-            tasks: Arc::new(Mutex::new(vec![
-                listener,
-                definitions,
-                aggregation,
-                feeder,
-                compactor,
-            ])),
+            tasks: Arc::new(Mutex::new(tasks)),
         })
     }
 

@@ -11,6 +11,8 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
+use super::access::{AuthenticationArgs, AuthorizationArgs};
+
 /// `kube-apiserver`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ApiserverArgs {
@@ -40,9 +42,10 @@ pub(crate) struct ApiserverArgs {
     /// Key of --etcd-certfile
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub(crate) etcd_keyfile: Option<PathBuf>,
-    /// How requests are authorized
-    #[arg(long, default_value = "Node,RBAC", value_parser = ["Node,RBAC"], value_name = "MODES")]
-    pub(crate) authorization_mode: String,
+    #[command(flatten)]
+    pub(crate) authorization: AuthorizationArgs,
+    #[command(flatten)]
+    pub(crate) authentication: AuthenticationArgs,
     /// Authorities of client certificates
     #[arg(long, value_name = "FILE")]
     pub(crate) client_ca_file: PathBuf,
@@ -391,7 +394,7 @@ impl FromStr for NodeTaint {
 }
 
 /// A Go duration: `1h0m0s`, `500ms`, `0`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -412,7 +415,7 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
 }
 
 /// `KEY=VALUE`.
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".to_owned()),

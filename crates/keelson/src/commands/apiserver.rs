@@ -13,7 +13,7 @@ use keelson_store::Store;
 use keelson_store::etcd::{EtcdOptions, EtcdTls};
 
 use crate::cli::{ApiserverArgs, Global};
-use crate::commands::{standalone, stop_signal};
+use crate::commands::{access, standalone, stop_signal};
 
 /// Serves until a signal; running requests are finished and the store is closed then.
 pub(crate) async fn run(global: &Global, args: ApiserverArgs) -> Result<()> {
@@ -56,11 +56,7 @@ async fn serve(
     stop: tokio_util::sync::CancellationToken,
 ) -> Result<()> {
     let server = ApiServer::start(config(args, advertise_address, store)?).await?;
-    tracing::info!(
-        authorization_mode = args.authorization_mode,
-        "Serving securely on {}",
-        server.local_addr()
-    );
+    tracing::info!("Serving securely on {}", server.local_addr());
     stop.cancelled().await;
     server.shutdown().await;
     Ok(())
@@ -94,6 +90,8 @@ fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<dyn Store>
     if let Some(file) = &args.requestheader_client_ca_file {
         config.request_header_ca_pem = Some(standalone::read("requestheader-client-ca-file", file)?);
     }
+    config.authorization = access::authorization(&args.authorization);
+    config.authentication = access::authentication(&args.authentication)?;
     config.request_header_allowed_names = args.requestheader_allowed_names.clone();
     if let (Some(certificate), Some(key)) = (&args.proxy_client_cert_file, &args.proxy_client_key_file) {
         config.proxy_client = Some(CertificateAndKey {

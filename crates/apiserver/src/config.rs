@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use keelson_store::Store;
 
 use crate::audit::AuditConfig;
+use crate::authentication::AuthenticationConfig;
+use crate::authorization::AuthorizationConfig;
 use crate::encryption::EncryptionConfig;
 
 /// A certificate chain and its key, both PEM.
@@ -71,6 +73,10 @@ pub struct ApiServerConfig {
     pub kubelet_client: Option<KubeletClientConfig>,
     /// Service account tokens.
     pub service_account: ServiceAccountConfig,
+    /// Tokens of other issuers, a webhook, and who may come without credentials.
+    pub authentication: AuthenticationConfig,
+    /// Who decides what may be done.
+    pub authorization: AuthorizationConfig,
     /// The versioned store.
     pub store: Arc<dyn Store>,
     /// What is encrypted in the store (`--encryption-provider-config`).
@@ -102,6 +108,8 @@ impl ApiServerConfig {
             proxy_client: None,
             kubelet_client: None,
             service_account: ServiceAccountConfig::default(),
+            authentication: AuthenticationConfig::default(),
+            authorization: AuthorizationConfig::default(),
             store,
             encryption: None,
             audit: None,

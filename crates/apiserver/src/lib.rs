@@ -15,6 +15,7 @@ mod custom;
 mod discovery;
 mod encryption;
 pub mod endpoints;
+mod expiring;
 mod flow;
 pub mod http;
 mod local;
@@ -22,6 +23,7 @@ mod masters;
 mod metrics;
 mod outbound;
 pub mod registry;
+mod reload;
 pub mod request_info;
 pub mod resources;
 mod server;
@@ -30,6 +32,12 @@ pub mod watch_cache;
 
 pub use aggregation::{LocalApi, LocalApiService};
 pub use audit::{AuditConfig, AuditError, AuditLog, AuditPolicy, AuditPolicyError, AuditWebhook};
+pub use authentication::{
+    AuthenticationConfig, AuthenticationConfigError, OidcFlags, TokenIssuers, TokenWebhookConfig,
+};
+pub use authorization::{
+    AuthorizationConfig, AuthorizationConfigError, AuthorizationMode, AuthorizationWebhookConfig,
+};
 pub use config::{ApiServerConfig, CertificateAndKey, KubeletClientConfig, ServiceAccountConfig};
 pub use encryption::{EncryptionConfig, EncryptionConfigError};
 pub use local::LocalService;

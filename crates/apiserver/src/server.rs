@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{self, Connections};
 use crate::aggregation::{self, Aggregator, LocalApi};
 use crate::audit::{Audit, AuditError};
-use crate::authentication::{self, Authenticator, DiscoveryDocuments};
-use crate::authorization::{self, Authorizer};
+use crate::authentication::{self, AuthenticationConfigError, Authenticator, DiscoveryDocuments, External};
+use crate::authorization::{AuthorizationConfigError, Authorizer, Plan};
 use crate::bootstrap;
 use crate::config::{ApiServerConfig, CertificateAndKey};
 use crate::custom::Definitions;
@@ -62,6 +62,12 @@ pub enum StartError {
     /// The audit backends cannot be opened.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// Authentication cannot work as it is configured.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationConfigError),
+    /// Authorization cannot work as it is configured.
+    #[error(transparent)]
+    Authorization(#[from] AuthorizationConfigError),
     /// What is stored cannot be decrypted with the keys that are configured.
     #[error("encrypted data in the store cannot be read: {0}")]
     Encryption(#[source] keelson_store::Error),
@@ -145,6 +151,12 @@ impl ApiServer {
             .transpose()?;
         let (shutdown, streams) = (CancellationToken::new(), TaskTracker::new());
         let metrics = crate::metrics::Registry::new();
+        let connections = Connections {
+            tasks: streams.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let (external, followed) = External::open(&config, &connections)?;
+        let authorizers = Plan::open(&config.authorization, &connections)?;
         if let Some(encryption) = config.encryption.take() {
             let store = EncryptedStore::new(config.store.clone(), encryption);
             let rewritten = store.rewrite().await.map_err(StartError::Encryption)?;
@@ -158,11 +170,8 @@ impl ApiServer {
         let feeder = tokio::spawn(caches.clone().run(stream, shutdown.clone()));
         let resources = Resources::new(caches.clone());
         let registry = Registry::new(&config, resources.clone());
-        let connections = Connections {
-            tasks: streams.clone(),
-            shutdown: shutdown.clone(),
-        };
-        let definitions = match prepare(&config, &registry, local.port(), &connections).await {
+        let prepared = prepare(&config, &registry, local.port(), &connections).await;
+        let definitions = match prepared {
             Ok(definitions) => definitions,
             Err(error) => {
                 shutdown.cancel();
@@ -173,11 +182,12 @@ impl ApiServer {
             }
         };
         let kinds = registry.kind_source();
-        registry.set_admission(admission::build(&config, &resources, kinds, &connections));
-        let authenticator = authentication::build(&config, &resources);
-        let authorizer = authorization::build(&config, &resources);
+        let (authorizers, following) = authorizers.start(&resources, &shutdown);
+        let chain = admission::build(&config, &resources, kinds, &connections, authorizers.clone());
+        registry.set_admission(chain);
+        let authentication = authentication::build(&config, &resources, external);
         let inner = Arc::new(Inner {
-            reviews: authentication::reviews(&config, &resources, &authenticator, &authorizer),
+            reviews: authentication::reviews(&config, &resources, &authentication, &authorizers),
             token_documents: authentication::discovery_documents(&config),
             flow: Flow::new(&resources, &metrics),
             metrics: Metrics::new(metrics),
@@ -189,8 +199,8 @@ impl ApiServer {
             streams,
             started: AtomicBool::new(true),
             registry,
-            authenticator,
-            authorizer,
+            authenticator: authentication.authenticator,
+            authorizer: authorizers,
             config,
             local,
             serving,
@@ -201,6 +211,7 @@ impl ApiServer {
             shutdown.clone(),
         ));
         let aggregation = tokio::spawn(aggregation::run(inner.clone(), shutdown.clone()));
+        let followed = followed.map(|followed| followed.start(shutdown.clone()));
         let handler_inner = inner.clone();
         let compactor = tokio::spawn(compact(inner.config.store.clone(), shutdown.clone()));
         let listener = tokio::spawn(serve(
@@ -215,16 +226,11 @@ impl ApiServer {
             },
             shutdown,
         ));
+        let mut tasks = vec![listener, definitions, policies, aggregation, feeder, compactor];
+        tasks.extend(followed.into_iter().chain(following));
         Ok(Self {
             inner,
-            tasks: Arc::new(Mutex::new(vec![
-                listener,
-                definitions,
-                policies,
-                aggregation,
-                feeder,
-                compactor,
-            ])),
+            tasks: Arc::new(Mutex::new(tasks)),
         })
     }
 

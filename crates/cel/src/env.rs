@@ -7,7 +7,7 @@ use crate::check::{CostEstimate, Scope, Type, Typed, check, check_literals, esti
 use crate::decl::{Decl, DeclKind, ObjectType};
 use crate::error::Issues;
 use crate::eval::{Activation, Evaluated, Plan};
-use crate::syntax::parse;
+use crate::syntax::{Expr, Kind, Literal, parse};
 
 /// Declared variables and message types.
 #[derive(Debug, Clone, Default)]
@@ -109,6 +109,35 @@ impl Checked {
     /// The type of the result.
     pub fn result(&self) -> &Type {
         &self.typed.result
+    }
+
+    /// Whether the expression reads `field` of a variable: `variable.field`, `variable.?field` or `has(variable.field)`.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        let is_variable = |expr: &Expr| matches!(&expr.kind, Kind::Ident(name) if name == variable);
+        let is_field =
+            |expr: &Expr| matches!(&expr.kind, Kind::Literal(Literal::String(name)) if name == field);
+        let mut waiting = vec![&self.typed.parsed.root];
+        while let Some(expr) = waiting.pop() {
+            let found = match &expr.kind {
+                Kind::Select {
+                    operand, field: name, ..
+                } => name == field && is_variable(operand),
+                Kind::Call {
+                    function,
+                    target: None,
+                    args,
+                } => {
+                    function == "_?._"
+                        && matches!(args.as_slice(), [of, name] if is_variable(of) && is_field(name))
+                }
+                _ => false,
+            };
+            if found {
+                return true;
+            }
+            waiting.extend(expr.children());
+        }
+        false
     }
 
     /// Makes the expression runnable.

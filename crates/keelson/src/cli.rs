@@ -1,5 +1,6 @@
 //! The command line: what exists, with which flags. What each command does is in `commands`.
 
+mod access;
 mod components;
 
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use keelson_cluster::paths::{DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, Paths};
 
+pub(crate) use self::access::{AuthenticationArgs, AuthorizationArgs};
 pub(crate) use self::components::{
     ApiserverArgs, CgroupDriver, ControllerManagerArgs, EtcdArgs, KubeletArgs, NodeTaint, ProxyArgs,
     SchedulerArgs,

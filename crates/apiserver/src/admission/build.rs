@@ -1,5 +1,7 @@
 //! The list of plugins, in upstream's order.
 
+use std::sync::Arc;
+
 use super::certificates::{
     CertificateApproval, CertificateRequestIdentity, CertificateSigning, CertificateSubjectRestriction,
 };
@@ -17,20 +19,20 @@ use super::storage::{DefaultStorageClass, PersistentVolumeClaimResize, StorageOb
 use super::tolerations::{DefaultTolerationSeconds, TaintNodesByCondition};
 use super::webhook::{MutatingWebhook, Parts, ValidatingWebhook};
 use crate::admission::{Chain, Connections};
-use crate::authorization::{self, Rbac, RbacEscalation};
+use crate::authorization::{Authorizer, Rbac, RbacEscalation};
 use crate::config::ApiServerConfig;
 use crate::registry::KindSource;
 use crate::resources::Resources;
 
-/// Builds the chain once at start; plugins read the cluster through `resources` and what is served through `kinds`, and call
-/// out over `connections`.
+/// Builds the chain once at start; plugins read the cluster through `resources` and what is served through `kinds`, call
+/// out over `connections`, and ask `authorizer`.
 pub(crate) fn build(
     config: &ApiServerConfig,
     resources: &Resources,
     kinds: &KindSource,
     connections: &Connections,
+    authorizer: Arc<dyn Authorizer>,
 ) -> Chain {
-    let authorizer = authorization::build(config, resources);
     let priority = Priority::new(resources);
     let outside = Parts {
         resources,

@@ -6,19 +6,30 @@ use async_trait::async_trait;
 use rustls_pki_types::CertificateDer;
 
 use super::certificate::{CertificateAuthenticator, RequestHeaderAuthenticator, user_of};
+use super::external::External;
+use super::structured::AnonymousAuth;
 use super::token::BearerAuthenticator;
 use super::{
     AuthenticationError, AuthenticationRequest, Authenticator, reviews as review_handlers, token_request,
 };
-use crate::authorization::{self, Authorizer, Rbac};
+use crate::authorization::{self, Authorizers};
 use crate::config::ApiServerConfig;
 use crate::endpoints::reviews::ReviewHandlers;
 use crate::resources::Resources;
 use crate::user::UserInfo;
 
+/// Who asks, found out in all ways that are configured.
+pub(crate) struct Authentication {
+    /// For requests.
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    /// For tokens alone, as TokenReview has them.
+    tokens: Arc<BearerAuthenticator>,
+}
+
 /// Builds the authenticators once at start. Keys and authorities that cannot be read authenticate nobody, and say so in
 /// the log.
-pub fn build(config: &ApiServerConfig, resources: &Resources) -> Arc<dyn Authenticator> {
+pub(crate) fn build(config: &ApiServerConfig, resources: &Resources, external: External) -> Authentication {
+    let anonymous = external.anonymous.clone();
     let mut all: Vec<Box<dyn Authenticator>> = Vec::new();
     match RequestHeaderAuthenticator::new(config) {
         Ok(Some(authenticator)) => all.push(Box::new(authenticator)),
@@ -29,20 +40,28 @@ pub fn build(config: &ApiServerConfig, resources: &Resources) -> Arc<dyn Authent
         Ok(authenticator) => all.push(Box::new(authenticator)),
         Err(error) => tracing::error!(%error, "the authority of client certificates cannot be used"),
     }
-    all.push(Box::new(BearerAuthenticator::new(config, resources)));
-    Arc::new(Union { authenticators: all })
+    let tokens = Arc::new(BearerAuthenticator::new(config, resources, external));
+    all.push(Box::new(tokens.clone()));
+    let union = Union {
+        authenticators: all,
+        anonymous,
+    };
+    Authentication {
+        authenticator: Arc::new(union),
+        tokens,
+    }
 }
 
 /// Handlers of TokenReview, SelfSubjectReview, the access reviews and `serviceaccounts/token`.
-pub fn reviews(
+pub(crate) fn reviews(
     config: &ApiServerConfig,
     resources: &Resources,
-    _authenticator: &Arc<dyn Authenticator>,
-    authorizer: &Arc<dyn Authorizer>,
+    authentication: &Authentication,
+    authorizers: &Arc<Authorizers>,
 ) -> ReviewHandlers {
     let mut handlers = ReviewHandlers::default();
-    authorization::handlers(&mut handlers, authorizer, Rbac::new(resources));
-    review_handlers::handlers(&mut handlers, BearerAuthenticator::new(config, resources));
+    authorization::handlers(&mut handlers, authorizers);
+    review_handlers::handlers(&mut handlers, authentication.tokens.clone());
     match token_request::TokenRequestHandler::new(config, resources) {
         Ok(handler) => handlers.insert("", "serviceaccounts/token", Arc::new(handler)),
         Err(error) => tracing::error!(%error, "no tokens can be issued: the signing key cannot be used"),
@@ -55,9 +74,10 @@ pub fn identity_of_certificate(leaf: &CertificateDer<'_>) -> Option<UserInfo> {
     user_of(&keelson_pki::Certificate::from_der(leaf).ok()?)
 }
 
-/// The first that knows the caller; errors count when nobody does.
+/// The first that knows the caller; errors count when nobody does, and who brings nothing is anonymous where that is allowed.
 struct Union {
     authenticators: Vec<Box<dyn Authenticator>>,
+    anonymous: AnonymousAuth,
 }
 
 #[async_trait]
@@ -75,7 +95,7 @@ impl Authenticator for Union {
             }
         }
         match errors.as_slice() {
-            [] => Ok(None),
+            [] => Ok(self.anonymous.allows(request.path).then(UserInfo::anonymous)),
             [one] => Err(AuthenticationError(one.clone())),
             many => Err(AuthenticationError(format!("[{}]", many.join(", ")))),
         }

@@ -269,6 +269,7 @@ mod tests {
         let headers = HeaderMap::new();
         let ask = async |chain: Option<&[CertificateDer<'static>]>| {
             let request = AuthenticationRequest {
+                path: "/",
                 headers: &headers,
                 peer_certificates: chain,
                 certificate_user: None,
@@ -311,6 +312,7 @@ mod tests {
         let now = Timestamp::now();
         let ask = async |chain: &[CertificateDer<'static>], headers: &HeaderMap| {
             let request = AuthenticationRequest {
+                path: "/",
                 headers,
                 peer_certificates: Some(chain),
                 certificate_user: None,

@@ -1,5 +1,5 @@
-//! JSON web tokens, as far as service accounts need them: ES256, ES384 and RS256, compact form, one key per algorithm
-//! choice (the key decides the algorithm, never the token).
+//! JSON web tokens in compact form, and their verification as far as service accounts need it: ES256, ES384 and RS256, one
+//! key per algorithm choice (the key decides the algorithm, never the token).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,6 +15,53 @@ pub(super) enum JwtError {
     /// No key fits.
     #[error("invalid signature")]
     Signature,
+}
+
+/// A token taken apart; nothing of it is verified.
+pub(super) struct Signed<'a> {
+    /// What the signature is over.
+    pub(super) message: &'a str,
+    /// `alg` of the header.
+    pub(super) algorithm: String,
+    /// `kid` of the header, empty without one.
+    pub(super) key_id: String,
+    /// The signature.
+    pub(super) signature: Vec<u8>,
+}
+
+impl<'a> Signed<'a> {
+    /// Reads a token in compact form. One whose header says that there is something that must be understood (`crit`) is
+    /// refused: nothing of that kind is.
+    pub(super) fn of(token: &'a str) -> Result<Self, JwtError> {
+        let (message, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
+        let (header, _) = message.split_once('.').ok_or(JwtError::Malformed)?;
+        let header = decode(header)?;
+        if header.get("crit").is_some() {
+            return Err(JwtError::Malformed);
+        }
+        let text = |name: &str| {
+            header
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let signature = URL_SAFE_NO_PAD
+            .decode(signature)
+            .map_err(|_| JwtError::Malformed)?;
+        Ok(Self {
+            message,
+            algorithm: text("alg"),
+            key_id: text("kid"),
+            signature,
+        })
+    }
+
+    /// The claims.
+    pub(super) fn claims(&self) -> Result<Value, JwtError> {
+        let (_, claims) = self.message.split_once('.').ok_or(JwtError::Malformed)?;
+        decode(claims)
+    }
 }
 
 /// The claims of a token, not verified.
@@ -39,23 +86,22 @@ fn decode(part: &str) -> Result<Value, JwtError> {
 
 /// The claims of a token signed by one of `keys`. Times and audiences are the caller's.
 pub(super) fn verify(token: &str, keys: &[PublicKey]) -> Result<Value, JwtError> {
-    let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
-    let (header, claims) = signed.split_once('.').ok_or(JwtError::Malformed)?;
-    let header = decode(header)?;
-    let signature = URL_SAFE_NO_PAD
-        .decode(signature)
-        .map_err(|_| JwtError::Malformed)?;
-    let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or_default();
-    let key_id = header.get("kid").and_then(Value::as_str).unwrap_or_default();
-    let fits = |key: &&PublicKey| key.jws_algorithm().name() == algorithm;
-    let named = keys.iter().filter(fits).filter(|key| key.key_id() == key_id);
-    let others = keys.iter().filter(fits).filter(|key| key.key_id() != key_id);
+    let signed = Signed::of(token)?;
+    let fits = |key: &&PublicKey| key.jws_algorithm().name() == signed.algorithm;
+    let named = keys
+        .iter()
+        .filter(fits)
+        .filter(|key| key.key_id() == signed.key_id);
+    let others = keys
+        .iter()
+        .filter(fits)
+        .filter(|key| key.key_id() != signed.key_id);
     // As upstream: the key that the header names first, then every other one.
     if named
         .chain(others)
-        .any(|key| key.verify_jws(signed.as_bytes(), &signature))
+        .any(|key| key.verify_jws(signed.message.as_bytes(), &signed.signature))
     {
-        decode(claims)
+        signed.claims()
     } else {
         Err(JwtError::Signature)
     }

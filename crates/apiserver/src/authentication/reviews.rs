@@ -14,7 +14,7 @@ use crate::user::UserInfo;
 const GROUP: &str = "authentication.k8s.io";
 
 /// Adds both handlers.
-pub(super) fn handlers(handlers: &mut ReviewHandlers, tokens: BearerAuthenticator) {
+pub(super) fn handlers(handlers: &mut ReviewHandlers, tokens: Arc<BearerAuthenticator>) {
     handlers.insert(GROUP, "tokenreviews", Arc::new(TokenReview { tokens }));
     handlers.insert(GROUP, "selfsubjectreviews", Arc::new(SelfSubjectReview));
 }
@@ -32,7 +32,7 @@ fn user_info(user: &UserInfo) -> Value {
 }
 
 struct TokenReview {
-    tokens: BearerAuthenticator,
+    tokens: Arc<BearerAuthenticator>,
 }
 
 #[async_trait]

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 
 use super::bootstrap_token::BootstrapTokens;
+use super::external::External;
 use super::issuer::{api_audiences, verification_keys};
 use super::service_account::{Identified, ServiceAccountTokens};
 use super::{AuthenticationError, AuthenticationRequest, Authenticator};
@@ -20,11 +21,12 @@ const WEBSOCKET_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 pub(super) struct BearerAuthenticator {
     service_accounts: ServiceAccountTokens,
     bootstrap: BootstrapTokens,
+    external: External,
     api_audiences: Vec<String>,
 }
 
 impl BearerAuthenticator {
-    pub(super) fn new(config: &ApiServerConfig, resources: &Resources) -> Self {
+    pub(super) fn new(config: &ApiServerConfig, resources: &Resources, external: External) -> Self {
         let keys = verification_keys(&config.service_account).unwrap_or_else(|error| {
             tracing::error!(%error, "a key of service account tokens cannot be used; their tokens are refused");
             Vec::new()
@@ -34,6 +36,7 @@ impl BearerAuthenticator {
         Self {
             service_accounts: ServiceAccountTokens::new(issuer, keys, api_audiences.clone(), resources),
             bootstrap: BootstrapTokens::new(resources),
+            external,
             api_audiences,
         }
     }
@@ -43,29 +46,54 @@ impl BearerAuthenticator {
         &self.api_audiences
     }
 
-    /// Whose token it is, and for which of `audiences` (empty: the server's) it is good.
+    /// Whose token it is, and for which of `audiences` (empty: the server's) it is good. Each kind of token is asked in
+    /// upstream's order; the first that knows it answers.
     pub(super) async fn authenticate_token(
         &self,
         token: &str,
         audiences: &[String],
     ) -> Result<Option<Identified>, String> {
         let now = Timestamp::now();
-        if let Some(identified) = self.service_accounts.authenticate(token, audiences, now).await? {
-            return Ok(Some(identified));
+        let mut errors = Vec::new();
+        match self.service_accounts.authenticate(token, audiences, now).await {
+            Ok(None) => {}
+            Ok(found) => return Ok(found),
+            Err(error) => errors.push(error),
         }
-        // Bootstrap tokens name no audience: they are good for this server.
+        // What names no audience is good for this server.
         let own = audiences.is_empty() || audiences.iter().any(|a| self.api_audiences.contains(a));
-        let user = if own {
-            self.bootstrap.authenticate(token, now).await
-        } else {
-            None
-        };
-        let accepted = audiences
-            .iter()
-            .filter(|a| self.api_audiences.contains(a))
-            .cloned()
-            .collect();
-        Ok(user.map(|user| (user, accepted)))
+        if own {
+            let mut user = self.bootstrap.authenticate(token, now).await;
+            if user.is_none()
+                && let Some(structured) = &self.external.structured
+            {
+                match structured.authenticate(token).await {
+                    Ok(found) => user = found,
+                    Err(error) => errors.push(error),
+                }
+            }
+            if let Some(user) = user {
+                let known = audiences.iter().filter(|a| self.api_audiences.contains(a));
+                return Ok(Some((user, known.cloned().collect())));
+            }
+        }
+        if let Some(webhook) = &self.external.webhook {
+            let wanted = if audiences.is_empty() {
+                &self.api_audiences
+            } else {
+                audiences
+            };
+            match webhook.authenticate(token, wanted, &self.api_audiences).await {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => errors.push(error),
+            }
+        }
+        match errors.as_slice() {
+            [] => Ok(None),
+            [one] => Err(one.clone()),
+            many => Err(format!("[{}]", many.join(", "))),
+        }
     }
 }
 

@@ -122,18 +122,7 @@ impl ValidatingPlugin for RbacEscalation {
             let mut rules = PolicyRule::of_role(object);
             if object.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
                 // Aggregation can bring any rule: full power is asked for.
-                let all = || vec!["*".to_owned()];
-                rules.push(PolicyRule {
-                    api_groups: all(),
-                    resources: all(),
-                    verbs: all(),
-                    ..PolicyRule::default()
-                });
-                rules.push(PolicyRule {
-                    non_resource_urls: all(),
-                    verbs: all(),
-                    ..PolicyRule::default()
-                });
+                rules.extend(PolicyRule::everything());
             }
             return self.check_covered(attributes, name, namespace, &rules);
         }

@@ -9,15 +9,15 @@ use keelson_api::gvk::GroupKind;
 use keelson_api::status::Status;
 use serde_json::{Value, json};
 
-use super::{Authorizer, Decision, PolicyRule, Rbac};
+use super::{Authorizer, Authorizers, Decision, PolicyRule, Verdict};
 use crate::endpoints::reviews::{ReviewHandler, ReviewHandlers};
 use crate::request_info::RequestInfo;
-use crate::user::{SYSTEM_MASTERS, UserInfo};
+use crate::user::UserInfo;
 
 const GROUP: &str = "authorization.k8s.io";
 
 /// Adds the handlers of the four access reviews.
-pub fn handlers(handlers: &mut ReviewHandlers, authorizer: &Arc<dyn Authorizer>, rbac: Rbac) {
+pub(crate) fn handlers(handlers: &mut ReviewHandlers, authorizers: &Arc<Authorizers>) {
     for (resource, review) in [
         ("subjectaccessreviews", Review::Subject),
         ("localsubjectaccessreviews", Review::Local),
@@ -28,11 +28,14 @@ pub fn handlers(handlers: &mut ReviewHandlers, authorizer: &Arc<dyn Authorizer>,
             resource,
             Arc::new(AccessReview {
                 review,
-                authorizer: authorizer.clone(),
+                authorizers: authorizers.clone(),
             }),
         );
     }
-    handlers.insert(GROUP, "selfsubjectrulesreviews", Arc::new(RulesReview { rbac }));
+    let rules = RulesReview {
+        authorizers: authorizers.clone(),
+    };
+    handlers.insert(GROUP, "selfsubjectrulesreviews", Arc::new(rules));
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,7 +57,7 @@ impl Review {
 
 struct AccessReview {
     review: Review,
-    authorizer: Arc<dyn Authorizer>,
+    authorizers: Arc<Authorizers>,
 }
 
 fn text(value: &Value, field: &str) -> String {
@@ -131,8 +134,8 @@ fn described_request(spec: &Value) -> RequestInfo {
             resource: text(resource, "resource"),
             subresource: text(resource, "subresource"),
             name: text(resource, "name"),
-            field_selector: selector(resource, "fieldSelector", "="),
-            label_selector: selector(resource, "labelSelector", "="),
+            field_selector: selector(resource, "fieldSelector", field_term),
+            label_selector: selector(resource, "labelSelector", label_term),
             ..RequestInfo::default()
         };
     }
@@ -144,8 +147,8 @@ fn described_request(spec: &Value) -> RequestInfo {
     }
 }
 
-/// A selector of the spec as text: `rawSelector`, or the requirements that demand one value.
-fn selector(resource: &Value, field: &str, equals: &str) -> String {
+/// A selector of the spec as text: `rawSelector`, or the requirements that can be written; what cannot narrows nothing.
+fn selector(resource: &Value, field: &str, write: fn(&str, &str, &[String]) -> Option<String>) -> String {
     let Some(selector) = resource.get(field) else {
         return String::new();
     };
@@ -159,14 +162,33 @@ fn selector(resource: &Value, field: &str, equals: &str) -> String {
         .into_iter()
         .flatten();
     let terms: Vec<String> = requirements
-        .filter_map(
-            |r| match (text(r, "operator").as_str(), strings(r.get("values")).as_slice()) {
-                ("In", [one]) => Some(format!("{}{equals}{one}", text(r, "key"))),
-                _ => None,
-            },
-        )
+        .filter_map(|r| write(&text(r, "key"), &text(r, "operator"), &strings(r.get("values"))))
         .collect();
     terms.join(",")
+}
+
+fn field_term(key: &str, operator: &str, values: &[String]) -> Option<String> {
+    let escaped = |value: &str| {
+        value
+            .replace('\\', "\\\\")
+            .replace(',', "\\,")
+            .replace('=', "\\=")
+    };
+    match (operator, values) {
+        ("In", [one]) => Some(format!("{key}={}", escaped(one))),
+        ("NotIn", [one]) => Some(format!("{key}!={}", escaped(one))),
+        _ => None,
+    }
+}
+
+fn label_term(key: &str, operator: &str, values: &[String]) -> Option<String> {
+    match (operator, values) {
+        ("In", [_, ..]) => Some(format!("{key} in ({})", values.join(","))),
+        ("NotIn", [_, ..]) => Some(format!("{key} notin ({})", values.join(","))),
+        ("Exists", []) => Some(key.to_owned()),
+        ("DoesNotExist", []) => Some(format!("!{key}")),
+        _ => None,
+    }
 }
 
 fn described_user(spec: &Value) -> UserInfo {
@@ -185,13 +207,16 @@ fn described_user(spec: &Value) -> UserInfo {
 }
 
 /// The status of a review.
-fn status(decision: Decision, reason: &str) -> Value {
-    let mut status = json!({"allowed": decision == Decision::Allow});
-    if decision == Decision::Deny {
+fn status(verdict: &Verdict) -> Value {
+    let mut status = json!({"allowed": verdict.decision == Decision::Allow});
+    if verdict.decision == Decision::Deny {
         status["denied"] = true.into();
     }
-    if !reason.is_empty() {
-        status["reason"] = reason.into();
+    if !verdict.reason.is_empty() {
+        status["reason"] = verdict.reason.as_str().into();
+    }
+    if let Some(error) = &verdict.error {
+        status["evaluationError"] = error.as_str().into();
     }
     status
 }
@@ -216,40 +241,21 @@ impl ReviewHandler for AccessReview {
             Review::OneSelf => user.clone(),
             _ => described_user(&object["spec"]),
         };
-        let (decision, reason) = self
-            .authorizer
-            .authorize(&subject, &described_request(&object["spec"]))
-            .await;
-        object["status"] = status(decision, &reason);
+        let request = described_request(&object["spec"]);
+        let verdict = self.authorizers.review(&subject, &request).await;
+        object["status"] = status(&verdict);
         Ok(object)
     }
 }
 
 struct RulesReview {
-    rbac: Rbac,
+    authorizers: Arc<Authorizers>,
 }
 
 /// The status of a SelfSubjectRulesReview.
-fn rules_status(user: &UserInfo, rules: &[PolicyRule], missing: &[String]) -> Value {
+fn rules_status(rules: &[PolicyRule], problems: &[String]) -> Value {
     let (mut resource, mut other) = (Vec::new(), Vec::new());
-    let everything = PolicyRule {
-        api_groups: vec!["*".into()],
-        resources: vec!["*".into()],
-        verbs: vec!["*".into()],
-        ..PolicyRule::default()
-    };
-    let everywhere = PolicyRule {
-        non_resource_urls: vec!["*".into()],
-        verbs: vec!["*".into()],
-        ..PolicyRule::default()
-    };
-    let masters = [everything, everywhere];
-    let granted: &[PolicyRule] = if user.in_group(SYSTEM_MASTERS) {
-        &masters
-    } else {
-        &[]
-    };
-    for rule in granted.iter().chain(rules) {
+    for rule in rules {
         if !rule.resources.is_empty() {
             let mut item =
                 json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
@@ -262,16 +268,9 @@ fn rules_status(user: &UserInfo, rules: &[PolicyRule], missing: &[String]) -> Va
             other.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls}));
         }
     }
-    let mut problems: Vec<String> = missing.to_vec();
-    if super::node_of(user).is_some() {
-        problems.insert(
-            0,
-            "node authorizer does not support user rule resolution".to_owned(),
-        );
-    }
     let mut status =
         json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": !problems.is_empty()});
-    match problems.as_slice() {
+    match problems {
         [] => {}
         [one] => status["evaluationError"] = one.as_str().into(),
         many => status["evaluationError"] = format!("[{}]", many.join(", ")).into(),
@@ -286,8 +285,8 @@ impl ReviewHandler for RulesReview {
         if namespace.is_empty() {
             return Err(Status::bad_request("no namespace on request"));
         }
-        let (rules, missing) = self.rbac.rules_for(user, &namespace);
-        object["status"] = rules_status(user, &rules, &missing);
+        let (rules, problems) = self.authorizers.rules_for(user, &namespace);
+        object["status"] = rules_status(&rules, &problems);
         Ok(object)
     }
 }

@@ -26,6 +26,23 @@ pub struct PolicyRule {
 }
 
 impl PolicyRule {
+    /// The two rules that allow everything.
+    pub fn everything() -> [Self; 2] {
+        let all = || vec!["*".to_owned()];
+        let resources = Self {
+            api_groups: all(),
+            resources: all(),
+            verbs: all(),
+            ..Self::default()
+        };
+        let others = Self {
+            non_resource_urls: all(),
+            verbs: all(),
+            ..Self::default()
+        };
+        [resources, others]
+    }
+
     /// The `rules` of a Role or ClusterRole; what does not read as a rule (validation keeps it out) grants nothing.
     pub fn of_role(role: &Value) -> Vec<Self> {
         let rules = role

@@ -6,6 +6,7 @@ use std::time::Instant;
 use http::header::{HeaderValue, WARNING, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
+use keelson_api::field::quote;
 use keelson_api::status::Status;
 
 use super::request::Incoming;
@@ -14,7 +15,7 @@ use crate::admission::Notes;
 use crate::aggregation::{self, Forwarded};
 use crate::audit::Recorder;
 use crate::authentication::{AuthenticationRequest, impersonate};
-use crate::authorization::{Decision, forbidden};
+use crate::authorization::{Decision, Verdict, forbidden};
 use crate::flow::Ticket;
 use crate::http::query::Query;
 use crate::http::{Body, Connection, Negotiated, Offer, RequestBody, error_response, text_response};
@@ -295,13 +296,14 @@ impl<'s> Inside<'_, 's> {
     async fn authenticate(&self) -> Result<UserInfo, Status> {
         let connection = self.connection;
         let request = AuthenticationRequest {
+            path: self.parts.uri.path(),
             headers: &self.parts.headers,
             peer_certificates: connection.certificates.as_ref().map(|c| c.as_slice()),
             certificate_user: None,
         };
         match self.server.authenticator.authenticate(&request).await {
             Ok(Some(user)) => Ok(user),
-            Ok(None) => Ok(UserInfo::anonymous()),
+            Ok(None) => Err(Status::unauthorized("Unauthorized")),
             Err(error) => {
                 tracing::debug!(%error, "Unable to authenticate the request");
                 Err(Status::unauthorized("Unauthorized"))
@@ -310,12 +312,26 @@ impl<'s> Inside<'_, 's> {
     }
 
     async fn authorize(&self, user: &UserInfo) -> Result<(), Status> {
-        let (decision, reason) = self.server.authorizer.authorize(user, self.info).await;
+        let verdict = self.server.authorizer.review(user, self.info).await;
+        let Verdict {
+            decision,
+            reason,
+            error,
+        } = verdict;
         if let Some(recorder) = self.recorder {
             recorder.authorized(decision == Decision::Allow, &reason);
         }
         if decision == Decision::Allow {
             return Ok(());
+        }
+        if let Some(error) = error {
+            // Nobody knows whether it is forbidden.
+            tracing::error!(error, "a request could not be authorized");
+            let place = self.parts.uri.path_and_query().map_or("/", |p| p.as_str());
+            return Err(Status::internal(format!(
+                "Internal Server Error: {}: {error}",
+                quote(place)
+            )));
         }
         Err(forbidden(user, self.info, &reason))
     }

@@ -49,6 +49,13 @@ impl TestServer {
         Self::start_in(directory, adjust).await.unwrap()
     }
 
+    /// Starts with another configuration, which may be refused.
+    pub(crate) async fn try_start(
+        adjust: impl FnOnce(&mut ApiServerConfig),
+    ) -> Result<Self, keelson_apiserver::StartError> {
+        Self::start_in(TempDir::new().unwrap(), adjust).await
+    }
+
     async fn start_in(
         directory: TempDir,
         adjust: impl FnOnce(&mut ApiServerConfig),
@@ -178,8 +185,15 @@ impl TestServer {
 
     /// A TLS connection with the administrator's certificate.
     pub(crate) async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
-        let tls = keelson_pki::tls::client_config(&[self.pki.ca.certificate().clone()], Some(self.admin()))
-            .unwrap();
+        self.connect_as(Some(self.admin())).await
+    }
+
+    /// A TLS connection with this certificate or none.
+    async fn connect_as(
+        &self,
+        identity: Option<&Leaf>,
+    ) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let tls = keelson_pki::tls::client_config(&[self.pki.ca.certificate().clone()], identity).unwrap();
         let tcp = tokio::net::TcpStream::connect(self.server.local_addr())
             .await
             .unwrap();
@@ -198,7 +212,20 @@ impl TestServer {
         headers: &[(&str, &str)],
         body: String,
     ) -> (StatusCode, HeaderMap, String) {
-        let stream = self.connect().await;
+        self.send_as(Some(self.admin()), method, path, headers, body)
+            .await
+    }
+
+    /// One request on one connection with this certificate or none.
+    pub(crate) async fn send_as(
+        &self,
+        identity: Option<&Leaf>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> (StatusCode, HeaderMap, String) {
+        let stream = self.connect_as(identity).await;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .unwrap();

@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 use keelson_cluster::backend::EtcdSettings;
 
+use super::access::{AuthenticationArgs, AuthorizationArgs};
+
 /// Where etcd is.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct EtcdArgs {
@@ -84,9 +86,10 @@ pub(crate) struct ApiserverArgs {
     pub(crate) advertise_address: Option<IpAddr>,
     #[command(flatten)]
     pub(crate) etcd: EtcdArgs,
-    /// How requests are authorized
-    #[arg(long, default_value = "Node,RBAC", value_parser = ["Node,RBAC"], value_name = "MODES")]
-    pub(crate) authorization_mode: String,
+    #[command(flatten)]
+    pub(crate) authorization: AuthorizationArgs,
+    #[command(flatten)]
+    pub(crate) authentication: AuthenticationArgs,
     /// Authorities of client certificates
     #[arg(long, value_name = "FILE")]
     pub(crate) client_ca_file: PathBuf,
@@ -427,7 +430,7 @@ impl FromStr for NodeTaint {
 }
 
 /// A Go duration: `1h0m0s`, `500ms`, `0`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -448,7 +451,7 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
 }
 
 /// `KEY=VALUE`.
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".to_owned()),

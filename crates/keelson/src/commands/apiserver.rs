@@ -12,7 +12,7 @@ use keelson_cluster::backend::Backend;
 use keelson_store::Store;
 
 use crate::cli::{ApiserverArgs, Global};
-use crate::commands::{standalone, stop_signal};
+use crate::commands::{access, standalone, stop_signal};
 
 /// Serves until a signal; running requests are finished and the store is closed then.
 pub(crate) async fn run(global: &Global, args: ApiserverArgs) -> Result<()> {
@@ -38,11 +38,7 @@ async fn serve(
     stop: tokio_util::sync::CancellationToken,
 ) -> Result<()> {
     let server = ApiServer::start(config(args, advertise_address, store)?).await?;
-    tracing::info!(
-        authorization_mode = args.authorization_mode,
-        "Serving securely on {}",
-        server.local_addr()
-    );
+    tracing::info!("Serving securely on {}", server.local_addr());
     stop.cancelled().await;
     server.shutdown().await;
     Ok(())
@@ -72,6 +68,8 @@ fn config(args: &ApiserverArgs, advertise_address: IpAddr, store: Arc<dyn Store>
     if let Some(file) = &args.requestheader_client_ca_file {
         config.request_header_ca_pem = Some(standalone::read("requestheader-client-ca-file", file)?);
     }
+    config.authorization = access::authorization(&args.authorization);
+    config.authentication = access::authentication(&args.authentication)?;
     config.request_header_allowed_names = args.requestheader_allowed_names.clone();
     if let (Some(certificate), Some(key)) = (&args.proxy_client_cert_file, &args.proxy_client_key_file) {
         config.proxy_client = Some(CertificateAndKey {

@@ -2,6 +2,7 @@
 
 pub(crate) mod internal;
 
+mod access;
 mod account_clients;
 mod agent;
 mod apiserver;

@@ -89,7 +89,8 @@ fn end(process: ProcessRecord) -> Result<(), Error> {
     }
 }
 
-/// The shims that serve this cluster: processes `keelson internal shim …` with one of its directories as an argument.
+/// The shims that serve this cluster and their launcher, whose command line they have: `keelson internal shim …` with
+/// one of the cluster's directories as an argument.
 fn shims(paths: &Paths) -> io::Result<Vec<ProcessRecord>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {

@@ -13,8 +13,8 @@ pub struct Config {
     pub root: PathBuf,
     /// Directory of what does not: sockets, network namespaces, shared memory. Usually below /run.
     pub run: PathBuf,
-    /// Program and arguments of a shim; `--bundle-dir DIR` is appended. The default is this program again with the
-    /// subcommand `shim`.
+    /// Program and arguments of the launcher of shims; `--launcher DIR` is appended. The default is this program again
+    /// with the subcommand `shim`.
     pub shim_command: Vec<OsString>,
     /// Connects pods.
     pub network: Arc<dyn PodNetwork>,

@@ -19,6 +19,7 @@ mod seccomp;
 mod server;
 mod service;
 mod shim_client;
+mod shim_launcher;
 mod spec;
 mod state;
 mod stats;

@@ -10,6 +10,7 @@ use keelson_cri::v1;
 use parking_lot::{Mutex, RwLock};
 use rand::RngCore;
 use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::{self, Cgroups};
@@ -20,6 +21,7 @@ use crate::protocol::Event;
 use crate::records::{ContainerRecord, SandboxRecord};
 use crate::seccomp::Programs;
 use crate::shim_client::ShimClient;
+use crate::shim_launcher::Launcher;
 use crate::spec::SandboxFiles;
 use crate::state::{Container, Phase, Sandbox};
 use crate::streaming::StreamingServer;
@@ -65,9 +67,10 @@ pub(crate) struct Inner {
     pub(crate) execs: Mutex<HashMap<String, tokio::sync::oneshot::Sender<i32>>>,
     pub(crate) events: broadcast::Sender<v1::ContainerEventResponse>,
     pub(crate) programs: Programs,
+    pub(crate) launcher: Launcher,
     pub(crate) streaming: StreamingServer,
     pub(crate) tasks: TaskTracker,
-    pub(crate) closing: tokio_util::sync::CancellationToken,
+    pub(crate) closing: CancellationToken,
 }
 
 impl Runtime {
@@ -87,6 +90,13 @@ impl Runtime {
         for path in directories {
             make_private_dir(&path).map_err(|source| OpenError::Directory { path, source })?;
         }
+        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        let launcher = Launcher::new(
+            config.shim_command.clone(),
+            config.root.clone(),
+            tasks.clone(),
+            closing.clone(),
+        );
         let runtime = Self(Arc::new(Inner {
             cgroups: Cgroups::detect()?,
             streaming: StreamingServer::bind().await.map_err(OpenError::Streaming)?,
@@ -97,9 +107,10 @@ impl Runtime {
             names: Mutex::default(),
             execs: Mutex::default(),
             programs: Programs::default(),
+            launcher,
             events: broadcast::Sender::new(EVENT_BACKLOG),
-            tasks: TaskTracker::new(),
-            closing: tokio_util::sync::CancellationToken::new(),
+            tasks,
+            closing,
         }));
         runtime.recover().await?;
         let server = runtime.0.streaming.clone();
@@ -119,6 +130,7 @@ impl Runtime {
                 shim.close();
             }
         }
+        self.0.launcher.close().await;
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }

@@ -14,7 +14,7 @@ use crate::protocol::Request;
 use crate::records::SandboxRecord;
 use crate::runtime::{Runtime, make_private_dir, new_id, now};
 use crate::shim::ShimConfig;
-use crate::shim_client::{self, ShimClient, ShimError};
+use crate::shim_client::{ShimClient, ShimError};
 use crate::spec::user_namespace_requested;
 use crate::state::{Container, KILLED_CODE, Phase, Sandbox};
 
@@ -114,14 +114,11 @@ impl Runtime {
             .lock()
             .write(directory)
             .map_err(failed("write the sandbox record"))?;
-        shim_client::start(
-            &self.0.config.shim_command,
-            directory,
-            &self.0.tasks,
-            &self.0.closing,
-        )
-        .await
-        .map_err(failed("start sandbox"))?;
+        self.0
+            .launcher
+            .start(directory)
+            .await
+            .map_err(failed("start sandbox"))?;
         let (client, events) =
             ShimClient::connect(&sandbox.socket_dir, &self.0.tasks).map_err(failed("connect to the shim"))?;
         if shim.shared_pid {

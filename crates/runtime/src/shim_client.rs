@@ -4,16 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::io::AsyncBufReadExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::protocol::{self, Event, MAX_PACKET, Packet, Reply, Request, RequestPacket, ShimState};
@@ -48,76 +45,6 @@ pub(crate) struct ShimClient {
     next: AtomicU64,
     /// Requests without an answer; `None` once the shim is gone.
     waiting: Arc<Waiting>,
-}
-
-/// Starts a shim and waits until its sandbox is ready. A task of `tasks` reaps it when it ends, if that is before `closing`;
-/// shims outlive this process, and whoever inherits them then reaps them.
-///
-/// # Errors
-/// The text of what it could not prepare.
-pub(crate) async fn start(
-    command: &[std::ffi::OsString],
-    directory: &Path,
-    tasks: &TaskTracker,
-    closing: &CancellationToken,
-) -> Result<(), ShimError> {
-    let failed = |what: &str, error: io::Error| ShimError::Start(format!("{what}: {error}"));
-    let (program, arguments) = command
-        .split_first()
-        .ok_or_else(|| ShimError::Start("no program is configured".to_owned()))?;
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(directory.join("shim.log"))
-        .map_err(|error| failed("open its log", error))?;
-    let mut child = tokio::process::Command::new(program)
-        .args(arguments)
-        .arg("--bundle-dir")
-        .arg(directory)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| failed(&program.to_string_lossy(), error))?;
-    let stdout = child
-        .stdout
-        .take()
-        .ok_or_else(|| ShimError::Start("no pipe".to_owned()))?;
-    let mut line = String::new();
-    tokio::io::BufReader::new(stdout)
-        .read_line(&mut line)
-        .await
-        .map_err(|error| failed("read its answer", error))?;
-    match line.trim_end() {
-        "ok" => {
-            let closing = closing.clone();
-            tasks.spawn(async move {
-                tokio::select! {
-                    () = closing.cancelled() => {}
-                    ended = child.wait() => if let Err(error) = ended {
-                        tracing::warn!(%error, "cannot reap a shim");
-                    },
-                }
-            });
-            Ok(())
-        }
-        "" => {
-            let status = child
-                .wait()
-                .await
-                .map_or_else(|error| error.to_string(), |status| status.to_string());
-            Err(ShimError::Start(format!("it ended without an answer ({status})")))
-        }
-        message => {
-            let message = message.to_owned();
-            // It exits by itself after a failure.
-            let _ = child.wait().await;
-            Err(ShimError::Failed(message))
-        }
-    }
 }
 
 impl ShimClient {
@@ -171,14 +98,7 @@ impl ShimClient {
             None => return Err(ShimError::Gone),
         }
         let packet = serde_json::to_vec(&RequestPacket { id, request }).map_err(io::Error::from)?;
-        let sent = loop {
-            let mut ready = self.socket.writable().await?;
-            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            match ready.try_io(|socket| protocol::send(socket.get_ref(), &packet, &borrowed)) {
-                Ok(result) => break result,
-                Err(_would_block) => {}
-            }
-        };
+        let sent = send(&self.socket, &packet, &fds).await;
         drop(fds);
         if let Err(error) = sent {
             if let Some(waiting) = self.waiting.lock().as_mut() {
@@ -205,6 +125,18 @@ impl ShimClient {
         match self.ask(Request::State, Vec::new()).await? {
             (Reply::State(state), _) => Ok(state),
             (other, _) => Err(ShimError::Failed(format!("unexpected answer {other:?}"))),
+        }
+    }
+}
+
+/// Sends a packet when there is room for it.
+pub(crate) async fn send(socket: &AsyncFd<OwnedFd>, packet: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    loop {
+        let mut ready = socket.writable().await?;
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        match ready.try_io(|socket| protocol::send(socket.get_ref(), packet, &borrowed)) {
+            Ok(result) => return result,
+            Err(_would_block) => {}
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn are_survived(cluster: &Cluster) -> Result<()> {
     assert_ne!(field(restarts)?, "");
 
     // The shim: its pod is lost, and made again because it has to run always.
-    cluster.shell("kill -9 $(pgrep -o -f 'internal shim')")?;
+    cluster.shell("kill -9 $(pgrep -o -x keelson-shim)")?;
     eventually("a pod with running containers", || {
         let now = field("{.status.containerStatuses[*].containerID}")?;
         let ready = field("{.status.containerStatuses[*].ready}")?;

@@ -1,4 +1,4 @@
-//! The shim as a program of its own, for tests of this crate: what `keelson shim` is in the product.
+//! The launcher of shims as a program of its own, for tests of this crate: what `keelson shim` is in the product.
 
 use std::process::ExitCode;
 

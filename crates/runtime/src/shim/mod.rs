@@ -1,6 +1,7 @@
 //! The shim: one small single-threaded process per pod sandbox that owns the pod's containers.
 //!
-//! It is this program run again with the hidden subcommand `shim` (see [`main`]). It lives in the pod's network,
+//! It is a copy of the launcher (`launcher.rs`), which is this program run again with the hidden subcommand `shim` (see
+//! [`main`]). It lives in the pod's network,
 //! IPC and UTS namespaces and thereby holds them; there is no pause process unless the pod shares one PID namespace.
 //! It creates containers with libcontainer in a short-lived copy of itself each ("creator"), whose children the
 //! kernel makes children of the shim; so the shim itself stays small, libcontainer's changes of working directory and
@@ -19,6 +20,7 @@ mod creator;
 mod event_loop;
 mod exec;
 mod executor;
+mod launcher;
 mod log;
 mod main;
 mod pause;

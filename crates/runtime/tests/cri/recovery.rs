@@ -84,6 +84,37 @@ async fn kill_shim(node: &mut Node, sandbox: &str) {
 }
 
 #[tokio::test]
+async fn a_killed_launcher_is_replaced_and_takes_nobody_along() {
+    let parent = |pid: i32| -> i32 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:"))
+            .unwrap();
+        line.trim().parse().unwrap()
+    };
+    let mut node = Node::start().await;
+    let (_, sandbox, id) = node.run("pod", "sleep 1000").await;
+    let (_, second, _) = node.run("second", "sleep 1000").await;
+    let shim = node.shim_pid(&sandbox).await;
+    let launcher = parent(shim);
+    assert_eq!(parent(node.shim_pid(&second).await), launcher, "one for all");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(launcher),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    while parent(shim) == launcher {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.exec(&id, "echo still here").await.1, "still here\n");
+    let (_, third, _) = node.run("third", "sleep 1000").await;
+    assert_ne!(parent(node.shim_pid(&third).await), launcher);
+    assert_eq!(node.shim_pid(&sandbox).await, shim);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_killed_shim_ends_its_containers() {
     let mut node = Node::start().await;
     let (_, sandbox, id) = node.run("pod", "sleep 1000").await;

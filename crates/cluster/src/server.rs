@@ -55,7 +55,7 @@ pub enum Error {
         source: EncryptionConfigError,
     },
     /// The store.
-    #[error("{backend} cannot be opened")]
+    #[error("the store cannot be opened: {backend}")]
     Store {
         /// Which.
         backend: Backend,

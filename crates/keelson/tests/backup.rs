@@ -358,6 +358,9 @@ fn objects_move_to_etcd_and_back() {
         let servers = "--etcd-servers=http://127.0.0.1:3379";
         shelf.run("third", &["restore", "other.backup", servers]);
         shelf.run("third", &["store", "migrate", "--to=embedded"]);
-        assert!(shelf.stored("third").kvs == shelf.stored("other").kvs, "other objects");
+        assert!(
+            shelf.stored("third").kvs == shelf.stored("other").kvs,
+            "other objects"
+        );
     });
 }

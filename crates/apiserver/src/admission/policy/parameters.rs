@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use keelson_api::gvk::GroupVersionKind;
 use keelson_api::selector::LabelSelector;
 use serde_json::Value;
 
-use super::source::{ParamKind, ParamRef};
+use super::source::ParamRef;
 use crate::registry::{Kind, KindSource, served};
 use crate::resources::Resources;
 use crate::watch_cache::CachedObject;
@@ -31,14 +32,13 @@ impl Parameters {
     ///
     /// # Errors
     /// The kind is not served.
-    pub(super) fn kind(&self, kind: Option<&ParamKind>) -> Result<Option<Arc<Kind>>, String> {
+    pub(super) fn kind(&self, kind: Option<&GroupVersionKind>) -> Result<Option<Arc<Kind>>, String> {
         let Some(kind) = kind else { return Ok(None) };
-        let row = self.kinds.load().by_kind(&kind.gvk);
+        let row = self.kinds.load().by_kind(kind);
         match row.filter(|row| row.cache.is_some()) {
             Some(row) => Ok(Some(row)),
             None => Err(format!(
-                "failed to find resource referenced by paramKind: '{}'",
-                kind.shown
+                "failed to find resource referenced by paramKind: '{kind}'"
             )),
         }
     }

@@ -29,7 +29,7 @@ pub(super) struct Policy {
     version: (String, i64),
     pub(super) criteria: Criteria,
     pub(super) ignores_failure: bool,
-    pub(super) param_kind: Option<ParamKind>,
+    pub(super) param_kind: Option<GroupVersionKind>,
     pub(super) conditions: Conditions,
     pub(super) variables: VariableSet,
     pub(super) validations: Vec<Validation>,
@@ -37,13 +37,6 @@ pub(super) struct Policy {
     pub(super) mutations: Vec<Mutation>,
     /// `reinvocationPolicy: IfNeeded`
     pub(super) if_needed: bool,
-}
-
-/// The kind of a policy's parameters.
-pub(super) struct ParamKind {
-    pub(super) gvk: GroupVersionKind,
-    /// As messages show it.
-    pub(super) shown: String,
 }
 
 /// One of `validations`.
@@ -207,7 +200,7 @@ impl Policy {
         let spec = &object["spec"];
         let param_kind = spec["paramKind"]
             .is_object()
-            .then(|| ParamKind::of(&spec["paramKind"]));
+            .then(|| param_kind(&spec["paramKind"]));
         let surroundings = Surroundings {
             params: param_kind.is_some(),
             authorizer: true,
@@ -257,17 +250,11 @@ impl Policy {
     }
 }
 
-impl ParamKind {
-    fn of(value: &Value) -> Self {
-        let (version, kind) = (text(value, "/apiVersion"), text(value, "/kind"));
-        let gvk = match GroupVersion::parse(version) {
-            Ok(version) => version.with_kind(kind.to_owned()),
-            // Validation refuses what cannot be read; this is the kind of nothing.
-            Err(_) => GroupVersionKind::new("", "", kind.to_owned()),
-        };
-        Self {
-            shown: format!("{}, Kind={kind}", version),
-            gvk,
-        }
+fn param_kind(value: &Value) -> GroupVersionKind {
+    let (version, kind) = (text(value, "/apiVersion"), text(value, "/kind").to_owned());
+    match GroupVersion::parse(version) {
+        Ok(version) => version.with_kind(kind),
+        // Validation refuses what cannot be read; this is the kind of nothing.
+        Err(_) => GroupVersionKind::new("", "", kind),
     }
 }

@@ -324,8 +324,10 @@ fn judge(policy: &Policy, inputs: &Inputs<'_>) -> Verdict {
     for annotation in &policy.annotations {
         let error = match evaluator.run(&annotation.expression) {
             Ok(Ok(CelValue::String(text))) => {
-                let mut value = text.trim().to_owned();
-                value.truncate(value.floor_char_boundary(MAX_ANNOTATION));
+                let text = text.trim();
+                let mut ends = (0..=MAX_ANNOTATION.min(text.len())).rev();
+                let end = ends.find(|end| text.is_char_boundary(*end));
+                let value = text[..end.unwrap_or(0)].to_owned();
                 if !value.is_empty() {
                     verdict.annotations.push((annotation.key.clone(), value));
                 }

@@ -1,4 +1,5 @@
 //! `/metrics`: what a scraper sees of requests, objects and flow control.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -309,7 +309,10 @@ async fn failures_are_named() {
         ("fail", format!("{what} failed: I will not")),
         ("wrong-uid", format!("{what} failed: expected response.uid=")),
         ("fewer", format!("{what} returned 0 objects, expected 1")),
-        ("rename", "must have the same name: t != other".to_owned()),
+        (
+            "rename",
+            format!("{what} returned invalid object: must have the same name: t != other"),
+        ),
     ] {
         *setup.log.mood.lock() = mood;
         let (code, answer) = setup.send("GET", &path, &Value::Null).await;

@@ -168,10 +168,15 @@ impl Definitions {
         };
         let refused = status != "True";
         let now = model::now();
+        let approval = super::approval::condition(&crd);
         let change = |mut crd: Value| {
             crd["status"]["acceptedNames"] = names.clone();
             let accepted = [status.as_str(), reason.as_str(), message.as_str()];
             conditions::set(&mut crd, "NamesAccepted", accepted, &now);
+            if let Some([status, reason, message]) = &approval {
+                let kind = "KubernetesAPIApprovalPolicyConformant";
+                conditions::set(&mut crd, kind, [status, reason, message], &now);
+            }
             if !conditions::is_true(&crd, "Established") {
                 let established = if refused {
                     ["False", "NotAccepted", "not all names are accepted"]
@@ -305,7 +310,10 @@ impl Definitions {
         };
         self.write(name, "status", terminating(done.map(str::to_owned)))
             .await?;
-        let last = metadata::finalizers(crd).len() == 1;
+        if metadata::finalizers(crd).len() == 1 {
+            // Not served any more once the definition is gone.
+            self.stop_serving(name);
+        }
         self.write(name, "", |mut crd| {
             let left = metadata::finalizers(&crd).into_iter().filter(|f| *f != FINALIZER);
             let left: Vec<String> = left.map(str::to_owned).collect();
@@ -315,9 +323,6 @@ impl Definitions {
         .await?;
         if let Some(known) = self.known.get_mut(name) {
             known.ending = None;
-        }
-        if last {
-            self.stop_serving(name);
         }
         Ok(())
     }

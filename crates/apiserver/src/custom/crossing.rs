@@ -62,7 +62,7 @@ impl Crossing {
             let spec = objects[missing[0]].spec();
             format!("{}, Kind={}", spec.api_version, spec.kind)
         };
-        let converted = self.convert(originals, &self.spec, &what).await?;
+        let converted = self.convert(originals, &self.spec, &what, list).await?;
         for (at, mut value) in missing.into_iter().zip(converted) {
             shape::prune(&self.schema, &mut value);
             objects[at] = objects[at].keep_form(&self.spec, &value);
@@ -84,7 +84,7 @@ impl Crossing {
             return Ok(object);
         }
         let what = format!("{}, Kind={}", self.spec.api_version, self.spec.kind);
-        let mut converted = self.convert(vec![object], &self.storage, &what).await?;
+        let mut converted = self.convert(vec![object], &self.storage, &what, false).await?;
         let mut object = converted.pop().unwrap_or_default();
         shape::prune(&self.storage_schema, &mut object);
         Ok(object)
@@ -95,10 +95,11 @@ impl Crossing {
         mut objects: Vec<Value>,
         to: &KindSpec,
         what: &str,
+        list: bool,
     ) -> Result<Vec<Value>, Status> {
         match &self.webhook {
             Some(webhook) => webhook
-                .convert(&objects, &to.api_version, what)
+                .convert(&objects, &to.api_version, what, list)
                 .await
                 .map_err(failure),
             None => {

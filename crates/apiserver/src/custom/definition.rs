@@ -17,6 +17,7 @@ pub(crate) fn validate_definition(crd: &Value, old: Option<&Value>) -> ErrorList
         errors.push(Error::invalid(&path, true, "must be false"));
     }
     super::declared::validate(crd, &mut errors);
+    super::approval::validate(crd, old, &mut errors);
     let empty = Vec::new();
     let versions = crd["spec"]["versions"].as_array().unwrap_or(&empty);
     let schema = |version: &Value| version["schema"]["openAPIV3Schema"].clone();

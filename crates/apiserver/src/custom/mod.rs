@@ -5,6 +5,7 @@
 //! about what an update does not change do not refuse it. Objects are stored in the storage version and converted to others
 //! by changing `apiVersion` or by a webhook.
 
+mod approval;
 mod columns;
 mod conditions;
 mod controller;

@@ -80,12 +80,14 @@ impl Webhook {
         }
     }
 
-    /// Converts objects to `desired`, an `apiVersion`. `what` names them in errors: upstream's texts.
+    /// Converts objects to `desired`, an `apiVersion`. `what` names them in errors, whose texts are upstream's and others for
+    /// the items of a list.
     pub(super) async fn convert(
         &self,
         objects: &[Value],
         desired: &str,
         what: &str,
+        list: bool,
     ) -> Result<Vec<Value>, String> {
         let version = self
             .version
@@ -107,8 +109,12 @@ impl Webhook {
         let pairs = objects.iter().zip(converted).enumerate();
         pairs
             .map(|(at, (original, converted))| {
-                checked(original, converted, desired)
-                    .map_err(|why| format!("conversion webhook for {what} returned invalid {}", why.said(at)))
+                checked(original, converted, desired).map_err(|why| {
+                    format!(
+                        "conversion webhook for {what} returned invalid {}",
+                        why.said(at, list)
+                    )
+                })
             })
             .collect()
     }
@@ -194,15 +200,19 @@ fn answered(body: &[u8], version: &str, uid: &str) -> Result<Vec<Value>, String>
 
 /// What is wrong with a converted object.
 enum Invalid {
+    Kind(String),
     Object(String),
     Metadata(String),
 }
 
 impl Invalid {
-    fn said(&self, at: usize) -> String {
+    fn said(&self, at: usize, list: bool) -> String {
         match self {
-            Self::Object(why) => format!("converted object at index {at}: {why}"),
-            Self::Metadata(why) => format!("metadata in object at index {at}: {why}"),
+            Self::Kind(why) | Self::Object(why) if list => format!("converted object at index {at}: {why}"),
+            Self::Metadata(why) if list => format!("metadata in object at index {at}: {why}"),
+            Self::Kind(why) => format!("object at index {at}: {why}"),
+            Self::Object(why) => format!("object: {why}"),
+            Self::Metadata(why) => format!("metadata: {why}"),
         }
     }
 }
@@ -211,13 +221,13 @@ impl Invalid {
 fn checked(original: &Value, mut converted: Value, desired: &str) -> Result<Value, Invalid> {
     let got = text(&converted["apiVersion"]);
     if got != desired {
-        return Err(Invalid::Object(format!(
+        return Err(Invalid::Kind(format!(
             "invalid groupVersion (expected {desired}, received {got})"
         )));
     }
     let (expected, got) = (text(&original["kind"]), text(&converted["kind"]));
     if expected != got {
-        return Err(Invalid::Object(format!(
+        return Err(Invalid::Kind(format!(
             "invalid kind (expected {expected}, received {got})"
         )));
     }

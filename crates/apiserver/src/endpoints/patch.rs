@@ -28,7 +28,7 @@ pub(super) async fn patch(
     patches::check_options(patch_type, &cx.options)?;
     let bytes = body.read().await?;
     let info = incoming.info;
-    let patch = patches::decode(patch_type, &bytes)?;
+    let (patch, duplicates) = patches::decode(patch_type, &bytes)?;
     let is_scale = info.subresource == "scale";
     let (gvk, schema): (GroupVersionKind, &Schema) = match kind.info.subresource(&info.subresource) {
         Some(sub) if is_scale => (
@@ -53,6 +53,7 @@ pub(super) async fn patch(
         schema,
         patch_type,
         patch: &patch,
+        duplicates: &duplicates,
     };
     let registry = &incoming.server.registry;
     let updated = registry
@@ -85,6 +86,7 @@ struct Work<'a> {
     schema: &'a Schema,
     patch_type: PatchType,
     patch: &'a Value,
+    duplicates: &'a [String],
 }
 
 impl Work<'_> {
@@ -100,7 +102,10 @@ impl Work<'_> {
                 namespace: self.incoming.namespace(self.kind),
                 name: &info.name,
             };
-            return apply.apply(old, self.patch, self.cx);
+            let applied = apply.apply(old, self.patch, self.cx)?;
+            let validation = self.cx.options.field_validation;
+            patches::judge_duplicates(self.duplicates, validation, self.incoming.notes)?;
+            return Ok(applied);
         }
         let Some(old) = old else {
             return Err(Status::not_found(&self.kind.gr, &self.incoming.info.name));

@@ -104,8 +104,12 @@ pub fn decode(
         (BodyType::Json, _) => json::decode_strict(bytes, schema).map_err(|e| bad(&e))?,
         (BodyType::Yaml, FieldValidation::Ignore) => (yaml::to_json(bytes).map_err(|e| bad(&e))?, Vec::new()),
         (BodyType::Yaml, _) => {
-            let value = yaml::to_json(bytes).map_err(|e| bad(&e))?;
-            let problems = json::unknown_fields(&value, schema);
+            let (value, twice) = yaml::to_json_strict(bytes).map_err(|e| bad(&e))?;
+            let mut problems = match validation {
+                FieldValidation::Strict if !twice.is_empty() => vec![yaml::strict_error(&twice)],
+                _ => twice,
+            };
+            problems.extend(json::unknown_fields(&value, schema));
             (value, problems)
         }
     };

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::kind::Kind;
 use super::options::{FieldValidation, WriteOptions};
 use super::{Context, model};
+use crate::admission::Notes;
 
 /// The forms of patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,13 +71,34 @@ pub fn check_options(patch_type: PatchType, options: &WriteOptions) -> Result<()
     Ok(())
 }
 
-/// Decodes a patch's body.
-pub fn decode(patch_type: PatchType, bytes: &[u8]) -> Result<Value, Status> {
+/// Decodes a patch's body; the second are keys that an applied configuration has twice.
+pub fn decode(patch_type: PatchType, bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
     match patch_type {
         PatchType::Apply => {
-            yaml::to_json(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))
+            yaml::to_json_strict(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))
         }
-        _ => json::decode(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}"))),
+        _ => json::decode(bytes)
+            .map(|patch| (patch, Vec::new()))
+            .map_err(|e| Status::bad_request(format!("error decoding patch: {e}"))),
+    }
+}
+
+/// Refuses or warns of keys that an applied configuration has twice.
+pub fn judge_duplicates(
+    duplicates: &[String],
+    validation: FieldValidation,
+    notes: &Notes,
+) -> Result<(), Status> {
+    match validation {
+        FieldValidation::Strict if !duplicates.is_empty() => Err(Status::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: {}",
+            yaml::strict_error(duplicates)
+        ))),
+        FieldValidation::Warn => {
+            duplicates.iter().for_each(|text| notes.warn(text));
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 

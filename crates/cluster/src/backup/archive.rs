@@ -133,10 +133,10 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn all(mut self, mut archive: tar::Archive<impl Read>) -> Result<Backup, Error> {
         let mut manifest = None;
-        let entries = archive
+        let mut entries = archive
             .entries()
             .map_err(|_| Error::NotABackup(self.path.into()))?;
-        for entry in entries {
+        while let Some(entry) = entries.next() {
             let entry = entry.map_err(|error| self.broken(error, manifest.is_none()))?;
             let name = entry.path_bytes().into_owned();
             let name = String::from_utf8_lossy(&name).into_owned();
@@ -146,6 +146,11 @@ impl Reading<'_> {
             if name == SUMS {
                 let (sums, id) = self.text(entry, SUMS)?;
                 self.check(&sums)?;
+                match entries.next() {
+                    None => {}
+                    Some(Ok(_)) => return Err(self.damaged(format!("something follows {SUMS}"))),
+                    Some(Err(error)) => return Err(self.broken(error, false)),
+                }
                 return self.complete(manifest, id);
             }
             if name == STORE {
@@ -287,13 +292,13 @@ fn is_known(name: &str) -> bool {
         }
     }
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    match parts.as_slice() {
-        [MANIFEST | SETTINGS | SUMS] => true,
-        ["pki", .., _] => true,
-        ["nodes", _, "node.json"] => true,
-        ["nodes", _, "var", "lib", "keelson", "pki", _] => true,
-        _ => false,
-    }
+    matches!(
+        parts.as_slice(),
+        [MANIFEST | SETTINGS | SUMS]
+            | ["pki", .., _]
+            | ["nodes", _, "node.json"]
+            | ["nodes", _, "var", "lib", "keelson", "pki", _]
+    )
 }
 
 /// Hashes what is read.

@@ -104,7 +104,7 @@ mod tests {
             Ok(Cli {
                 command: Command::KubeApiserver(args),
                 ..
-            }) => Ok(args),
+            }) => Ok(*args),
             Ok(_) => panic!("another command"),
             Err(error) => Err(error.to_string()),
         }

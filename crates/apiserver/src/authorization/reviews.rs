@@ -78,6 +78,32 @@ fn validate(review: Review, object: &Value, request: &RequestInfo) -> ErrorList 
     let mut errors = ErrorList::new();
     let spec = &object["spec"];
     let path = Path::new("spec");
+    let is_set = |(name, value): (&String, &Value)| {
+        let expected = name == "managedFields" || (review == Review::Local && name == "namespace");
+        !expected && !value.is_null()
+    };
+    if object["metadata"]
+        .as_object()
+        .is_some_and(|metadata| metadata.iter().any(is_set))
+    {
+        let detail = match review {
+            Review::Local => "must be empty except for namespace",
+            _ => "must be empty",
+        };
+        errors.push(Error::invalid(
+            &Path::new("metadata"),
+            object["metadata"].clone(),
+            detail,
+        ));
+    }
+    for field in ["fieldSelector", "labelSelector"] {
+        let selector = &spec["resourceAttributes"][field];
+        validate_selector(
+            selector,
+            &path.children(&["resourceAttributes", field]),
+            &mut errors,
+        );
+    }
     let present = |field: &str| spec.get(field).is_some_and(|v| !v.is_null());
     match (present("resourceAttributes"), present("nonResourceAttributes")) {
         (true, true) => errors.push(Error::invalid(
@@ -120,6 +146,48 @@ fn validate(review: Review, object: &Value, request: &RequestInfo) -> ErrorList 
         }
     }
     errors
+}
+
+fn validate_selector(selector: &Value, path: &Path, errors: &mut ErrorList) {
+    if selector.is_null() {
+        return;
+    }
+    let raw = text(selector, "rawSelector");
+    let requirements = selector["requirements"].as_array().map_or(&[][..], Vec::as_slice);
+    match (raw.is_empty(), requirements.is_empty()) {
+        (false, false) => {
+            let detail = "may not specified at the same time as requirements";
+            errors.push(Error::invalid(&path.child("rawSelector"), raw, detail));
+        }
+        (true, true) => {
+            let detail = format!("when {path} is specified, requirements or rawSelector is required");
+            errors.push(Error::required(&path.child("requirements"), detail));
+        }
+        _ => {}
+    }
+    for (at, requirement) in requirements.iter().enumerate() {
+        let path = path.child("requirements").index(at);
+        let values = strings(requirement.get("values"));
+        if text(requirement, "key").is_empty() {
+            errors.push(Error::required(&path.child("key"), "must be specified"));
+        }
+        match text(requirement, "operator").as_str() {
+            "In" | "NotIn" if values.is_empty() => {
+                let detail = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.push(Error::required(&path.child("values"), detail));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.push(Error::forbidden(&path.child("values"), detail));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.push(Error::invalid(
+                &path.child("operator"),
+                other,
+                "not a valid selector operator",
+            )),
+        }
+    }
 }
 
 /// The request that a review's spec describes.

@@ -160,7 +160,7 @@ impl<'s> Inside<'_, 's> {
             None => Arc::new(self.authenticate().await?),
         };
         let authorizer = server.authorizer.as_ref();
-        let acting = impersonate(&self.parts.headers, &user, authorizer).await?;
+        let acting = impersonate(&self.parts.headers, &user, info, authorizer).await?;
         if let Some(recorder) = self.recorder {
             let long = info.verb == "watch" || connect::is_connect(info);
             recorder.identified(&user, acting.as_ref(), info, long).await;
@@ -358,9 +358,10 @@ impl<'s> Inside<'_, 's> {
             };
             if let Some((text, kind)) = found {
                 let mut response = text_response(StatusCode::OK, text.clone());
-                response
-                    .headers_mut()
-                    .insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
+                let headers = response.headers_mut();
+                headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
+                let public = HeaderValue::from_static("public, max-age=3600");
+                headers.insert(http::header::CACHE_CONTROL, public);
                 return Ok(response);
             }
         }

@@ -138,7 +138,7 @@ pub(crate) struct ApiserverArgs {
     #[arg(long, value_delimiter = ',', value_name = "FILE")]
     pub(crate) service_account_key_file: Vec<PathBuf>,
     /// Longest lifetime of a service account token that is asked for, e.g. 24h
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    #[arg(long, value_parser = token_lifetime, value_name = "DURATION")]
     pub(crate) service_account_max_token_expiration: Option<Duration>,
     /// Audiences of tokens for this server [default: --service-account-issuer]
     #[arg(long, value_delimiter = ',', value_name = "AUDIENCE")]
@@ -440,6 +440,16 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
 }
 
+/// `--service-account-max-token-expiration`.
+fn token_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration(text)?;
+    if (3600..=1 << 32).contains(&lifetime.as_secs()) {
+        Ok(lifetime)
+    } else {
+        Err("must be between 1 hour and 2^32 seconds".to_owned())
+    }
+}
+
 /// `FROM-TO`.
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let range = text
@@ -485,6 +495,8 @@ mod tests {
         for wrong in ["", "5", "-5s", "soon"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(token_lifetime("1h"), Ok(Duration::from_secs(3600)));
+        assert!(token_lifetime("59m").is_err() && token_lifetime("4294967297s").is_err());
         assert_eq!(ports("30000-32767"), Ok(30000..=32767));
         for wrong in ["30000", "2-1", "1-70000", "a-b"] {
             assert!(ports(wrong).is_err(), "{wrong}");

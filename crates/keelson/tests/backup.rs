@@ -245,7 +245,7 @@ fn killed_after(mut command: Command, lines: usize) {
 #[test]
 fn a_restore_that_is_killed_leaves_one_cluster() {
     let shelf = Shelf::new();
-    shelf.cluster("old", "one", 3000);
+    shelf.cluster("old", "one", 500);
     shelf.run("old", &["backup", "b"]);
     let wanted = shelf.stored("old");
     let mut seen = Vec::new();

@@ -50,13 +50,40 @@ spec:
       containers: [{name: sleep, image: '127.0.0.1:5000/busybox:1', command: [sleep, '3600']}]
 ";
 
+/// What the API server answers at these paths: one process and one connection for all of them.
+fn get_all(cluster: &Cluster, paths: &[String]) -> Result<Vec<Value>> {
+    let data = cluster.machine.data_dir();
+    let answers = tempfile::tempdir_in(cluster.machine.scratch())?;
+    let pki = |file: &str| data.join("pki").join(file).display().to_string();
+    let mut config = String::new();
+    for (number, path) in paths.iter().enumerate() {
+        let output = answers.path().join(number.to_string());
+        config.push_str(&format!(
+            "url = \"https://127.0.0.1:6443{path}\"\noutput = \"{}\"\n",
+            output.display()
+        ));
+    }
+    let file = answers.path().join("config");
+    std::fs::write(&file, config)?;
+    let mut curl = cluster.machine.command("curl");
+    curl.args(["-fsS", "--cacert", &pki("ca.crt")])
+        .args(["--cert", &pki("admin.crt"), "--key", &pki("admin.key")])
+        .arg("--config")
+        .arg(&file);
+    cluster.machine.run(curl)?;
+    let read = |number: usize| -> Result<Value> {
+        Ok(serde_json::from_slice(&std::fs::read(
+            answers.path().join(number.to_string()),
+        )?)?)
+    };
+    (0..paths.len()).map(read).collect()
+}
+
 /// Every object of every kind as it was at a revision.
 fn objects(cluster: &Cluster, revision: u64) -> Result<BTreeMap<String, Value>> {
-    let get = |path: &str| -> Result<Value> {
-        Ok(serde_json::from_str(&cluster.kubectl(&["get", "--raw", path])?)?)
-    };
+    let groups = get_all(cluster, &["/apis".to_owned()])?.remove(0);
     let mut roots = vec!["/api/v1".to_owned()];
-    for group in get("/apis")?["groups"].as_array().context("no groups")? {
+    for group in groups["groups"].as_array().context("no groups")? {
         let version = group["preferredVersion"]["groupVersion"].as_str();
         let version = version.context("no version")?;
         // Not stored but measured.
@@ -64,21 +91,20 @@ fn objects(cluster: &Cluster, revision: u64) -> Result<BTreeMap<String, Value>> 
             roots.push(format!("/apis/{version}"));
         }
     }
-    let mut found = BTreeMap::new();
-    for root in roots {
-        for resource in get(&root)?["resources"].as_array().context("no resources")? {
+    let mut paths = Vec::new();
+    for (root, list) in roots.iter().zip(get_all(cluster, &roots)?) {
+        for resource in list["resources"].as_array().context("no resources")? {
             let name = resource["name"].as_str().context("no name")?;
-            let listed = resource["verbs"]
-                .as_array()
-                .is_some_and(|v| v.iter().any(|v| v == "list"));
+            let verbs = resource["verbs"].as_array();
+            let listed = verbs.is_some_and(|verbs| verbs.iter().any(|verb| verb == "list"));
             if listed && name != "componentstatuses" {
-                let path = format!("{root}/{name}");
-                let exact = format!("{path}?resourceVersion={revision}&resourceVersionMatch=Exact");
-                found.insert(path, get(&exact)?);
+                paths.push(format!("{root}/{name}"));
             }
         }
     }
-    Ok(found)
+    let exact = |path: &String| format!("{path}?resourceVersion={revision}&resourceVersionMatch=Exact");
+    let lists = get_all(cluster, &paths.iter().map(exact).collect::<Vec<_>>())?;
+    Ok(paths.into_iter().zip(lists).collect())
 }
 
 fn count(objects: &BTreeMap<String, Value>) -> usize {

@@ -301,6 +301,10 @@ async fn reviews_and_grants() {
     let spec = json!({"user": user, "resourceAttributes": pods("default")});
     let review = made(&server, &path, access(spec.clone(), "SubjectAccessReview")).await;
     assert_eq!(review["status"]["allowed"], true);
+    // What a client's empty metadata may look like.
+    let mut nameless = access(spec.clone(), "SubjectAccessReview");
+    nameless["metadata"] = json!({"name": "", "creationTimestamp": null, "labels": {}});
+    made(&server, &path, nameless).await;
     let mut named = access(spec.clone(), "SubjectAccessReview");
     named["metadata"] = json!({"name": "mine"});
     let (code, status) = admin(&server, "POST", &path, named).await;

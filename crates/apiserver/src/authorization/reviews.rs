@@ -80,7 +80,14 @@ fn validate(review: Review, object: &Value, request: &RequestInfo) -> ErrorList 
     let path = Path::new("spec");
     let is_set = |(name, value): (&String, &Value)| {
         let expected = name == "managedFields" || (review == Review::Local && name == "namespace");
-        !expected && !value.is_null()
+        let empty = match value {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            Value::Bool(_) | Value::Number(_) => false,
+        };
+        !expected && !empty
     };
     if object["metadata"]
         .as_object()

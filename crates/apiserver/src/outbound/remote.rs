@@ -212,3 +212,85 @@ fn credentials(user: &Value, directory: &Path) -> Result<Option<HeaderValue>, St
     value.set_sensitive(true);
     Ok(Some(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    fn config(cluster: Value, user: Value) -> Value {
+        json!({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "a", "user": "b"}}],
+            "clusters": [{"name": "a", "cluster": cluster}], "users": [{"name": "b", "user": user}]})
+    }
+
+    fn opened(config: &Value) -> Result<Remote, String> {
+        let connections = Connections {
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        };
+        Remote::of(config, Path::new("/proc/self"), &connections)
+    }
+
+    #[test]
+    fn what_a_kubeconfig_says() {
+        let insecure = |server: &str| json!({"server": server, "insecure-skip-tls-verify": true});
+        let check = |cluster: Value, user: Value, wanted: &str| match opened(&config(cluster, user)) {
+            Ok(_) => assert_eq!(wanted, ""),
+            Err(error) => assert!(!wanted.is_empty() && error.contains(wanted), "{error}"),
+        };
+        let good = insecure("https://a:8443/review?x=y");
+        check(good.clone(), json!({}), "");
+        check(insecure("http://a"), json!({}), "only https is supported");
+        check(insecure("nowhere"), json!({}), "server \"nowhere\"");
+        check(
+            good.clone(),
+            json!({"exec": {}}),
+            "exec and auth-provider are not supported here",
+        );
+        check(
+            good.clone(),
+            json!({"client-key-data": "AAAA"}),
+            "needs its key, and a key its certificate",
+        );
+        check(good.clone(), json!({"client-key-data": "?"}), "client-key-data: ");
+        check(
+            good.clone(),
+            json!({"tokenFile": "no/such/file"}),
+            "/proc/self/no/such/file: No such file",
+        );
+        let bundle = json!({"server": "https://a", "certificate-authority-data": "AAAA"});
+        check(bundle, json!({}), "no certificate in the bundle can be used");
+        let mut contextless = config(good.clone(), json!({}));
+        contextless["current-context"] = json!("");
+        assert_eq!(opened(&contextless).err().unwrap(), "current-context is not set");
+        contextless["current-context"] = json!("d");
+        assert_eq!(
+            opened(&contextless).err().unwrap(),
+            "context \"d\" does not exist"
+        );
+
+        let of = |user: Value| opened(&config(good.clone(), user)).unwrap();
+        let header = |remote: &Remote| {
+            remote
+                .credentials
+                .as_ref()
+                .map(|h| h.to_str().unwrap().to_owned())
+        };
+        assert_eq!(header(&of(json!({}))), None);
+        assert_eq!(header(&of(json!({"token": "t"}))).unwrap(), "Bearer t");
+        assert_eq!(
+            header(&of(json!({"token": "t", "tokenFile": "comm"})))
+                .unwrap()
+                .split(' ')
+                .next(),
+            Some("Bearer")
+        );
+        assert_eq!(
+            header(&of(json!({"username": "u", "password": "p"}))).unwrap(),
+            "Basic dTpw"
+        );
+        assert_eq!(of(json!({})).path, "/review?x=y");
+    }
+}

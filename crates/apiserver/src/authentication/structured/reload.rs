@@ -1,6 +1,6 @@
 //! The trusted issuers, exchanged when the file changes.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -29,7 +29,7 @@ impl Structured {
     /// # Errors
     /// Everything that is wrong with it, for people.
     pub(crate) fn open(
-        path: &PathBuf,
+        path: &Path,
         disallowed: &[String],
         connections: &Connections,
     ) -> Result<(Arc<Self>, Watched), String> {

@@ -41,7 +41,9 @@ async fn bodies() {
     let grow: Value = (0..40)
         .map(|n| json!({"op": "copy", "from": "/data", "path": format!("/data/{n}")}))
         .collect();
-    let cases: Vec<(&str, &str, &str, (&str, &str), String, u16)> = vec![
+    /// What, method, path, content type, body, expected code.
+    type Case<'a> = (&'a str, &'a str, &'a str, (&'a str, &'a str), String, u16);
+    let cases: Vec<Case<'_>> = vec![
         ("a map", "POST", MAPS, JSON, map("v"), 201),
         ("3 MB", "POST", MAPS, JSON, map(&"x".repeat(3 << 20)), 413),
         (
@@ -127,8 +129,9 @@ async fn bodies() {
             assert_eq!(answer["kind"], "Status", "{what}");
             assert_eq!(answer["code"], expected, "{what}");
         }
+        // Without limits these take minutes and gigabytes; the machine may be busy otherwise.
         assert!(
-            started.elapsed() < Duration::from_secs(10),
+            started.elapsed() < Duration::from_secs(60),
             "{what}: {:?}",
             started.elapsed()
         );

@@ -217,7 +217,8 @@ pub async fn up(options: &UpOptions, report: crate::progress::Report<'_>) -> Res
 
 /// Whether the API server answers a request: the socket of one that was killed takes connections until the process is gone.
 async fn answers(paths: &Paths) -> bool {
-    let Ok(client) = keelson_client::client_from_kubeconfig(&paths.admin_kubeconfig(), "keelson").await else {
+    let Ok(client) = keelson_client::client_from_kubeconfig(&paths.admin_kubeconfig(), "keelson").await
+    else {
         return false;
     };
     let asked = tokio::time::timeout(DYING, client.apiserver_version()).await;

@@ -280,7 +280,9 @@ impl Aggregator {
             .entries
             .iter()
             .find_map(|e| match (e.name == name, &e.destination) {
-                (true, Destination::Remote(remote)) if remote.spec == *spec && is_current(remote) => Some(remote),
+                (true, Destination::Remote(remote)) if remote.spec == *spec && is_current(remote) => {
+                    Some(remote)
+                }
                 _ => None,
             });
         let client = match known {

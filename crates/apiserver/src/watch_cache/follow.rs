@@ -31,13 +31,13 @@ pub struct Batch {
 impl Follower {
     /// Follows the events after `revision`.
     pub fn new(cache: Arc<KindCache>, interest: Interest, revision: u64) -> Result<Self, TooOld> {
-        let (backlog, next, changed) = cache.follow(&interest, revision)?;
+        let followed = cache.follow(&interest, revision)?;
         Ok(Self {
             cache,
             interest,
-            changed,
-            backlog: backlog.into(),
-            next,
+            changed: followed.changed,
+            backlog: followed.backlog.into(),
+            next: followed.next,
         })
     }
 

@@ -135,6 +135,16 @@ pub struct TooOld {
     pub oldest: u64,
 }
 
+/// Where a new follower begins.
+pub(super) struct Followed {
+    /// The events that it has not seen.
+    pub(super) backlog: Vec<Arc<CachedEvent>>,
+    /// The place behind them.
+    pub(super) next: u64,
+    /// Who wakes it.
+    pub(super) changed: watch::Receiver<u64>,
+}
+
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Bytes, Arc<CachedObject>>,
@@ -369,12 +379,8 @@ impl KindCache {
         Ok(page)
     }
 
-    /// Adds a follower of `interest` after `revision`: the events that it has not seen, the place behind them, and who wakes.
-    pub(super) fn follow(
-        &self,
-        interest: &Interest,
-        revision: u64,
-    ) -> Result<(Vec<Arc<CachedEvent>>, u64, watch::Receiver<u64>), TooOld> {
+    /// Adds a follower of `interest` after `revision`.
+    pub(super) fn follow(&self, interest: &Interest, revision: u64) -> Result<Followed, TooOld> {
         let mut state = self.state.write();
         if revision < state.complete_after {
             return Err(TooOld {
@@ -387,7 +393,11 @@ impl KindCache {
         let backlog = later.filter(|e| interest.wants(e)).cloned().collect();
         let next = state.first + state.ring.len() as u64;
         let changed = state.topics.follow(interest);
-        Ok((backlog, next, changed.unwrap_or_else(|| self.changed.subscribe())))
+        Ok(Followed {
+            backlog,
+            next,
+            changed: changed.unwrap_or_else(|| self.changed.subscribe()),
+        })
     }
 
     pub(super) fn unfollow(&self, interest: &Interest) {

@@ -103,12 +103,12 @@ fn ring_positions() {
     for revision in 1..=10_000 {
         put(&c, "a", "x", revision);
     }
-    let error = c.follow(&Interest::All, 5).unwrap_err();
+    let error = c.follow(&Interest::All, 5).err().unwrap();
     assert!(
         error.to_string().starts_with("too old resource version: 5 ("),
         "{error}"
     );
-    let (backlog, next, _) = c.follow(&Interest::All, 9_990).unwrap();
+    let Followed { backlog, next, .. } = c.follow(&Interest::All, 9_990).unwrap();
     assert_eq!(backlog.len(), 10);
     assert_eq!(backlog[0].revision(), 9_991);
     assert_eq!(c.events_of(&Interest::All, next, 100).unwrap().0.len(), 0);

@@ -90,7 +90,7 @@ fn created(request: &Request<'_>, ty: Type<'_>, new: &mut Value) {
             let mut children = Map::new();
             for (name, value) in value.as_object().into_iter().flatten() {
                 let is_stripped = |path: &&[&str]| matches!(**path, ["metadata", field] if field == name);
-                if !STRIPPED.iter().any(|path| is_stripped(path)) {
+                if !STRIPPED.iter().any(is_stripped) {
                     own(
                         below.entry(name).0,
                         below.has_zero(name),

@@ -188,9 +188,7 @@ impl Compiler {
     pub(in crate::admission) fn finish(self) -> VariableSet {
         let names = self.variables.iter().enumerate();
         VariableSet {
-            by_name: names
-                .map(|(at, variable)| (variable.name.clone(), at))
-                .collect(),
+            by_name: names.map(|(at, variable)| (variable.name.clone(), at)).collect(),
             list: self.variables,
         }
     }

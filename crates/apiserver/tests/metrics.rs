@@ -79,7 +79,7 @@ async fn requests_are_counted_under_upstreams_labels() {
         // The scrape itself.
         ("apiserver_current_inflight_requests{request_kind=\"readOnly\"}".to_owned(), 1.0),
         ("apiserver_current_inflight_requests{request_kind=\"mutating\"}".to_owned(), 0.0),
-        ("apiserver_flowcontrol_current_executing_requests{flow_schema=\"exempt\",priority_level=\"exempt\"}".to_owned(), 1.0),
+        ("apiserver_flowcontrol_current_executing_requests{flow_schema=\"global-default\",priority_level=\"global-default\"}".to_owned(), 1.0),
     ] {
         assert_eq!(sample(&page, &series), Some(expected), "{series}\n{page}");
     }

@@ -1,5 +1,6 @@
 //! Committing transactions and reading tables back.
 
+use std::collections::HashSet;
 use std::io;
 
 use keelson_sys::netlink::{Encoder, KernelError, NLM_F_DUMP, Protocol, Socket, attribute, attributes};
@@ -188,10 +189,15 @@ impl NfTables {
         let replies = self.dump("elements", GETSETELEM, family, |e| {
             e.attr_str(1, table).attr_str(2, set);
         })?;
+        // While the kernel grows a hash table it tells of some elements twice. Flags tell the end of an interval from the
+        // beginning of the next.
+        let mut told = HashSet::new();
         let mut out = Vec::new();
         for reply in &replies {
             for (_, element) in attributes(attribute(reply, 3).unwrap_or_default()) {
-                out.extend(decode_element(element));
+                let flags = attribute(element, 3).unwrap_or_default();
+                let decoded = decode_element(element);
+                out.extend(decoded.filter(|e| told.insert((e.key.clone(), flags.to_vec()))));
             }
         }
         Ok(out)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keelson_cri::v1;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::fd::StreamFd;
 use super::server::Session;
@@ -224,13 +224,26 @@ async fn attach(
     };
     streams.resizes = tty;
     streams.outputs(session.stdout, session.stderr, request.stdout, request.stderr);
-    streams.pump(input, output).await;
-    if request.stdin && once && !tty {
+    if !(request.stdin && once && !tty) {
+        streams.pump(input, output).await;
+        return End::Success;
+    }
+    // The container reads the end of its stdin when the client has no more, or is gone.
+    let (ended, end) = oneshot::channel();
+    streams.stdin_ended = Some(ended);
+    let closing = async {
+        if end.await.is_err() {
+            tracing::debug!(
+                container = request.container_id,
+                "the client went without an end of stdin"
+            );
+        }
         let id = request.container_id.clone();
         if let Err(error) = session.shim.ask(Request::CloseStdin { id }, Vec::new()).await {
             tracing::debug!(container = request.container_id, %error, "closing stdin");
         }
-    }
+    };
+    tokio::join!(streams.pump(input, output), closing);
     End::Success
 }
 
@@ -241,6 +254,8 @@ struct Streams {
     outputs: Vec<(Channel, Arc<StreamFd>, bool)>,
     /// Whether `stdin` is a terminal.
     resizes: bool,
+    /// Told when the client has no more to write.
+    stdin_ended: Option<oneshot::Sender<()>>,
 }
 
 /// Why pumping ended.
@@ -269,6 +284,7 @@ impl Streams {
             stdin,
             outputs,
             resizes,
+            stdin_ended: None,
         })
     }
 
@@ -301,6 +317,7 @@ impl Streams {
         );
         let mut stdin = self.stdin.clone();
         let resizes = self.resizes;
+        let mut ended = self.stdin_ended;
         let writing = async move {
             while let Some(input) = input.recv().await {
                 match input {
@@ -312,7 +329,12 @@ impl Streams {
                             stdin = None;
                         }
                     }
-                    Input::StdinEnd if !resizes => stdin = None,
+                    Input::StdinEnd if !resizes => {
+                        stdin = None;
+                        if ended.take().is_some_and(|ended| ended.send(()).is_err()) {
+                            tracing::debug!("the session ended together with its stdin");
+                        }
+                    }
                     Input::StdinEnd => {}
                     Input::Resize(width, height) => {
                         if let Some(fd) = stdin.as_ref().filter(|_| resizes)

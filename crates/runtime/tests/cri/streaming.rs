@@ -1,6 +1,7 @@
 //! Exec, attach and port-forward through the URLs that CRI hands out.
 
 use std::io;
+use std::time::Duration;
 
 use flate2::{Compress, Compression, FlushCompress};
 use futures::{SinkExt, StreamExt};
@@ -144,6 +145,37 @@ async fn attach_over_websocket() {
         assert!(log.iter().any(|line| line.starts_with("got one")), "{log:?}");
         assert!(log.iter().any(|line| line.starts_with("ended")), "{log:?}");
     }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_end_of_an_attached_stdin_reaches_the_container() {
+    let mut node = Node::start().await;
+    let pod = node.pod("pod");
+    let sandbox = node.run_pod(&pod).await;
+    let config = v1::ContainerConfig {
+        stdin: true,
+        stdin_once: true,
+        ..shell("once", "cat; echo ended")
+    };
+    let id = node.start_container(&sandbox, &pod, config).await;
+    let request = v1::AttachRequest {
+        container_id: id.clone(),
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    };
+    let url = node.cri.attach(request).await.unwrap().into_inner().url;
+    let mut socket = websocket(&url, "v5.channel.k8s.io").await.unwrap();
+    socket.send(Message::binary(b"\0one\n".to_vec())).await.unwrap();
+    // The client has no more to say and goes on listening, as `echo one | kubectl run -i` does.
+    socket.send(Message::binary(vec![255, 0])).await.unwrap();
+    let [_, out, _, _] = tokio::time::timeout(Duration::from_secs(20), collect(socket))
+        .await
+        .unwrap();
+    assert_eq!(out, "one\nended\n");
+    assert_eq!(node.exited(&id).await.exit_code, 0);
     node.finish().await;
 }
 

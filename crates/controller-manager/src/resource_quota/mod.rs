@@ -80,10 +80,12 @@ pub(crate) async fn start(context: Context) {
     };
     let sink = quotas.queue.clone();
     all.on_change(move |change| {
-        // A change of the status is this controller's or admission's, and both have counted.
+        // A change of what is used is this controller's or admission's, and both have counted. Whoever writes other limits
+        // into the status than the spec has gets them back.
         let hard = |quota: &ResourceQuota| quota.spec.as_ref().and_then(|spec| spec.hard.clone());
+        let shown = |quota: &ResourceQuota| quota.status.as_ref().and_then(|status| status.hard.clone());
         let matters = match change {
-            Change::Updated(old, new) => hard(old) != hard(new),
+            Change::Updated(old, new) => hard(old) != hard(new) || hard(new) != shown(new),
             Change::Added(_) => true,
             Change::Deleted(_) => false,
         };

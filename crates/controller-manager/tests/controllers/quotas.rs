@@ -101,5 +101,16 @@ async fn quotas_are_counted_and_what_is_freed_is_given_back() {
     let changed = ["pods=1", "requests.cpu=1", "requests.memory=0", "secrets=0"];
     until(&cluster, "all", &changed).await;
     assert_eq!(used(&api.get("best-effort").await.unwrap()), ["pods=0"]);
+
+    // Limits are the spec's, whoever writes others into the status.
+    let hard = |quota: &ResourceQuota| serde_json::to_value(&quota.status.as_ref().unwrap().hard).unwrap();
+    let status = json!({"hard": {"pods": "9"}});
+    let written: ResourceQuota = cluster.patch_status("best-effort", status).await;
+    assert_eq!(hard(&written), json!({"pods": "9"}));
+    cluster
+        .until::<ResourceQuota>("best-effort", "the spec's limits", |quota| {
+            hard(quota) == json!({"pods": "5"})
+        })
+        .await;
     cluster.stop().await;
 }

@@ -52,15 +52,18 @@ pub(crate) async fn dispatch(
         .audit
         .as_ref()
         .map(|audit| Recorder::new(audit, &parts, &audit_id, connection));
-    let mut info = None;
     let mut ticket = None;
     let notes = Notes::default();
-    let result = match RequestInfo::parse(&parts.method, parts.uri.path(), &query) {
+    let metrics = &server.metrics.requests;
+    let parsed = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+    let observed = parsed
+        .as_ref()
+        .ok()
+        .and_then(|info| observed(&parts, &query, info));
+    let result = match &parsed {
         Err(error) => Err(Status::bad_request(error.to_string())),
-        Ok(parsed) => {
-            let info = info.insert(parsed);
-            let observed = observed(&parts, &query, info);
-            let _counted = observed.as_ref().and_then(|o| server.metrics.requests.begin(o));
+        Ok(info) => {
+            let _counted = observed.as_ref().and_then(|o| metrics.begin(o));
             let inside = Inside {
                 server,
                 parts: &parts,
@@ -99,14 +102,11 @@ pub(crate) async fn dispatch(
             headers.append(WARNING, value);
         }
     }
-    if let Some(info) = &info
-        && let Some(observed) = observed(&parts, &Query::new(&raw_query), info)
-    {
-        let metrics = &server.metrics.requests;
+    if let Some(observed) = &observed {
         let size = http_body::Body::size_hint(response.body()).exact();
-        metrics.answered(&observed, response.status(), started.elapsed(), size);
+        metrics.answered(observed, response.status(), started.elapsed(), size);
         if observed.is_long_running() && response.status() == http::StatusCode::OK {
-            let running = metrics.runs_long(&observed);
+            let running = metrics.runs_long(observed);
             response = response.map(|body| body.holding(running));
         }
     }

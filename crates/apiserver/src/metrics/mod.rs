@@ -4,7 +4,6 @@
 //! the store's size) is only read then. Not there: `apiserver_request_sli_duration_seconds` and everything of etcd's
 //! client that has no meaning for the embedded store.
 
-mod process;
 mod requests;
 mod server;
 

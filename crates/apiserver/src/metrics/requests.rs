@@ -111,6 +111,21 @@ impl<'a> Observed<'a> {
         self.long
     }
 
+    /// component, dry_run, group, resource, scope, subresource, verb, version
+    fn labels(&self) -> [&str; 8] {
+        let [component, group, resource, scope, subresource, verb, version] = self.plain();
+        [
+            component,
+            self.dry_run,
+            group,
+            resource,
+            scope,
+            subresource,
+            verb,
+            version,
+        ]
+    }
+
     /// component, group, resource, scope, subresource, verb, version
     fn plain(&self) -> [&str; 7] {
         [
@@ -227,34 +242,15 @@ impl Requests {
         size: Option<u64>,
     ) {
         let o = observed;
-        self.total
-            .with_label_values(&[
-                code.as_str(),
-                COMPONENT,
-                o.dry_run,
-                o.group,
-                o.resource,
-                o.scope,
-                o.subresource,
-                o.verb,
-                o.version,
-            ])
-            .inc();
+        let [component, dry_run, rest @ ..] = o.labels();
+        let mut total = [code.as_str(), component, dry_run, "", "", "", "", "", ""];
+        total[3..].copy_from_slice(&rest);
+        self.total.with_label_values(&total).inc();
         if o.long {
             return;
         }
-        self.latency
-            .with_label_values(&[
-                COMPONENT,
-                o.dry_run,
-                o.group,
-                o.resource,
-                o.scope,
-                o.subresource,
-                o.verb,
-                o.version,
-            ])
-            .observe(took.as_secs_f64());
+        let took = took.as_secs_f64();
+        self.latency.with_label_values(&o.labels()).observe(took);
         if let Some(size) = size
             && matches!(o.verb, "GET" | "LIST")
         {

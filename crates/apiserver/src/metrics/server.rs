@@ -1,9 +1,9 @@
 //! All metrics of a server, and the page that shows them.
 
 use http::{HeaderValue, Response, StatusCode};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, IntGaugeVec, Opts, TextEncoder};
 
-use super::process::Process;
 use super::requests::Requests;
 use super::{Registry, register};
 use crate::http::{Body, text_response};
@@ -13,7 +13,6 @@ pub(crate) struct Metrics {
     registry: Registry,
     /// Counters of requests.
     pub(crate) requests: Requests,
-    process: Process,
     objects: IntGaugeVec,
     objects_by_resource: IntGaugeVec,
     stored: IntGauge,
@@ -42,6 +41,9 @@ impl Metrics {
             "[STABLE] Size of the store in bytes.",
             &["storage_cluster_id"],
         );
+        registry
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("invariant: every name is registered once");
         Self {
             objects: gauge(
                 "apiserver_resource_objects",
@@ -55,14 +57,12 @@ impl Metrics {
             ),
             stored: size.with_label_values(&["0"]),
             requests: Requests::new(&registry),
-            process: Process::new(&registry),
             registry,
         }
     }
 
     /// Answers `/metrics`.
     pub(crate) async fn respond(&self, server: &crate::registry::Registry) -> Response<Body> {
-        self.process.read();
         if let Ok(bytes) = server.store_size().await {
             self.stored.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
